@@ -1,0 +1,28 @@
+"""MiniGPT-v2: configuration, model and processor, registered with transformers' Auto classes on import."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+)
+
+from assistant.model.configuration import MiniGPTv2Config
+from assistant.model.modeling import MiniGPTv2ForConditionalGeneration, MiniGPTv2Model
+from assistant.model.processing import IMAGE_TOKEN, MiniGPTv2Processor
+
+__all__ = [
+    "IMAGE_TOKEN",
+    "MiniGPTv2Config",
+    "MiniGPTv2ForConditionalGeneration",
+    "MiniGPTv2Model",
+    "MiniGPTv2Processor",
+]
+
+AutoConfig.register(MiniGPTv2Config.model_type, MiniGPTv2Config, exist_ok=True)
+AutoModel.register(MiniGPTv2Config, MiniGPTv2Model, exist_ok=True)
+AutoModelForImageTextToText.register(MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(MiniGPTv2Config, MiniGPTv2Processor, exist_ok=True)
+AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)

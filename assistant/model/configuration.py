@@ -1,0 +1,79 @@
+"""Configuration of MiniGPT-v2: any ViT, a fold, one linear projector, any LLaMA."""
+
+from typing import Any
+
+from prompts.errors import UserError
+from transformers import CONFIG_MAPPING, AutoConfig, Blip2VisionConfig, LlamaConfig, PreTrainedConfig
+
+# EVA-CLIP-g's layout is BLIP-2's vision model, which transformers knows only as a part of BLIP-2.
+AutoConfig.register(Blip2VisionConfig.model_type, Blip2VisionConfig, exist_ok=True)
+
+
+class MiniGPTv2Config(PreTrainedConfig):
+    """Sizes of a MiniGPT-v2 model.
+
+    Args:
+        vision_config: configuration (or its dict) of a ViT-like tower: `hidden_size`, `image_size` and `patch_size`
+            in pixels; by default the original's, 39 blocks of EVA-CLIP-g at 448 px. The tower's last block is used as it is: a checkpoint that wants an earlier layer keeps fewer
+            blocks (the original keeps 39 of EVA-CLIP-g's 40).
+        text_config: configuration (or its dict) of a LLaMA-like language model.
+        image_token_id: id of the placeholder that stands once for every visual token in `input_ids`.
+        fold: how many horizontally adjacent visual tokens are concatenated into one.
+        vision_norm_eps: epsilon of the layer-norm between tower and fold.
+        vision_llm_block: index of the language model's layer a frozen copy of which refines the visual tokens before
+            the fold (Pang et al. 2023, "Frozen transformers in language models are effective visual encoder
+            layers"); None, as in MiniGPT-v2, for no such block.
+
+    Raises:
+        UserError: the image does not divide into patches, or the patch grid's width into folds.
+    """
+
+    model_type = "minigpt_v2"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (transformers' own contract)
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 32000
+    fold: int = 4
+    vision_norm_eps: float = 1e-5
+    vision_llm_block: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vision_config is None:
+            self.vision_config = Blip2VisionConfig(image_size=448, patch_size=14, num_hidden_layers=39)
+        elif isinstance(self.vision_config, dict):
+            self.vision_config = _from_dict(self.vision_config)
+        if self.text_config is None:
+            self.text_config = LlamaConfig()
+        elif isinstance(self.text_config, dict):
+            self.text_config = _from_dict(self.text_config)
+        # vLLM and `tie_weights` look at the top level; the language model's own configuration knows the answer.
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
+        if self.vision_config.image_size % self.vision_config.patch_size:
+            raise UserError(
+                f"image_size {self.vision_config.image_size} is not a multiple of patch_size "
+                f"{self.vision_config.patch_size}; choose an image size that divides into whole patches"
+            )
+        if self.fold < 1 or self.grid_width % self.fold:
+            raise UserError(
+                f"the patch grid is {self.grid_width} wide ({self.vision_config.image_size} px / "
+                f"{self.vision_config.patch_size} px), which does not divide into folds of {self.fold}: groups would "
+                "wrap across rows; choose another image size or fold"
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def grid_width(self) -> int:
+        """Patches in a row of the image, and rows of patches."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def image_seq_length(self) -> int:
+        """Tokens that one image takes in the language model's context."""
+        return self.grid_width**2 // self.fold
+
+
+def _from_dict(config: dict[str, Any]) -> PreTrainedConfig:
+    values = dict(config)
+    return CONFIG_MAPPING[values.pop("model_type")](**values)

@@ -1,0 +1,320 @@
+"""MiniGPT-v2 as an ordinary transformers model.
+
+image → frozen ViT → layer-norm → fold (four adjacent tokens concatenated) → linear projector → LLaMA
+
+The class keeps to the contract of vLLM's Transformers backend (a `language_model` attribute, `get_image_features`
+with `pooler_output`, `_supports_attention_backend`), so that the same code serves there unchanged.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
+
+from assistant.model.configuration import MiniGPTv2Config
+
+
+def fold_tokens(tokens: torch.Tensor, fold: int) -> torch.Tensor:
+    """Concatenate every `fold` consecutive tokens into one.
+
+    Tokens lie row by row, so a group is `fold` horizontal neighbours, never a square: a plain row-major view, as in
+    MiniGPT-v2 (`minigpt4/models/minigpt_v2.py`).
+
+    Args:
+        tokens: (images, tokens, width), without the class token.
+        fold: size of a group; it divides the number of tokens.
+
+    Returns:
+        (images, tokens / fold, width * fold).
+    """
+    images, count, width = tokens.shape
+    return tokens.reshape(images, count // fold, width * fold)
+
+
+class VisionNorm(nn.LayerNorm):
+    """Layer-norm computed in float32 whatever the model's dtype, as MiniGPT-v2's `ln_vision`."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Normalise (..., width); the result has the input's dtype."""
+        normed = nn.functional.layer_norm(
+            hidden.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        )
+        return normed.to(hidden.dtype)
+
+
+class VisionLLMBlock(nn.Module):
+    """A frozen transformer block of the language model used on visual tokens, between two trainable linear layers.
+
+    Bidirectional and without rotary positions (Pang et al. 2023, arXiv:2310.12973). `layer` holds a copy of the
+    language model's block: LoRA on the language model leaves it alone.
+    """
+
+    def __init__(self, config: MiniGPTv2Config, layer_class: type[nn.Module]) -> None:
+        super().__init__()
+        # The engine may replace the language model's attention by one that is bound to its KV cache; this block has none.
+        text_config = copy.deepcopy(config.text_config)
+        text_config._attn_implementation = "sdpa"
+        self.head_size = (
+            getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+        )
+        self.project_in = nn.Linear(config.vision_config.hidden_size, text_config.hidden_size)
+        self.layer = layer_class(text_config, 0)
+        self.project_out = nn.Linear(text_config.hidden_size, config.vision_config.hidden_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(images, tokens, vision width) → the same shape."""
+        hidden = self.project_in(tokens)
+        images, count, _ = hidden.shape
+        # Rotation by angle zero: cos 1, sin 0. An explicit mask of zeros keeps sdpa from assuming a causal one.
+        cos = hidden.new_ones(1, count, self.head_size)
+        mask = hidden.new_zeros(images, 1, count, count)
+        out = self.layer(hidden, attention_mask=mask, position_embeddings=(cos, torch.zeros_like(cos)))
+        return self.project_out(out[0] if isinstance(out, tuple) else out)
+
+
+class MiniGPTv2PreTrainedModel(PreTrainedModel):
+    """What transformers and vLLM need to know of the family."""
+
+    config: MiniGPTv2Config
+    config_class = MiniGPTv2Config
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+
+class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
+    """Vision tower, fold, projector and language model, without the vocabulary head."""
+
+    def __init__(self, config: MiniGPTv2Config) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        # MiniGPT-v2 takes the last kept block's raw output and applies a norm of its own (`vision_norm`).
+        for final_norm in ("post_layernorm", "layernorm"):
+            if isinstance(getattr(self.vision_tower, final_norm, None), nn.Module):
+                setattr(self.vision_tower, final_norm, nn.Identity())
+        self.vision_norm = VisionNorm(config.vision_config.hidden_size, eps=config.vision_norm_eps)
+        self.projector = nn.Linear(config.vision_config.hidden_size * config.fold, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.vision_block: VisionLLMBlock | None = None
+        if config.vision_llm_block is not None:
+            self.vision_block = VisionLLMBlock(config, type(self.language_model.layers[config.vision_llm_block]))
+        self.post_init()
+        self.train(self.training)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's embedding table."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embedding table."""
+        self.language_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "MiniGPTv2Model":
+        """Switch dropout on or off, except in the frozen parts, which stay frozen.
+
+        Loading makes every parameter trainable again, and ends with `eval()`: hence the freezing in this place.
+        """
+        super().train(mode)
+        frozen = [self.vision_tower, self.vision_norm]
+        if self.vision_block is not None:
+            frozen.append(self.vision_block.layer)
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+        return self
+
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Frozen part of the way of an image, the one worth caching.
+
+        Args:
+            pixel_values: (images, 3, image_size, image_size).
+
+        Returns:
+            (images, grid width², vision width): the last block's output, class token dropped, in reading order.
+        """
+        with torch.no_grad():
+            hidden = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
+        return hidden[:, hidden.shape[1] - self.config.grid_width**2 :]
+
+    def project_features(self, features: torch.Tensor) -> torch.Tensor:
+        """(images, grid width², vision width) of `encode_images` → (images, image_seq_length, text width)."""
+        features = self.vision_norm(features)
+        if self.vision_block is not None:
+            features = self.vision_block(features)
+        return self.projector(fold_tokens(features, self.config.fold))
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Embeddings of images in the language model's space; `pooler_output` is a list with one entry per image.
+
+        Each entry is (image_seq_length, text width). vLLM calls this, and caches and schedules by entry.
+        """
+        features = self.encode_images(pixel_values.to(self.projector.weight.dtype))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features, pooler_output=list(self.project_features(features))
+        )
+
+    def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Embed text and put image embeddings where the placeholders stand.
+
+        Args:
+            input_ids: (batch, length), with `image_token_id` at every place of a visual token.
+            image_embeds: (images, image_seq_length, text width) in the order of the placeholders, or None.
+
+        Returns:
+            (batch, length, text width).
+
+        Raises:
+            ValueError: placeholders and visual tokens differ in number.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        if image_embeds is None:
+            return embeds
+        places = input_ids == self.config.image_token_id
+        visual = image_embeds.reshape(-1, image_embeds.shape[-1]).to(embeds)
+        if int(places.sum()) != len(visual):
+            raise ValueError(
+                f"the text has {int(places.sum())} image placeholder tokens, the images bring {len(visual)}"
+            )
+        return embeds.masked_scatter(places.unsqueeze(-1), visual)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | LlavaModelOutputWithPast:
+        """Hidden states (batch, length, text width) of text with images.
+
+        Args:
+            input_ids: (batch, length); or pass `inputs_embeds`.
+            pixel_values: (images, 3, image_size, image_size), all images of the batch in the order of their
+                placeholders.
+            attention_mask: (batch, length), 0 for padding.
+            position_ids: (batch, length).
+            past_key_values: keys and values of what came before.
+            inputs_embeds: (batch, length, text width), for example of `embed`.
+            **kwargs: passed on to the language model.
+
+        Raises:
+            ValueError: neither or both of `input_ids` and `inputs_embeds`, or placeholders that do not match.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            images = torch.stack(self.get_image_features(pixel_values).pooler_output) if pixel_values is not None else None
+            inputs_embeds = self.embed(input_ids, images)
+        elif pixel_values is not None:
+            raise ValueError("pixel_values need input_ids: placeholders cannot be found in embeddings")
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if isinstance(outputs, tuple):  # vLLM asks for a bare tuple
+            return outputs
+        return LlavaModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixin):
+    """The whole model: text and images in, next-token logits out."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: MiniGPTv2Config) -> None:
+        super().__init__(config)
+        self.model = MiniGPTv2Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The vocabulary head."""
+        return self.lm_head
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See `MiniGPTv2Model.get_image_features`."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> LlavaCausalLMOutputWithPast:
+        """Logits (batch, length, vocabulary), and the loss where `labels` are given.
+
+        Args:
+            input_ids: see `MiniGPTv2Model.forward`, as for the arguments up to `inputs_embeds`.
+            pixel_values: as above.
+            attention_mask: as above.
+            position_ids: as above.
+            past_key_values: as above.
+            inputs_embeds: as above.
+            labels: (batch, length) token ids, -100 where nothing is to be learnt.
+            logits_to_keep: how many of the last positions get logits (0: all), or a tensor of positions.
+            **kwargs: passed on to the language model and the loss.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs[0][:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return LlavaCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Give the images to the first forward pass only: afterwards their keys and values are in the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["pixel_values"] = pixel_values
+        return inputs

@@ -1,0 +1,29 @@
+"""The command `fourfold`: one file a verb in this package, put together here."""
+
+import sys
+
+import typer
+from prompts.errors import UserError
+
+app = typer.Typer(
+    name="fourfold",
+    help="A chat assistant that sees: chat about images, serve them, measure it, teach it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2, an interrupt is exit code 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"fourfold: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
