@@ -1,0 +1,1 @@
+"""The model, its weights, the conversation, and learning from corrections."""

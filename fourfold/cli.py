@@ -3,6 +3,7 @@
 import sys
 
 import typer
+
 from prompts.errors import UserError
 
 app = typer.Typer(

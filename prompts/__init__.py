@@ -1,0 +1,1 @@
+"""Words: tasks, instruction pools and chat templates."""

@@ -1,0 +1,1 @@
+"""Serving: the local engine, its HTTP endpoint, and vLLM."""

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from prompts.errors import UserError
 from transformers import CONFIG_MAPPING, AutoConfig, Blip2VisionConfig, LlamaConfig, PreTrainedConfig
+
+from prompts.errors import UserError
 
 # EVA-CLIP-g's layout is BLIP-2's vision model, which transformers knows only as a part of BLIP-2.
 AutoConfig.register(Blip2VisionConfig.model_type, Blip2VisionConfig, exist_ok=True)
@@ -14,8 +15,8 @@ class MiniGPTv2Config(PreTrainedConfig):
 
     Args:
         vision_config: configuration (or its dict) of a ViT-like tower: `hidden_size`, `image_size` and `patch_size`
-            in pixels; by default the original's, 39 blocks of EVA-CLIP-g at 448 px. The tower's last block is used as it is: a checkpoint that wants an earlier layer keeps fewer
-            blocks (the original keeps 39 of EVA-CLIP-g's 40).
+            in pixels; by default the original's, 39 blocks of EVA-CLIP-g at 448 px. The tower's last block is used as
+            it is: a checkpoint that wants an earlier layer keeps fewer blocks (the original keeps 39 of 40).
         text_config: configuration (or its dict) of a LLaMA-like language model.
         image_token_id: id of the placeholder that stands once for every visual token in `input_ids`.
         fold: how many horizontally adjacent visual tokens are concatenated into one.
@@ -31,8 +32,8 @@ class MiniGPTv2Config(PreTrainedConfig):
     model_type = "minigpt_v2"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 (transformers' own contract)
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    vision_config: Any = None
+    text_config: Any = None
     image_token_id: int = 32000
     fold: int = 4
     vision_norm_eps: float = 1e-5

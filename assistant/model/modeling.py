@@ -55,7 +55,7 @@ class VisionLLMBlock(nn.Module):
 
     def __init__(self, config: MiniGPTv2Config, layer_class: type[nn.Module]) -> None:
         super().__init__()
-        # The engine may replace the language model's attention by one that is bound to its KV cache; this block has none.
+        # An engine may bind the language model's attention to its KV cache; this block has none.
         text_config = copy.deepcopy(config.text_config)
         text_config._attn_implementation = "sdpa"
         self.head_size = (
@@ -214,11 +214,11 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         Raises:
             ValueError: neither or both of `input_ids` and `inputs_embeds`, or placeholders that do not match.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            images = torch.stack(self.get_image_features(pixel_values).pooler_output) if pixel_values is not None else None
+        if input_ids is not None and inputs_embeds is None:
+            images = None if pixel_values is None else torch.stack(self.get_image_features(pixel_values).pooler_output)
             inputs_embeds = self.embed(input_ids, images)
+        elif input_ids is not None or inputs_embeds is None:
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
         elif pixel_values is not None:
             raise ValueError("pixel_values need input_ids: placeholders cannot be found in embeddings")
         outputs = self.language_model(

@@ -8,7 +8,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs
 IMAGE_TOKEN = "<ImageHere>"
 
 
-class MiniGPTv2ProcessorKwargs(ProcessingKwargs, total=False):
+class MiniGPTv2ProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """Defaults of the processor's call."""
 
     # Chat templates hold the BOS themselves (vLLM's chat endpoint adds none), so the tokenizer must not add another.

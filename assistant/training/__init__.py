@@ -1,0 +1,1 @@
+"""The one trainer: for the default model, and for refinement."""

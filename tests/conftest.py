@@ -1,0 +1,30 @@
+"""Fixtures that every package's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import save_tiny_checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    """Tests must fit two cores, and give the same rounding on bigger machines."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real annotations and images, `FOURFOLD_DATA` or `../shared/data`; the test is skipped where they are absent."""
+    root = Path(os.environ.get("FOURFOLD_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"the shared test data is not at {root} (set FOURFOLD_DATA)")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny random checkpoint; read it, do not write into it."""
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
