@@ -61,6 +61,7 @@ def tiny_config(vocab_size: int = 500, image_token_id: int = 3, **overrides: Any
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            head_dim=32,  # the smallest that vLLM's CPU attention has
             max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=1,

@@ -1,13 +1,6 @@
 """MiniGPT-v2: configuration, model and processor, registered with transformers' Auto classes on import."""
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    Blip2VisionConfig,
-    Blip2VisionModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from assistant.model.configuration import MiniGPTv2Config
 from assistant.model.modeling import MiniGPTv2ForConditionalGeneration, MiniGPTv2Model
@@ -25,4 +18,3 @@ AutoConfig.register(MiniGPTv2Config.model_type, MiniGPTv2Config, exist_ok=True)
 AutoModel.register(MiniGPTv2Config, MiniGPTv2Model, exist_ok=True)
 AutoModelForImageTextToText.register(MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(MiniGPTv2Config, MiniGPTv2Processor, exist_ok=True)
-AutoModel.register(Blip2VisionConfig, Blip2VisionModel, exist_ok=True)

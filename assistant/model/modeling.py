@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
@@ -33,6 +41,13 @@ def fold_tokens(tokens: torch.Tensor, fold: int) -> torch.Tensor:
     """
     images, count, width = tokens.shape
     return tokens.reshape(images, count // fold, width * fold)
+
+
+def _vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """EVA-CLIP-g's layout is BLIP-2's vision model, which AutoModel does not know; every other tower it knows."""
+    if isinstance(config, Blip2VisionConfig):
+        return Blip2VisionModel._from_config(config)
+    return AutoModel.from_config(config)
 
 
 class VisionNorm(nn.LayerNorm):
@@ -97,7 +112,7 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
 
     def __init__(self, config: MiniGPTv2Config) -> None:
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = _vision_tower(config.vision_config)
         # MiniGPT-v2 takes the last kept block's raw output and applies a norm of its own (`vision_norm`).
         for final_norm in ("post_layernorm", "layernorm"):
             if isinstance(getattr(self.vision_tower, final_norm, None), nn.Module):
