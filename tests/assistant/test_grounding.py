@@ -1,6 +1,5 @@
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -109,8 +108,8 @@ def test_plain_keeps_line_breaks_and_closes_gaps():
     assert parse("A <p>dog</p> {<1><2><3><4>} , a <p>cat</p> {<1><2><3><4>}.\nEnd").plain == "A dog, a cat.\nEnd"
 
 
+@pytest.mark.timeout(60)  # a second if reading is linear, hours if it is quadratic
 def test_reading_is_linear_in_the_length():
-    start = time.perf_counter()
     for piece in (
         "{",
         "{ ",
@@ -126,7 +125,6 @@ def test_reading_is_linear_in_the_length():
         "{<delim",
     ):
         parse(piece * 100_000)
-    assert time.perf_counter() - start < 20
 
 
 @given(st.floats(), st.floats(), st.floats(), st.floats())
