@@ -1,0 +1,44 @@
+"""The bridge of the default model: projector and LoRA adapter that this repository trained, with their history."""
+
+import json
+from pathlib import Path
+
+from prompts.errors import UserError
+
+BRIDGE = Path(__file__).parent / "bridge"
+"""Where this repository ships it."""
+BRIDGE_FILES = ("projector.safetensors", "adapter_model.safetensors", "adapter_config.json", "bridge.json")
+IMAGE_SIZE = 256
+"""Pixels: 16 x 16 patches, 64 tokens an image; at CLIP's own 224 the grid of 14 does not divide into fours."""
+BLOCKS = 11
+"""Blocks kept of CLIP's 12: the next-to-last block says more of places than the last, which serves the class token."""
+
+
+def check_bridge(bridge: Path) -> None:
+    """See that a bridge's files are all there.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if missing := [name for name in BRIDGE_FILES if not (bridge / name).is_file()]:
+        raise UserError(
+            f"the trained bridge at {bridge} lacks {', '.join(missing)}; install fourfold again, train a bridge with "
+            "`fourfold train`, or take fourfold-mini-base, which has none and has not learnt to see"
+        )
+
+
+def read_geometry(bridge: Path) -> dict[str, int]:
+    """The sizes that a bridge was trained for: `image_size` (pixels) and `blocks`, as `assemble` takes them.
+
+    They stand in `bridge.json` under "geometry"; what is not said there has the default model's value.
+
+    Raises:
+        UserError: a file of the bridge is missing, or `bridge.json` is not a JSON object.
+    """
+    check_bridge(bridge)
+    try:
+        said = json.loads((bridge / "bridge.json").read_text(encoding="utf-8")).get("geometry", {})
+        defaults = {"image_size": IMAGE_SIZE, "blocks": BLOCKS}
+        return {key: said.get(key, default) for key, default in defaults.items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{bridge / 'bridge.json'} cannot be read ({error})") from error

@@ -1,0 +1,63 @@
+"""Whether a directory holds a checkpoint that can be loaded, seen without loading it."""
+
+import json
+from pathlib import Path
+
+from prompts.errors import UserError
+
+_MODEL_TYPE = "minigpt_v2"
+
+
+def check_checkpoint(directory: Path) -> None:
+    """See that a directory holds a MiniGPT-v2 checkpoint with whole weights and a processor.
+
+    Only names, `config.json` and the sizes that the weights' headers announce are looked at: milliseconds.
+
+    Raises:
+        UserError: it does not; the message says what is wrong.
+    """
+    if (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file():
+        raise UserError(f"{directory} is a LoRA adapter, not a model; give the checkpoint it was trained on")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} is not a checkpoint: it has no config.json; an original MiniGPT-v2 release becomes one with "
+            "`fourfold convert`"
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{directory / 'config.json'} is not a model's configuration ({error})") from error
+    if kind != _MODEL_TYPE:
+        raise UserError(f"{directory} holds a model of type {kind!r}; fourfold runs {_MODEL_TYPE!r} checkpoints")
+    weights = sorted(directory.glob("*.safetensors"))
+    if index := sorted(directory.glob("*.safetensors.index.json")):
+        try:
+            names = set(json.loads(index[0].read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{index[0]} is damaged ({error}); copy or download it again") from error
+        if absent := sorted(names - {path.name for path in weights}):
+            raise UserError(f"{directory} is not complete: {absent[0]} is missing; copy or download it again")
+    if not weights:
+        raise UserError(f"{directory} has a config.json but no *.safetensors weights; copy or download it again")
+    for path in weights:
+        if not _is_whole(path):
+            raise UserError(f"{path} is cut off or damaged; copy or download it again")
+    for file in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
+        if not (directory / file).is_file():
+            raise UserError(f"{directory} lacks {file}, which belongs to the processor; copy or download it again")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says (8 bytes of length, JSON header, data)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 + length:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return False
+    return size == 8 + length + max(ends, default=0)

@@ -1,0 +1,69 @@
+"""A LoRA adapter added into the weights it was trained for, so that nothing of it remains to be computed."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from prompts.errors import UserError
+
+# Options of PEFT under which W + scale * B A would be the wrong sum, with the values under which it is the right one.
+_PLAIN = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "modules_to_save": ([], None),
+    "layer_replication": ([], None),
+}
+
+
+def merge_lora(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Tensor]:
+    """Add a PEFT adapter of the language model to its weights: W + scale * B A (Hu et al. 2021, section 4.1).
+
+    PEFT's own loader lets tensors that fit nowhere pass with a warning; here each must find its weight.
+
+    Args:
+        weights: of transformers' `LlamaModel`, by name.
+        adapter: directory with `adapter_config.json` and `adapter_model.safetensors`. It may have been trained on the
+            language model alone or on the whole model: names are compared from `layers.` on.
+
+    Returns:
+        A copy of `weights`; those the adapter leaves alone are shared with the original.
+
+    Raises:
+        UserError: files are missing, the adapter is not a plain LoRA, or a tensor of it fits nowhere.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        options = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(adapter / "adapter_model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename or 'adapter_model.safetensors'} is missing in the adapter {adapter}"
+        ) from error
+    for option, plain in _PLAIN.items():
+        if options.get(option) not in plain:
+            raise UserError(f"the adapter {adapter} uses {option}={options[option]!r}, which cannot be merged here")
+    rank = options["r"]
+    scale = options["lora_alpha"] / (math.sqrt(rank) if options.get("use_rslora") else rank)
+    modules = {key.partition(".lora_")[0] for key in tensors}
+    pairs = {f"{module}.lora_{side}.weight" for module in modules for side in "AB"}
+    if not modules or pairs != set(tensors):
+        odd = min(pairs ^ set(tensors), default="no tensor")
+        raise UserError(f"the adapter {adapter} is not a plain LoRA: {odd} is missing or unknown")
+    merged = dict(weights)
+    for module in modules:
+        target = f"layers.{module.rpartition('layers.')[2]}.weight"
+        down, up = tensors[f"{module}.lora_A.weight"].float(), tensors[f"{module}.lora_B.weight"].float()
+        shape = (len(up), down.shape[1])
+        if target not in weights or shape != weights[target].shape or len(down) != rank or up.shape[1] != rank:
+            raise UserError(
+                f"the adapter {adapter} changes {module} by a {shape[0]} x {shape[1]} matrix of rank {len(down)}, "
+                "which fits no weight of this language model"
+            )
+        merged[target] = weights[target] + scale * (up @ down)
+    return merged

