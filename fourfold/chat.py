@@ -1,0 +1,149 @@
+"""`fourfold chat`: ask about images, once or in a conversation."""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assistant.grounding import draw as draw_boxes
+from assistant.grounding import parse
+from fourfold.chat_input import Asked, read_words, user_message, with_task
+from fourfold.chat_output import show_answer, write_image
+from prompts.errors import UserError
+from prompts.tasks import Task, instruction, parse_task
+from serving.images import load_image_file
+from serving.requests import Completion, Request, Sampling
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from serving.engine import Engine
+
+_DRAW_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+class QuantizationName(StrEnum):
+    """Low-bit formats of the language model."""
+
+    FOUR = "4bit"
+    EIGHT = "8bit"
+
+
+def chat(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='IMAGE... ["QUESTION"]', help="Image files, then a question in quotes."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help=f"One of {', '.join(Task)}.")] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint directory; default: fourfold-mini.")] = None,
+    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest word.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeat.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Save the image with its boxes.")
+    ] = None,
+) -> None:
+    """Ask about images. Without a question, on a terminal, it is a conversation."""
+    # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
+    asked = read_words(words or [])
+    chosen = parse_task(task) if task is not None else None
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    question = _question(asked, chosen)
+    if question is None and (as_json or not sys.stdin.isatty()):
+        raise UserError('ask a question: fourfold chat photo.jpg "what is this?" (a conversation needs a terminal)')
+    if draw is not None:
+        _check_drawable(draw, asked)
+    images = [load_image_file(path) for path in asked.images]
+    with _load(model, quantization) as engine:
+        if question is None:
+            from fourfold.chat_session import Session
+
+            Session(engine, sampling, images, chosen, draw).run()
+            return
+        request = Request([user_message(images, question)], sampling)
+        completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
+        if draw is not None:
+            write_image(draw_boxes(images[-1], parse(completion.text).phrases), draw)
+        if as_json:
+            print(json.dumps(answer_object(completion, images, engine.model_name), ensure_ascii=False))
+
+
+def _question(asked: Asked, task: Task | None) -> str | None:
+    """What goes to the model; None where a conversation is to begin."""
+    if asked.question is None:
+        # These two tasks have an instruction of their own and need no words.
+        if task in (Task.CAPTION, Task.GROUNDING) and asked.images:
+            return instruction(task)
+        return None
+    return with_task(task, asked.question)
+
+
+def answer_object(completion: Completion, images: Sequence["Image.Image"], model: str) -> dict[str, Any]:
+    """What `--json` prints; all but `timings` repeats from run to run. Boxes are of the last image."""
+    size = images[-1].size if images else None
+    boxes = [
+        {
+            "phrase": grounded.phrase,
+            "box": list(box.as_tuple()),
+            "pixels": [round(side) for side in box.to_pixels(*size)] if size else None,
+        }
+        for grounded in parse(completion.text).phrases
+        for box in grounded.boxes
+    ]
+    return {
+        "text": completion.text,
+        "boxes": boxes,
+        "finish_reason": completion.finish_reason,
+        "usage": {
+            "prompt_tokens": completion.prompt_tokens,
+            "completion_tokens": completion.completion_tokens,
+            "total_tokens": completion.prompt_tokens + completion.completion_tokens,
+        },
+        "timings": {stage: round(seconds, 4) for stage, seconds in completion.timings.items()},
+        "model": model,
+    }
+
+
+def _check_drawable(path: Path, asked: Asked) -> None:
+    if not asked.images:
+        raise UserError("--draw needs an image to draw on")
+    if path.suffix.lower() not in _DRAW_SUFFIXES:
+        raise UserError(f"--draw {path}: the name has to end in {', '.join(sorted(_DRAW_SUFFIXES))}")
+    if not path.parent.is_dir():
+        raise UserError(f"--draw {path}: there is no directory {path.parent}")
+
+
+def _load(model: str | None, quantization: QuantizationName | None) -> "Engine":
+    from assistant.checkpoints.cache import cache_directory
+    from assistant.checkpoints.resolve import resolve_model
+
+    directory = resolve_model(model)
+    with _status("Loading the model"):
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        from serving.engine import Engine
+
+        return Engine.load(
+            directory,
+            quantization=quantization.value if quantization else None,
+            memo=cache_directory() / "dtype.json",
+            max_rows=1,
+        )
+
+
+def _status(words: str) -> AbstractContextManager[Any]:
+    """A spinner on stderr where somebody looks on."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(words)

@@ -1,0 +1,118 @@
+"""A conversation at the terminal."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from assistant.grounding import draw as draw_boxes
+from assistant.grounding import parse
+from fourfold.chat_input import user_message, with_task
+from fourfold.chat_output import show_answer, write_image
+from prompts.errors import UserError
+from prompts.tasks import Task, instruction, parse_task
+from serving.images import load_image_file
+from serving.requests import Request, Sampling
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from serving.engine import Engine
+
+_HELP = """\
+/image FILE   show another image with the next question
+/task NAME    ask the next questions as one of: {tasks}; without a name, as they are
+/reset        forget what was said; the last image stays
+/help         this list
+/quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Session:
+    """Questions and answers until the user leaves.
+
+    Args:
+        engine: answers.
+        sampling: how.
+        images: shown with the first question.
+        task: wraps the questions.
+        draw: where the last image is saved with the boxes of the last answer that has some.
+    """
+
+    def __init__(
+        self, engine: "Engine", sampling: Sampling, images: list["Image.Image"], task: Task | None, draw: Path | None
+    ) -> None:
+        self._engine = engine
+        self._sampling = sampling
+        self._new_images = images
+        self._last_image = images[-1] if images else None
+        self._task = task
+        self._draw = draw
+        self._messages: list[dict[str, Any]] = []
+        self._console = Console(highlight=False)
+
+    def run(self) -> None:
+        """Read lines until /quit or the end of input."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (line editing and history for input())
+        self._console.print(f"[dim]{self._engine.model_name}; /help lists what you can do[/dim]")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                self._console.print("\n[dim]/quit or Ctrl-D leaves[/dim]")
+                continue
+            if line == "/quit":
+                return
+            try:
+                self._handle(line)
+            except UserError as error:
+                self._console.print(str(error), style="red", markup=False)
+
+    def _handle(self, line: str) -> None:
+        command, _, argument = line.partition(" ")
+        match command:
+            case "":
+                # An empty line asks for nothing, unless the task has words of its own.
+                if self._task in (Task.CAPTION, Task.GROUNDING):
+                    self._ask(instruction(self._task))
+            case "/help":
+                self._console.print(_HELP.format(tasks=", ".join(Task)), style="dim", markup=False)
+            case "/image":
+                self._show(argument.strip())
+            case "/task":
+                self._task = parse_task(argument) if argument.strip() else None
+            case "/reset":
+                self._messages = []
+                self._new_images = [self._last_image] if self._last_image else []
+            case _ if line.startswith("/"):
+                raise UserError(f"no command is called {command}; /help lists those there are")
+            case _:
+                self._ask(with_task(self._task, line))
+
+    def _show(self, name: str) -> None:
+        if not name:
+            raise UserError("/image needs the name of a file")
+        self._last_image = load_image_file(Path(name.strip("'\"")).expanduser())
+        self._new_images.append(self._last_image)
+        self._console.print(f"[dim]{self._last_image.width} x {self._last_image.height} pixels; now ask[/dim]")
+
+    def _ask(self, question: str) -> None:
+        asked = user_message(self._new_images, question)
+        deltas = self._engine.stream(Request([*self._messages, asked], self._sampling))
+        try:
+            completion = show_answer(deltas)
+        except KeyboardInterrupt:
+            self._console.print("[dim](stopped; the question is not kept)[/dim]")
+            return
+        finally:
+            deltas.close()
+        self._messages += [asked, {"role": "assistant", "content": completion.text}]
+        self._new_images = []
+        phrases = parse(completion.text).phrases
+        if self._draw is not None and self._last_image is not None and phrases:
+            write_image(draw_boxes(self._last_image, phrases), self._draw)
+            self._console.print(f"saved {self._draw}", style="dim", markup=False)

@@ -1,0 +1,225 @@
+"""`fourfold chat` from the command line to what it prints, on a tiny random checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fourfold import cli
+from fourfold.chat import answer_object
+from fourfold.chat_output import coloured, write_image
+from prompts.errors import UserError
+from serving.requests import Completion
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.effect_noise((80, 60), 90).convert("RGB").save(path)
+    return path
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Runs the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
+
+    def run(*words: object) -> tuple[int, str, str]:
+        arguments = ["fourfold", "chat", *map(str, words), "--model", str(tiny_checkpoint)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            sys.exit(0)
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+def test_json_is_one_object_with_all_that_was_promised(run: Run, photo: Path) -> None:
+    code, out, _ = run(photo, "[vqa] is there a dog?", "--json", "--max-tokens", 7)
+    answer = json.loads(out)
+    assert code == 0
+    assert set(answer) == {"text", "boxes", "finish_reason", "usage", "timings", "model"}
+    assert answer["model"] == "checkpoint"
+    assert answer["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 7
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + 7
+    assert answer["timings"]["first_token"] > 0
+
+
+def test_json_and_stream_say_the_same(run: Run, photo: Path) -> None:
+    words = (photo, "what is it?", "--max-tokens", 20, "--temperature", 1, "--seed", 4)
+    assert json.loads(run(*words, "--json")[1])["text"] + "\n" == run(*words)[1]
+    assert run(*words)[1] != run(*words[:-1], 5)[1]
+
+
+def test_a_task_asks_in_its_own_words(run: Run, photo: Path) -> None:
+    def length(*words: object) -> int:
+        return json.loads(run(photo, *words, "--json", "--max-tokens", 1)[1])["usage"]["prompt_tokens"]
+
+    assert length("dog", "--task", "refer") == length("[refer] give me the location of dog")
+    assert length("--task", "caption") == length("[caption] describe this image briefly")
+    assert length("[vqa] dog", "--task", "refer") == length("[vqa] dog")
+
+
+def test_without_an_image_it_is_a_conversation_in_text(run: Run) -> None:
+    code, out, _ = run("how are you?", "--json", "--max-tokens", 3)
+    assert code == 0
+    assert json.loads(out)["boxes"] == []
+
+
+def test_every_kind_of_picture_is_understood(run: Run, tmp_path: Path) -> None:
+    """Two images of different size in one question, one of them 16-bit, the other a palette animation."""
+    grey = tmp_path / "grey.png"
+    Image.new("I;16", (30, 20), 40_000).save(grey)
+    moving = tmp_path / "moving.gif"
+    frames = [Image.new("P", (20, 30), colour) for colour in (1, 2)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    code, out, _ = run(grey, moving, "what are they?", "--json", "--max-tokens", 2)
+    assert code == 0
+    assert json.loads(out)["usage"]["prompt_tokens"] > 8
+
+
+def test_draw_saves_a_picture_of_the_same_size(run: Run, photo: Path, tmp_path: Path) -> None:
+    code, _, _ = run(photo, "[refer] dog", "--draw", tmp_path / "boxes.png", "--max-tokens", 3)
+    assert code == 0
+    with Image.open(tmp_path / "boxes.png") as drawn:
+        assert drawn.size == (80, 60)
+
+
+def test_a_question_longer_than_the_context_names_both_numbers(run: Run, photo: Path) -> None:
+    code, out, err = run(photo, "seven " * 1500)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "1024" in err
+
+
+def completion(text: str) -> Completion:
+    return Completion(text, [1, 2], "stop", 30, 0, 2, None, {"total": 0.123456})
+
+
+def test_boxes_are_fractions_and_pixels_of_the_last_image() -> None:
+    text = "<p>a dog</p> {<10><20><30><40>}<delim>{<0><0><100><100>} and {<50><50><60><70>}"
+    images = [Image.new("RGB", (10, 10)), Image.new("RGB", (200, 100))]
+    answer = answer_object(completion(text), images, "m")
+    assert answer["boxes"] == [
+        {"phrase": "a dog", "box": [0.1, 0.2, 0.3, 0.4], "pixels": [20, 20, 60, 40]},
+        {"phrase": "a dog", "box": [0.0, 0.0, 1.0, 1.0], "pixels": [0, 0, 200, 100]},
+        {"phrase": None, "box": [0.5, 0.5, 0.6, 0.7], "pixels": [100, 50, 120, 70]},
+    ]
+    assert answer["text"] == text
+    assert answer["timings"] == {"total": 0.1235}
+    assert answer_object(completion(text), [], "m")["boxes"][0]["pixels"] is None
+
+
+def test_on_a_terminal_phrases_have_colours_and_short_boxes() -> None:
+    shown = coloured("see <p>a dog</p> {<10><20><30><40>} here")
+    assert shown.plain == "see a dog [10,20 30,40] here"
+    assert {str(span.style) for span in shown.spans} == {"bold yellow", "dim yellow"}
+    assert coloured("[bold]no markup[/bold] <p>unfinished").plain == "[bold]no markup[/bold] <p>unfinished"
+
+
+def test_a_picture_that_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    with pytest.raises(UserError, match="cannot write"):
+        write_image(image, tmp_path / "absent" / "out.png")
+    (tmp_path / "out.png").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        write_image(image, tmp_path / "out.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+# The command as people start it
+
+
+def command(*words: object, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fourfold.cli", "chat", *map(str, words)],
+        cwd=directory,
+        env={**os.environ, "FOURFOLD_OFFLINE": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def bad_files(directory: Path) -> None:
+    Image.new("RGB", (60, 40), "red").save(directory / "good.jpg")
+    data = (directory / "good.jpg").read_bytes()
+    (directory / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (directory / "empty.jpg").write_bytes(b"")
+    (directory / "text.jpg").write_text("I am no image")
+    (directory / "folder.jpg").mkdir()
+    # 20,000 x 20,000 pixels of one colour: 400 million pixels in a few kilobytes.
+    Image.new("1", (20_000, 20_000)).save(directory / "bomb.png")
+
+
+BAD_INPUT: list[tuple[list[Any], str]] = [
+    (["absent.jpg", "what is it?"], "no such file: absent.jpg"),
+    (["folder.jpg", "what is it?"], "folder.jpg is a directory"),
+    (["empty.jpg", "what is it?"], "empty.jpg is empty"),
+    (["text.jpg", "what is it?"], "text.jpg is not an image"),
+    (["cut.jpg", "what is it?"], "cut.jpg is damaged or cut short"),
+    (["bomb.png", "what is it?"], "far more pixels than allowed"),
+    (["good.jpg", ""], "the question is empty"),
+    (["good.jpg"], "a conversation needs a terminal"),
+    (["good.jpg", "--json"], "ask a question"),
+    (["good.jpg", "hm?", "--task", "sing"], "no task is called 'sing'"),
+    (["good.jpg", "--task", "refer", "--json"], "ask a question"),
+    (["good.jpg", "hm?", "--max-tokens", 0], "max_tokens is 0"),
+    (["good.jpg", "hm?", "--temperature", -1], "temperature is -1"),
+    (["good.jpg", "hm?", "--model", "nowhere"], "no model is called 'nowhere'"),
+    (["good.jpg", "hm?", "--draw", "absent/out.png"], "there is no directory absent"),
+    (["good.jpg", "hm?", "--draw", "out.txt"], "has to end in"),
+    (["hm?", "--draw", "out.png"], "--draw needs an image"),
+]
+
+
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
+    bad_files(tmp_path)
+    for words, message in BAD_INPUT:
+        done = command(*words, directory=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), (words, done.stderr)
+        assert done.stderr.startswith("fourfold: "), words
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert message in done.stderr
+    done = command("good.jpg", "hm?", "--quantization", "3bit", directory=tmp_path)
+    assert done.returncode == 2
+    assert "3bit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_input_is_found_before_torch_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; import fourfold.cli as cli; sys.argv = ['fourfold', 'chat', 'absent.jpg', 'hm?']\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "2 False False\n"
+
+
+def test_two_runs_say_the_same(tiny_checkpoint: Path, photo: Path, tmp_path: Path) -> None:
+    answers = []
+    for _ in range(2):
+        words = (photo, "[vqa] is there a dog?", "--json", "--max-tokens", 20, "--model", tiny_checkpoint)
+        done = command(*words, directory=tmp_path, FOURFOLD_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        answers.append(json.loads(done.stdout))
+    for answer in answers:
+        del answer["timings"]
+    assert answers[0] == answers[1]

@@ -1,0 +1,36 @@
+"""One tiny engine and one server for all tests of the HTTP layer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from serving.engine import Engine
+from tests.serving.live import Live, live_server
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
+    """The tiny checkpoint, loaded; read-only but for adapters, which a test takes out again."""
+    with Engine.load(tiny_checkpoint, dtype="float32", name="tiny", max_rows=8, max_waiting=64) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def live(tiny_engine: Engine) -> Iterator[Live]:
+    """A server without keys."""
+    with live_server(tiny_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a LoRA adapter of the tiny model that changes its answers."""
+    directory = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=r".*language_model.*(q_proj|v_proj|up_proj)", init_lora_weights=False)
+    get_peft_model(tiny_model(vocab_size=500), config).save_pretrained(directory)
+    return directory

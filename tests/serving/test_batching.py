@@ -1,0 +1,270 @@
+"""Requests that share forward passes: nobody's answer may depend on who else asks."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.engine import Completion, Engine, QueueFull, Request, Sampling
+from tests.serving.conversations import Reference, ask, conversations, picture, save_lively_checkpoint, user
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_lively_checkpoint(tmp_path_factory.mktemp("lively") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Reference:
+    return Reference(checkpoint)
+
+
+@pytest.fixture
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    """A fresh one for every test: nothing is cached."""
+    with load(checkpoint) as loaded:
+        yield loaded
+
+
+def load(checkpoint: Path, **options: Any) -> Engine:
+    return Engine.load(checkpoint, dtype="float32", device="cpu", **options)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def mixed_requests() -> list[Request]:
+    """All conversations, each greedy, drawn, penalised and with a stop string; of different lengths."""
+    ways = [
+        Sampling(max_tokens=25, logprobs=1),
+        Sampling(max_tokens=31, temperature=1.0, top_p=0.9, seed=11, logprobs=1),
+        Sampling(max_tokens=17, repetition_penalty=1.3, logprobs=1),
+        Sampling(max_tokens=40, temperature=0.7, seed=5, stop=("e",), logprobs=1),
+    ]
+    return [Request(messages, sampling) for messages in conversations() for sampling in ways]
+
+
+def assert_same(first: Completion, second: Completion) -> None:
+    assert first.token_ids == second.token_ids
+    assert (first.text, first.finish_reason) == (second.text, second.finish_reason)
+    assert first.logprobs is not None
+    assert second.logprobs is not None
+    for left, right in zip(first.logprobs, second.logprobs, strict=True):
+        assert left.logprob == pytest.approx(right.logprob, abs=1e-4)
+
+
+def test_an_answer_does_not_depend_on_who_shares_the_batch(checkpoint: Path) -> None:
+    requests = mixed_requests()
+    with load(checkpoint) as alone:
+        expected = [alone.generate([request])[0] for request in requests]
+        alone_steps = alone.stats.steps
+    with load(checkpoint) as together:
+        for completion, wanted in zip(together.generate(requests), expected, strict=True):
+            assert_same(completion, wanted)
+        assert together.stats.steps < alone_steps / 4  # they did share
+
+
+def test_an_answer_does_not_depend_on_when_others_join(checkpoint: Path) -> None:
+    requests = mixed_requests()
+    with load(checkpoint) as alone:
+        expected = [alone.generate([request])[0] for request in requests]
+    with load(checkpoint, max_rows=3) as busy:
+        results: dict[int, Completion] = {}
+
+        def ask_later(number: int) -> None:
+            time.sleep(0.01 * (number * 7 % 5))
+            results[number] = busy.submit(requests[number]).result()
+
+        threads = [threading.Thread(target=ask_later, args=(number,)) for number in range(len(requests))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number, wanted in enumerate(expected):
+            assert_same(results[number], wanted)
+
+
+def test_users_with_the_same_words_and_different_images_never_mix(engine: Engine, reference: Reference) -> None:
+    chats = [[user("what is in the picture?", [picture(number)])] for number in range(6)]
+    expected = [reference.greedy(messages, 12) for messages in chats]
+    assert len({tuple(ids) for ids in expected}) == 6
+    for _ in range(3):  # at once, then out of the caches
+        completions = engine.generate([Request(messages, Sampling(max_tokens=12)) for messages in chats])
+        assert [completion.token_ids for completion in completions] == expected
+    assert [ask(engine, messages, max_tokens=12).token_ids for messages in reversed(chats)] == expected[::-1]
+    assert engine._runner.images_encoded == 6
+
+
+def test_a_short_question_does_not_wait_for_a_long_answer(engine: Engine) -> None:
+    long = engine.submit(Request(conversations()[0], Sampling(max_tokens=900)))
+    pieces = iter(long)
+    next(pieces)
+    short = engine.submit(Request(conversations()[2], Sampling(max_tokens=3))).result()
+    assert short.completion_tokens == 3
+    assert engine.stats.running == 1 or len(long.token_ids) < 900
+    assert len(long.token_ids) < 600
+    long.cancel()
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_go_on(engine: Engine, reference: Reference) -> None:
+    engine._batcher._step_tokens = 16
+    words = [user("the quick brown fox jumps over the lazy dog. " * 15, [picture(0), picture(1)])]
+    running = engine.submit(Request(conversations()[2], Sampling(max_tokens=300)))
+    next(iter(running))
+    before = len(running.token_ids)
+    completion = engine.submit(Request(words, Sampling(max_tokens=8))).result()
+    assert completion.prompt_tokens > 10 * 16
+    assert completion.token_ids == reference.greedy(words, 8)
+    assert len(running.token_ids) - before >= completion.prompt_tokens // 16
+    assert running.result().token_ids == reference.greedy(conversations()[2], 300)
+
+
+def test_several_answers_to_one_question_share_its_reading(engine: Engine) -> None:
+    requests = [Request(conversations()[0], Sampling(max_tokens=8, temperature=1.0, seed=seed)) for seed in range(5)]
+    completions = engine.generate(requests)
+    assert (
+        sorted(completion.cached_tokens for completion in completions) == [0] + [completions[0].prompt_tokens - 1] * 4
+    )
+    assert engine._runner.images_encoded == 1
+    assert len({tuple(completion.token_ids) for completion in completions}) > 1
+
+
+def test_a_full_queue_refuses(checkpoint: Path) -> None:
+    with load(checkpoint, max_rows=1, max_waiting=2) as small:
+        request = Request(conversations()[0], Sampling(max_tokens=900))
+        running = small.submit(request)
+        wait_for(lambda: small.stats.running == 1)
+        waiting = [small.submit(request) for _ in range(2)]
+        with pytest.raises(QueueFull):
+            small.submit(request)
+        for generation in [running, *waiting]:
+            generation.cancel()
+        assert {generation.result().finish_reason for generation in [running, *waiting]} == {"cancelled"}
+        assert small.submit(Request(conversations()[2], Sampling(max_tokens=1))).result().finish_reason == "length"
+
+
+def test_never_more_rows_than_allowed(checkpoint: Path) -> None:
+    with load(checkpoint, max_rows=2) as small:
+        generations = [small.submit(request) for request in mixed_requests()[:8]]
+        seen = set()
+        while any(not generation.token_ids or small.stats.waiting for generation in generations):
+            seen.add(small.stats.running)
+            time.sleep(0.001)
+        for generation in generations:
+            generation.result()
+        assert max(seen) <= 2
+
+
+def test_rows_wait_for_room_in_the_kv_cache(checkpoint: Path, reference: Reference) -> None:
+    with load(checkpoint) as small:
+        small._runner.slots._budget_tokens = 1024  # the least there can be: one row of the whole context
+        long = Request(conversations()[2], Sampling(max_tokens=900))
+        short = Request(conversations()[0], Sampling(max_tokens=10))
+        completions = small.generate([short, long, short, short])
+        assert small._runner.slots.nbytes <= 1024 * small._runner.slots.token_bytes
+        assert completions[1].completion_tokens == 900
+        assert completions[3].token_ids == completions[0].token_ids == reference.greedy(short.messages, 10)
+
+
+def test_cancelling_one_leaves_the_others_as_they_were(engine: Engine) -> None:
+    requests = [Request(messages, Sampling(max_tokens=120, logprobs=0)) for messages in conversations()]
+    expected = [engine.generate([request])[0] for request in requests]
+    generations = [engine.submit(request) for request in requests]
+    next(iter(generations[1]))
+    generations[1].cancel()
+    assert generations[1].result().finish_reason == "cancelled"
+    for number in (0, 2, 3):
+        assert_same(generations[number].result(), expected[number])
+
+
+def test_a_cancelled_request_never_begins(checkpoint: Path) -> None:
+    with load(checkpoint, max_rows=1) as small:
+        running = small.submit(Request(conversations()[0], Sampling(max_tokens=100)))
+        waiting = small.submit(Request(conversations()[1], Sampling(max_tokens=100)))
+        waiting.cancel()
+        assert waiting.result().completion_tokens == 0
+        assert running.result().completion_tokens == 100
+
+
+def test_what_goes_wrong_with_one_request_is_its_own(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ask(engine, conversations()[2], max_tokens=50).token_ids
+    running = engine.submit(Request(conversations()[2], Sampling(max_tokens=50)))
+    embed = engine._runner.embed
+
+    def fail_for_images(prompt: Any, start: int) -> Any:
+        if prompt.images:
+            raise RuntimeError("no such luck")
+        return embed(prompt, start)
+
+    monkeypatch.setattr(engine._runner, "embed", fail_for_images)
+    with pytest.raises(RuntimeError, match="no such luck"):
+        ask(engine, conversations()[0])
+    assert running.result().token_ids == expected
+
+
+def test_a_step_that_fails_ends_its_answers_and_the_engine_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ask(engine, conversations()[0], max_tokens=5).token_ids
+
+    def fail(works: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(engine._runner, "step", fail)
+    with pytest.raises(MemoryError):
+        ask(engine, conversations()[1])
+    monkeypatch.undo()
+    assert ask(engine, conversations()[0], max_tokens=5).token_ids == expected
+    assert engine.stats.failed == 1
+
+
+def test_a_listener_that_fails_stops_only_its_own_answer(engine: Engine) -> None:
+    def listen(delta: Any) -> None:
+        raise RuntimeError("the listener is gone")
+
+    deaf = engine.submit(Request(conversations()[0], Sampling(max_tokens=900)), listen)
+    assert ask(engine, conversations()[2], max_tokens=20).completion_tokens == 20
+    wait_for(lambda: engine.stats.running == 0)
+    assert len(deaf.token_ids) < 900
+
+
+def test_pieces_go_to_the_listener(engine: Engine) -> None:
+    pieces: list[Any] = []
+    done = threading.Event()
+
+    def listen(piece: Any) -> None:
+        pieces.append(piece)
+        if piece.completion is not None:
+            done.set()
+
+    engine.submit(Request(conversations()[0], Sampling(max_tokens=6)), listen)
+    assert done.wait(20)
+    assert pieces[-1].completion.text == "".join(piece.text for piece in pieces)
+    assert pieces[-1].completion.token_ids == ask(engine, conversations()[0], max_tokens=6).token_ids
+
+
+def test_scores_are_right_beside_running_answers(engine: Engine) -> None:
+    request = Request(conversations()[1])
+    expected = engine.score(request, ["yes", "the car is red."])
+    reply = ask(engine, conversations()[0], max_tokens=300).token_ids
+    running = engine.submit(Request(conversations()[0], Sampling(max_tokens=300)))
+    next(iter(running))
+    assert engine.score(request, ["yes", "the car is red."]) == pytest.approx(expected, abs=1e-4)
+    assert running.result().token_ids == reply
+
+
+def test_the_counters_add_up(engine: Engine) -> None:
+    completions = engine.generate(mixed_requests()[:6])
+    wait_for(lambda: engine.stats.running == 0)
+    stats = engine.stats
+    assert (stats.requests, stats.finished, stats.failed, stats.cancelled) == (6, 6, 0, 0)
+    assert stats.prompt_tokens == sum(completion.prompt_tokens for completion in completions)
+    assert stats.cached_prompt_tokens == sum(completion.cached_tokens for completion in completions)
+    assert stats.completion_tokens == sum(completion.completion_tokens for completion in completions)
