@@ -1,0 +1,80 @@
+"""What the full-size model's weights take, counted on the meta device: nothing is allocated.
+
+    PYTHONPATH=. python3 -m benchmarks.memory
+
+8 bit and NF4 are bitsandbytes' as `fourfold` uses them: the language model's linear layers only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from assistant.model import MiniGPTv2ForConditionalGeneration
+from benchmarks.layouts import layout
+
+# NF4 with double quantisation: half a byte a weight; a byte for every 64 weights; 4 bytes for every 256 of those.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the model.
+
+    Args:
+        name: for the table.
+        parameters: how many.
+        fp16: bytes.
+        int8: bytes, with a scale of 4 bytes for every output of a linear layer.
+        nf4: bytes.
+    """
+
+    name: str
+    parameters: int
+    fp16: float
+    int8: float
+    nf4: float
+
+
+def parts(model: MiniGPTv2ForConditionalGeneration) -> list[Part]:
+    """The model's parts in the order of an image's way through it, and their sum."""
+    linears = [m for m in model.model.language_model.modules() if isinstance(m, nn.Linear)]
+    inside = sum(m.weight.numel() for m in linears)
+    rest = sum(p.numel() for p in model.model.language_model.parameters()) - inside
+    found = [
+        _kept("image tower", model.model.vision_tower),
+        _kept("norm after it", model.model.vision_norm),
+        _kept("projector", model.model.projector),
+        Part("embeddings and norms of the language model", rest, 2 * rest, 2 * rest, 2 * rest),
+        Part(
+            "linear layers of the language model",
+            inside,
+            2 * inside,
+            inside + 4 * sum(m.out_features for m in linears),
+            NF4_BYTES * inside,
+        ),
+        _kept("vocabulary head", model.lm_head),
+    ]
+    sums = (sum(getattr(part, field) for part in found) for field in ("parameters", "fp16", "int8", "nf4"))
+    return [*found, Part("**whole model**", *sums)]  # type: ignore[arg-type]
+
+
+def _kept(name: str, module: nn.Module) -> Part:
+    """A part that stays in 16 bit whatever is asked for."""
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return Part(name, count, 2 * count, 2 * count, 2 * count)
+
+
+def table() -> str:
+    """Markdown; sizes in 10⁹ bytes."""
+    with torch.device("meta"):
+        model = MiniGPTv2ForConditionalGeneration(layout("7b"))
+    lines = ["| part | parameters | fp16 | 8 bit | NF4 |", "|---|---:|---:|---:|---:|"]
+    for part in parts(model):
+        sizes = " | ".join(f"{size / 1e9:.3f} GB" for size in (part.fp16, part.int8, part.nf4))
+        lines.append(f"| {part.name} | {part.parameters:,} | {sizes} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
