@@ -1,0 +1,120 @@
+"""`fourfold serve`: an OpenAI-compatible endpoint over the local engine or vLLM."""
+
+import logging
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fourfold.chat import QuantizationName
+from prompts.errors import UserError
+from serving.keys import collect_keys
+
+
+class EngineName(StrEnum):
+    """What computes the answers."""
+
+    LOCAL = "local"
+    VLLM = "vllm"
+
+
+def serve(
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Passed on to vLLM, with --engine vllm.")
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="local: in this process. vllm: vLLM's own server.")] = (
+        EngineName.LOCAL
+    ),
+    model: Annotated[str | None, typer.Option(help="A checkpoint directory; default: fourfold-mini.")] = None,
+    host: Annotated[str, typer.Option(help="Anything but this machine itself needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given often. Others on this machine can see it; a file or FOURFOLD_API_KEYS is safer."
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="One key a line, optionally with name=NAME per-minute=NUMBER admin.")
+    ] = None,
+    rate_limit: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute of keys whose line says nothing.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option(help="Serve other machines without any key. Everyone who can reach the port is let in.")
+    ] = False,
+    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to answer with.")] = None,
+    allow_image_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
+    ] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="Answers made at the same time.")] = 16,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Answers waiting; more get a 429.")] = 64,
+) -> None:
+    """Serve OpenAI's chat completions about images."""
+    from assistant.checkpoints.cache import cache_directory
+    from assistant.checkpoints.resolve import resolve_model
+    from serving.limits import ServerLimits
+    from serving.remote_images import RemoteImages
+    from serving.server import Server, bind, is_loopback
+
+    keys = collect_keys(api_key or [], api_key_file, os.environ, rate_limit)
+    if not keys and not allow_unauthenticated and not is_loopback(host):
+        raise UserError(
+            f"--host {host} lets other machines in: give keys (--api-key-file FILE), or --allow-unauthenticated"
+        )
+    if engine is EngineName.VLLM:
+        from serving.launch import launch_vllm
+
+        launch_vllm(
+            resolve_model(model),
+            host=host,
+            port=port,
+            keys=keys,
+            quantization=quantization.value if quantization else None,
+            adapters={adapter.resolve().name: adapter} if adapter else None,
+            image_hosts=allow_image_host or [],
+            extra=extra or [],
+        )
+    if extra:
+        raise UserError(f"unexpected {extra[0]!r}; options after -- are for --engine vllm")
+
+    # What can be wrong is looked at before the seconds that torch takes to import and a model to load.
+    limits = ServerLimits()
+    remote = RemoteImages(allow_image_host, limits.image.bytes) if allow_image_host else None
+    listener = bind(host, port)
+    directory = resolve_model(model)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    from serving.app import create_app
+    from serving.engine import Engine
+
+    with Engine.load(
+        directory,
+        quantization=quantization.value if quantization else None,
+        adapter=adapter,
+        memo=cache_directory() / "dtype.json",
+        max_rows=max_running,
+        max_waiting=max_waiting,
+    ) as loaded:
+        app = create_app(
+            loaded, keys=keys, limits=limits, remote=remote, local_names_only=not keys and is_loopback(host)
+        )
+        _announce(listener.getsockname(), loaded.model_name, bool(keys))
+        Server(app, limits).serve_until_signal(listener)
+
+
+def _announce(address: tuple, model: str, needs_key: bool) -> None:
+    host, port = address[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{reachable}:{port}/v1"
+    header = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
+    body = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    print(f"{model} listens on {url}")
+    print(f"  curl {url}/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'", flush=True)

@@ -1,0 +1,185 @@
+"""Between the event loop and the engine's threads: requests become answers, and people who leave stop theirs."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from prompts.errors import UserError
+from serving.api_errors import ApiError
+from serving.chat_schema import ChatRequest
+from serving.engine import Engine
+from serving.generation import Generation
+from serving.intake import read_messages
+from serving.limits import ServerLimits
+from serving.metrics import Metrics
+from serving.remote_images import RemoteImages
+from serving.requests import Completion, Delta, EngineClosed, QueueFull, Request
+
+log = logging.getLogger("fourfold.http")
+T = TypeVar("T")
+
+
+class Answer:
+    """The choices of one request while they are made.
+
+    Args:
+        loop: Where pieces are wanted.
+        choices: How many.
+        deadline: `loop.time()` at which what is there has to do.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, choices: int, deadline: float) -> None:
+        self.completions: list[Completion | None] = [None] * choices
+        self.cancelled = False
+        self._loop = loop
+        self._deadline = deadline
+        self._pieces: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+        self._generations: list[Generation] = []
+
+    def cancel(self) -> None:
+        """Stop drawing; from any thread, any number of times."""
+        self.cancelled = True
+        for generation in self._generations:
+            generation.cancel()
+
+    def deliver_to(self, index: int) -> Callable[[Delta | Exception], None]:
+        """What the engine calls, on its own thread, with the pieces of a choice."""
+
+        def deliver(piece: Delta | Exception) -> None:
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+
+        return deliver
+
+    def add(self, generation: Generation) -> None:
+        """Take charge of a choice that the engine has accepted."""
+        self._generations.append(generation)
+        if self.cancelled:  # the client left while the images were decoded
+            generation.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Pieces of all choices as they come, each with its choice's number.
+
+        Raises:
+            Exception: What the engine failed with.
+        """
+        while any(completion is None for completion in self.completions):
+            try:
+                async with asyncio.timeout_at(None if self.cancelled else self._deadline):
+                    index, piece = await self._pieces.get()
+            except TimeoutError:
+                self.cancel()
+                continue
+            if isinstance(piece, Exception):
+                raise piece
+            if piece.completion is not None:
+                self.completions[index] = piece.completion
+            yield index, piece
+
+    def finished(self) -> list[Completion]:
+        """All completions, once `pieces` has ended."""
+        return [completion for completion in self.completions if completion is not None]
+
+
+class Answers:
+    """Prepares requests off the event loop and keeps track of the answers that are being made.
+
+    Args:
+        engine: Makes them.
+        limits: Caps.
+        metrics: Where stages and tokens are counted.
+        remote: Fetches images by URL; None for never.
+    """
+
+    def __init__(self, engine: Engine, limits: ServerLimits, metrics: Metrics, remote: RemoteImages | None) -> None:
+        self._engine, self._limits, self._metrics, self._remote = engine, limits, metrics, remote
+        # Two threads decode: Pillow releases the interpreter lock, and more would hold more decoded pictures in memory.
+        self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        self._preparing = 0
+        self._running: set[Answer] = set()
+        self.closing = False
+
+    async def begin(self, body: ChatRequest, adapter: str | None) -> Answer:
+        """Decode images, build the prompt and queue it.
+
+        Raises:
+            ApiError: The request is refused: bad images, too long, or too many others wait.
+        """
+        if self.closing:
+            raise _closing()
+        if self._preparing >= self._limits.preparing:
+            raise _busy()
+        loop = asyncio.get_running_loop()
+        answer = Answer(loop, body.choices, loop.time() + self._limits.request_seconds)
+        self._running.add(answer)
+        self._preparing += 1
+        work = loop.run_in_executor(self._decoders, self._prepare, body, adapter, answer)
+        # Even when nobody waits for it any more, the thread is busy until it is done.
+        work.add_done_callback(self._prepared)
+        try:
+            await asyncio.shield(work)
+        except BaseException:
+            self.end(answer)
+            raise
+        return answer
+
+    def end(self, answer: Answer) -> None:
+        """Count what is finished, stop what is not."""
+        answer.cancel()
+        if answer in self._running:
+            self._running.discard(answer)
+            for completion in answer.finished():
+                self._metrics.count(completion)
+
+    def close(self) -> None:
+        """Take no new requests."""
+        self.closing = True
+
+    def end_all(self) -> None:
+        """Stop every answer at its next token."""
+        for answer in self._running:
+            answer.cancel()
+
+    def _prepared(self, work: "asyncio.Future[None]") -> None:
+        self._preparing -= 1
+        if not work.cancelled():
+            work.exception()  # taken note of, or asyncio complains where the client left before the refusal
+
+    def _prepare(self, body: ChatRequest, adapter: str | None, answer: Answer) -> None:
+        if answer.cancelled:
+            raise _closing()
+        began = time.perf_counter()
+        messages = read_messages(body, self._limits, self._remote)
+        self._metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
+        try:
+            for choice in range(body.choices):
+                request = Request(messages, body.sampling(choice, self._limits), adapter)
+                answer.add(self._engine.submit(request, answer.deliver_to(choice)))
+        except QueueFull:
+            answer.cancel()
+            raise _busy() from None
+        except EngineClosed:
+            raise _closing() from None
+        except UserError as error:
+            raise ApiError(400, str(error), code="invalid_value") from None
+
+
+async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `wanted`, or None when `disconnected` ends first; the other is cancelled."""
+    leaving, working = asyncio.ensure_future(disconnected), asyncio.ensure_future(wanted)
+    try:
+        await asyncio.wait((leaving, working), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+def _busy() -> ApiError:
+    return ApiError(429, "too many requests wait already; try again", code="queue_full", headers={"retry-after": "2"})
+
+
+def _closing() -> ApiError:
+    return ApiError(503, "the server is shutting down", code="shutting_down", headers={"retry-after": "10"})

@@ -1,0 +1,104 @@
+"""The front door that vLLM's server loads. Here before a small application; `tests/serving/vllm` has the real one."""
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from prompts.errors import UserError
+from serving.keys import Key, KeyRing
+from serving.vllm_gate import SETTINGS_VARIABLE, VLLMGate, settings
+
+USER = {"authorization": "Bearer user-key-0123456789"}
+ADMIN = {"authorization": "Bearer admin-key-0123456789"}
+
+
+def digest(headers: dict[str, str]) -> bytes:
+    return hashlib.sha256(headers["authorization"].removeprefix("Bearer ").encode()).digest()
+
+
+RING = KeyRing([Key("user", digest(USER), per_minute=3), Key("admin", digest(ADMIN), admin=True)])
+
+
+async def everything(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers on any path, as a new release of vLLM might on some."""
+    await PlainTextResponse("reached")(scope, receive, send)
+
+
+async def ask(path: str, headers: dict[str, str] | None = None, method: str = "GET", host: str = "localhost") -> int:
+    transport = httpx.ASGITransport(VLLMGate(everything))
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+        return (await client.request(method, path, headers=headers)).status_code
+
+
+@pytest.fixture
+def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTINGS_VARIABLE, settings(RING, local_names_only=False))
+
+
+@pytest.mark.usefixtures("_keys")
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [
+        ("/health", (200, 200, 200)),
+        ("/v1/models", (401, 200, 200)),
+        ("/v1/chat/completions", (401, 200, 200)),
+        ("/metrics", (401, 200, 200)),
+        ("/v1/load_lora_adapter", (401, 403, 200)),
+        ("/v1/unload_lora_adapter", (401, 403, 200)),
+        ("/v1/completions", (401, 404, 404)),
+        ("/invocations", (401, 404, 404)),
+        ("/v1/chat/completions/", (401, 404, 404)),
+        ("/health/", (401, 404, 404)),
+        ("/", (401, 404, 404)),
+    ],
+)
+async def test_who_reaches_what(path: str, statuses: tuple[int, int, int]) -> None:
+    assert (await ask(path), await ask(path, USER), await ask(path, ADMIN)) == statuses
+
+
+async def test_without_keys_only_adapters_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTINGS_VARIABLE, settings(KeyRing(), local_names_only=True))
+    assert await ask("/v1/chat/completions") == 200
+    assert await ask("/v1/load_lora_adapter") == 403
+    assert await ask("/pause") == 404
+    assert await ask("/v1/chat/completions", host="rebound.example") == 403
+
+
+def test_settings_hold_digests_not_keys() -> None:
+    text = settings(RING, local_names_only=False)
+    assert "user-key" not in text
+    assert json.loads(text)["keys"][0] == {
+        "name": "user",
+        "digest": digest(USER).hex(),
+        "per_minute": 3,
+        "admin": False,
+    }
+
+
+@pytest.mark.usefixtures("_keys")
+async def test_limit_of_a_key_holds_in_vllm_too() -> None:
+    transport = httpx.ASGITransport(VLLMGate(everything))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answers = [await client.post("/v1/chat/completions", headers=USER, json={}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert "retry-after" in answers[3].headers
+
+
+def test_nothing_is_served_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+    with pytest.raises(KeyError, match=SETTINGS_VARIABLE):
+        VLLMGate(everything)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_launcher_says_how_to_install_vllm(tmp_path: Path) -> None:
+    from serving.launch import launch_vllm
+
+    with pytest.raises(UserError, match="pip install"):
+        launch_vllm(tmp_path)

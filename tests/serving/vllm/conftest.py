@@ -1,0 +1,167 @@
+"""What the tests of vLLM share. They run in vLLM's own environment (`make vllm-env`), on its CPU build."""
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from openai import OpenAI
+from PIL import Image
+
+from tests.tiny import tiny_model, tiny_processor
+
+CONTEXT = 512
+USER_KEY = "user-key-0123456789"
+ADMIN_KEY = "admin-key-0123456789"
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+# Each step of the launcher's way, from a fresh interpreter, as `fourfold serve` takes it.
+_LAUNCH = """
+import hashlib, sys
+from pathlib import Path
+from serving.keys import Key, KeyRing
+from serving.launch import launch_vllm
+directory, port, quantization, user, admin, *extra = sys.argv[1:]
+ring = [Key("user", hashlib.sha256(user.encode()).digest())] if user else []
+ring += [Key("admin", hashlib.sha256(admin.encode()).digest(), admin=True)] if admin else []
+launch_vllm(Path(directory), port=int(port), keys=KeyRing(ring), quantization=quantization or None, extra=extra)
+"""
+
+
+def noise(seed: int, width: int = 100, height: int = 80) -> Image.Image:
+    """An image that looks like no other."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with weights so large that its answers depend on every token and image."""
+    directory = tmp_path_factory.mktemp("vllm") / "tiny"
+    processor = tiny_processor()
+    model = tiny_model(vocab_size=len(processor.tokenizer))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "embed" not in name:
+                parameter.mul_(6)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+@contextmanager
+def engine(directory: Path, **options: Any) -> Iterator[Any]:
+    """vLLM in this process, without a server."""
+    os.environ.update(ENVIRONMENT, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    from vllm import LLM
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    settings = {"max_model_len": CONTEXT, "enforce_eager": True, "limit_mm_per_prompt": {"image": 4}}
+    llm = LLM(str(directory), **settings | options)
+    try:
+        yield llm
+    finally:
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and how to reach it."""
+
+    url: str
+    name: str
+    log: Path
+
+    def request(self, method: str, path: str, key: str | None = USER_KEY, **options: Any) -> httpx.Response:
+        """One HTTP request."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.request(method, self.url + path, headers=headers, timeout=60, **options)
+
+    def chat(self, *parts: dict[str, Any], **options: Any) -> httpx.Response:
+        """One question, its parts as given."""
+        body = {"model": self.name, "messages": [{"role": "user", "content": list(parts)}], "max_tokens": 8} | options
+        return self.request("POST", "/v1/chat/completions", json=body)
+
+    def client(self) -> OpenAI:
+        """OpenAI's own client."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=USER_KEY, max_retries=0)
+
+
+@contextmanager
+def launched(
+    directory: Path, log: Path, *extra: str, quantization: str = "", user: str = USER_KEY, admin: str = ADMIN_KEY
+) -> Iterator[Server]:
+    """`launch_vllm` in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [str(directory), str(port), quantization, user, admin, "--max-model-len", str(CONTEXT), *extra]
+    server = Server(f"http://127.0.0.1:{port}", directory.name, log)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCH, *arguments],
+            env={**os.environ, **ENVIRONMENT, "VLLM_LOGGING_LEVEL": "INFO", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, server)
+        yield server
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM), log.read_text()[-3000:]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(f"{server.url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise AssertionError(f"vLLM did not start: {server.log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def make_adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Saves a PEFT adapter of the rank asked for, with weights that change every answer."""
+
+    def make(rank: int) -> Path:
+        from peft import LoraConfig, get_peft_model
+
+        from assistant.model import MiniGPTv2ForConditionalGeneration
+
+        torch.manual_seed(rank)
+        model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint)
+        targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, init_lora_weights=False)
+        directory = tmp_path_factory.mktemp("adapter") / f"rank{rank}"
+        get_peft_model(model, config).save_pretrained(directory)
+        return directory
+
+    return make

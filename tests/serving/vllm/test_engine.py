@@ -1,0 +1,89 @@
+"""Our model class inside vLLM, in this process."""
+
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving.engine import Completion, Engine, Request, Sampling
+from tests.serving.vllm.conftest import engine, noise
+
+pytestmark = pytest.mark.vllm
+
+SAMPLING = Sampling(max_tokens=16, logprobs=1)
+QUESTIONS: dict[str, tuple[list[Image.Image], str]] = {
+    "no image": ([], "hello world"),
+    "one image": ([noise(1)], "[vqa] what is the colour of the car?"),
+    "another image": ([noise(2)], "[vqa] what is the colour of the car?"),
+    "two images": ([noise(1), noise(2)], "describe this image"),
+    "two images, the other way round": ([noise(2), noise(1)], "describe this image"),
+}
+
+
+@pytest.fixture(scope="module")
+def local(checkpoint: Path) -> dict[str, Completion]:
+    """What our own engine answers. It comes first: vLLM changes global state of transformers."""
+    with Engine.load(checkpoint, dtype="float32", device="cpu") as ours:
+        requests = [
+            Request([{"role": "user", "content": _parts("image", "image", *question)}], SAMPLING)
+            for question in QUESTIONS.values()
+        ]
+        # One at a time: a batch rounds differently.
+        return {name: ours.generate([request])[0] for name, request in zip(QUESTIONS, requests, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint: Path, local: dict[str, Completion]) -> Iterator[Any]:
+    with engine(checkpoint, dtype="float32") as llm:
+        yield llm
+
+
+def test_plugin_is_found_by_its_entry_point() -> None:
+    found = [point for point in entry_points(group="vllm.general_plugins") if point.name == "fourfold"]
+    assert [point.value for point in found] == ["serving.vllm_plugin:register"]
+
+
+def test_one_model_class_serves_both(llm: Any) -> None:
+    names = llm.apply_model(lambda model: (type(model).__name__, type(model.model).__name__))[0]
+    assert names == ("TransformersMultiModalForCausalLM", "MiniGPTv2Model")
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_same_answer_as_our_engine(name: str, llm: Any, local: dict[str, Completion]) -> None:
+    ours, theirs = local[name], _ask(llm, *QUESTIONS[name])
+    assert list(theirs.token_ids) == ours.token_ids
+    assert ours.logprobs is not None
+    drawn = [step[token].logprob for step, token in zip(theirs.logprobs, theirs.token_ids, strict=True)]
+    assert drawn == pytest.approx([token.logprob for token in ours.logprobs], abs=1e-4)
+
+
+def test_answers_depend_on_the_images(local: dict[str, Completion]) -> None:
+    """Otherwise the comparison above could not tell right images from wrong ones."""
+    answers = {tuple(completion.token_ids) for completion in local.values()}
+    assert len(answers) == len(QUESTIONS)
+
+
+def test_prompt_is_the_same_to_the_token(llm: Any, local: dict[str, Completion]) -> None:
+    for name, question in QUESTIONS.items():
+        prompt = _chat(llm, *question).prompt_token_ids
+        assert len(prompt) == local[name].prompt_tokens
+        assert prompt.count(3) == 4 * len(question[0])
+
+
+def _parts(kind: str, field: str, images: list[Image.Image], text: str) -> list[dict[str, Any]]:
+    return [{"type": kind, field: image} for image in images] + [{"type": "text", "text": text}]
+
+
+def _chat(llm: Any, images: list[Image.Image], text: str) -> Any:
+    from vllm import SamplingParams
+
+    messages = [{"role": "user", "content": _parts("image_pil", "image_pil", images, text)}]
+    sampling = SamplingParams(temperature=0, max_tokens=SAMPLING.max_tokens, logprobs=1)
+    return llm.chat(messages, sampling, chat_template_content_format="openai", use_tqdm=False)[0]
+
+
+def _ask(llm: Any, images: list[Image.Image], text: str) -> Any:
+    return _chat(llm, images, text).outputs[0]
