@@ -1,0 +1,128 @@
+"""What a run asks: the wording, the image under a control, the length; and the identity of all this."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from eval.benchmarks import Benchmark, Item
+from eval.metrics.boxes import BoxFormat
+from prompts.benchmarks import benchmark_prompt
+from prompts.errors import UserError
+
+MAX_TOKENS = 20
+"""As in MiniGPT-v2's evaluation. Models that think or write JSON need more."""
+
+
+class Control(StrEnum):
+    """What the model gets to see.
+
+    NONE: the question's own image. BLIND: no image, the same prompt. WRONG_IMAGE: another question's image. TEXT_ONLY:
+    no image and the bare question, without the prompt's words about one.
+    """
+
+    NONE = "none"
+    BLIND = "blind"
+    WRONG_IMAGE = "wrong-image"
+    TEXT_ONLY = "text-only"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One thing to ask a model.
+
+    Attributes:
+        key: of the sample in the log.
+        prompt: the whole question.
+        image: file of the image, None for none.
+        candidates: answers to be ranked by their likelihood; () for a written answer.
+        history: earlier turns of the conversation, (question, answer) pairs; the image belongs to the first.
+    """
+
+    key: str
+    prompt: str
+    image: Path | None
+    candidates: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+
+    def messages(self, image_part: dict | None) -> list[dict]:
+        """OpenAI's chat messages with the image in the first turn."""
+        turns = [*self.history, (self.prompt, None)]
+        messages: list[dict] = []
+        for number, (question, answer) in enumerate(turns):
+            text = {"type": "text", "text": question}
+            content = [image_part, text] if number == 0 and image_part is not None else question
+            messages.append({"role": "user", "content": content})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        return messages
+
+
+def wording(bench: Benchmark, item: Item, style: str, box_format: BoxFormat | None) -> str:
+    """The prompt of an item in a named style.
+
+    `minigpt4` is MiniGPT-v2's. `plain` is for models without task tags: the question with a request for a short answer,
+    and for RefCOCO a request for four numbers in the declared box format.
+    """
+    fields = bench.prompt_fields(item)
+    if style == "minigpt4":
+        return benchmark_prompt(bench.prompt_name, **fields)
+    if style != "plain":
+        raise UserError(f"no prompt style is called {style!r}; there are: minigpt4, plain")
+    if "sent" in fields:
+        unit = _UNITS.get(box_format or BoxFormat.TOKENS)
+        if unit is None:
+            raise UserError("the plain prompt needs --box-format unit, percent or pixels; 0..100 tokens need minigpt4")
+        return f"Where is this in the image: {fields['sent']}? Answer with its box as [x1, y1, x2, y2], {unit}."
+    if "caption" in fields:
+        return f"Is this statement about the image true or false? {fields['caption']}\nAnswer with one word."
+    if "text" in fields:
+        return f'The image carries the text "{fields["text"]}". Is it hateful? Answer yes or no.'
+    return f"{fields['question']}\nAnswer the question with a single word or a short phrase."
+
+
+_UNITS = {
+    BoxFormat.UNIT: "each number a share of the image's width or height from 0 to 1",
+    BoxFormat.PERCENT: "each number in hundredths of the image's width or height from 0 to 100",
+    BoxFormat.PIXELS: "in pixels of the image",
+}
+
+
+def asks_for(
+    bench: Benchmark,
+    items: Sequence[Item],
+    find: Callable[[str], Path | None],
+    *,
+    control: Control,
+    style: str,
+    box_format: BoxFormat | None,
+    seed: int,
+) -> list[Ask]:
+    """What to ask for each item; `find` gives the file of an image.
+
+    The wrong image is that of another item, drawn by the seed among the images of this run.
+
+    Raises:
+        UserError: only one image is there, so that none is a wrong one.
+    """
+    images = list(dict.fromkeys(item.image for item in items))
+    if control is Control.WRONG_IMAGE and len(images) < 2:
+        raise UserError("the control wrong-image needs questions about at least two images")
+    rng = random.Random(seed)
+    # Each image is exchanged for the next one of a shuffled ring, so none keeps its own.
+    rng.shuffle(images)
+    following = dict(zip(images, images[1:] + images[:1], strict=True))
+    asks = []
+    for item in items:
+        image: Path | None = None
+        if control is Control.NONE:
+            image = find(item.image)
+        elif control is Control.WRONG_IMAGE:
+            image = find(following[item.image])
+        if control is Control.TEXT_ONLY:
+            prompt = next(iter(bench.prompt_fields(item).values()))
+        else:
+            prompt = wording(bench, item, style, box_format)
+        asks.append(Ask(item.id, prompt, image, item.candidates))
+    return asks

@@ -1,0 +1,41 @@
+"""Asking a checkpoint in this process, in batches through the local engine."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.answers import AnswerLog
+from eval.asking import Ask
+from eval.progress import progress_bar
+from serving.requests import Request, Sampling
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+
+_BATCH = 64
+
+
+def ask_engine(engine: "Engine", asks: Sequence[Ask], log: AnswerLog, *, max_tokens: int) -> None:
+    """Ask everything that has no answer yet; candidates are ranked by the mean log-likelihood of their own tokens."""
+    from serving.images import load_image_file
+
+    waiting = [ask for ask in asks if ask.key not in log.done]
+    # Questions about one image together: it is encoded once.
+    waiting.sort(key=lambda ask: str(ask.image))
+    with progress_bar() as progress:
+        bar = progress.add_task("asking", total=len(asks), completed=len(asks) - len(waiting))
+        for start in range(0, len(waiting), _BATCH):
+            batch = waiting[start : start + _BATCH]
+            opened = {ask.image: load_image_file(ask.image) for ask in batch if ask.image is not None}
+            requests = [
+                Request(
+                    ask.messages({"type": "image", "image": opened[ask.image]} if ask.image else None),
+                    Sampling(max_tokens=max_tokens),
+                )
+                for ask in batch
+            ]
+            for ask, request, completion in zip(batch, requests, engine.generate(requests), strict=True):
+                fields: dict[str, Any] = {"answer": completion.text, "finish_reason": completion.finish_reason}
+                if ask.candidates:
+                    fields["scores"] = engine.score(request, ask.candidates)
+                log.add(ask.key, **fields)
+                progress.advance(bar)

@@ -1,0 +1,215 @@
+"""Reading predictions and joining them with the questions that they answer, by id and strictly."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prompts.errors import UserError
+
+_ID_FIELDS = ("question_id", "questionId", "id")
+_ANSWER_FIELDS = ("answer", "prediction", "text", "response", "output")
+_REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|can not|unable to|not able to|as an ai)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of a model.
+
+    `answer` is raw text, or None where the model gave none; `box` is four numbers as given, in the field named by
+    `box_field` ("box" means x1, y1, x2, y2; "bbox" means x, y, width, height as in COCO files); `score` is P(yes),
+    `scores` one log-likelihood a candidate.
+    """
+
+    id: str
+    answer: str | None = None
+    box: tuple[float, ...] | None = None
+    box_field: str | None = None
+    score: float | None = None
+    scores: tuple[float, ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer reads like a refusal; refusals are counted and shown, and scored like any other answer."""
+        return self.answer is not None and _REFUSAL.search(self.answer[:400]) is not None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Parse a JSON or JSON Lines file, by its content; errors name the file and the line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"no {what} file at {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give the {what} file itself") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); is it the {what} file?"
+        ) from None
+    if not text.strip():
+        raise UserError(f"{path} is empty; expected {what} as JSON or JSON Lines")
+    try:
+        content = json.loads(text)
+        # One line of JSON Lines is a whole JSON value too; only the name tells that it is a list of one.
+        return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
+    except json.JSONDecodeError as whole:
+        return _read_lines(text, path, what, whole)
+
+
+def _read_lines(text: str, path: Path, what: str, whole: json.JSONDecodeError) -> list[Any]:
+    # JSON Lines only if the first line is a value of its own; otherwise the error of the whole file says more.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    rows = []
+    for position, (number, line) in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if position == 0:
+                at, reason = f"line {whole.lineno}, column {whole.colno}", whole.msg
+            else:
+                at, reason = f"line {number}, column {error.colno}", error.msg
+            raise UserError(f"{path} ({what}) breaks off or is damaged at {at}: {reason}") from None
+    return rows
+
+
+def normal_id(value: Any, where: str) -> str:
+    """An id as text: 7 and "7" are the same question; anything but a whole number or text is refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise UserError(f"{where}: an id must be a whole number or text, not {value!r}")
+    return str(value)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read a JSON list of records, JSON Lines, or a JSON object from id to answer (text, box or record).
+
+    Raises:
+        UserError: for anything that is not that, with the record's place in the file.
+    """
+    content = read_json(path, "predictions")
+    records: Iterable[tuple[str, Any]]
+    if isinstance(content, Mapping):
+        for wrapper in ("predictions", "results", "answers"):
+            if isinstance(content.get(wrapper), list):
+                content = content[wrapper]
+                break
+    if isinstance(content, Mapping):
+        if any(field in content for field in _ID_FIELDS):
+            records = [("the only record", content)]
+        else:
+            records = [(f"entry {key!r}", record) for key, value in content.items() for record in _entries(key, value)]
+    elif isinstance(content, list):
+        records = [(f"record {number}", record) for number, record in enumerate(content, start=1)]
+    else:
+        raise UserError(f"{path}: predictions are a list of records or an object from id to answer")
+    return [_prediction(record, f"{path.name}, {where}") for where, record in records]
+
+
+def _entries(key: str, value: Any) -> list[dict[str, Any]]:
+    # A list of texts or records is several answers to one id, as in MiniGPT-v2's RefCOCO results.
+    values = value if isinstance(value, list) and value and isinstance(value[0], (str, Mapping)) else [value]
+    return [{**one, "id": key} if isinstance(one, Mapping) else {"id": key, "answer": one} for one in values]
+
+
+def _prediction(record: Any, where: str) -> Prediction:
+    if not isinstance(record, Mapping):
+        raise UserError(f"{where}: expected an object with an id and an answer, got {str(record)[:60]!r}")
+    identifier = next((record[name] for name in _ID_FIELDS if name in record), None)
+    if identifier is None:
+        # Official files without question ids name the image instead (VizWiz), or the referent (RefCOCO).
+        identifier = next((record[name] for name in ("img_id", "image") if name in record), None)
+    if identifier is None:
+        raise UserError(f"{where}: no question_id or id; its fields are {', '.join(map(str, record)) or 'none'}")
+    box, box_field = _numeric_box(record, where)
+    answer = next((record[name] for name in _ANSWER_FIELDS if name in record), None)
+    if isinstance(answer, list) and box is not None:
+        answer = None
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        answer = str(answer)
+    if answer is not None and not isinstance(answer, str):
+        raise UserError(f"{where}: the answer must be text, not {type(answer).__name__}")
+    score, scores = record.get("score", record.get("proba")), record.get("scores")
+    if score is not None:
+        score = _finite(score, f"{where}: score")
+    if scores is not None:
+        if not isinstance(scores, list):
+            raise UserError(f"{where}: scores must be a list with one number a candidate")
+        scores = tuple(_finite(value, f"{where}: scores") for value in scores)
+    if (
+        answer is None
+        and box is None
+        and score is None
+        and scores is None
+        and not any(n in record for n in _ANSWER_FIELDS)
+    ):
+        raise UserError(
+            f"{where}: no answer, text, prediction, box or score; its fields are {', '.join(map(str, record))}"
+        )
+    return Prediction(normal_id(identifier, where), answer, box, box_field, score, scores, record)
+
+
+def _numeric_box(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...] | None, str | None]:
+    for name in ("box", "bbox", *_ANSWER_FIELDS):
+        value = record.get(name)
+        if not isinstance(value, list):
+            continue
+        if len(value) == 1 and isinstance(value[0], list):
+            value = value[0]
+        if len(value) != 4:
+            raise UserError(f"{where}: {name} has {len(value)} numbers; a box has four")
+        return tuple(_finite(number, f"{where}: {name}") for number in value), "bbox" if name == "bbox" else "box"
+    return None, None
+
+
+def _finite(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{where} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise UserError(f"{where} is {value}; NaN and infinity mean that whatever wrote this file failed there")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Predictions by question id, complete; `missing` are the ids that had none (only with allow_missing)."""
+
+    by_id: Mapping[str, Prediction]
+    missing: tuple[str, ...]
+
+
+def join(predictions: Iterable[Prediction], ids: Iterable[str], *, allow_missing: bool = False) -> Joined:
+    """Match predictions with the questions' ids.
+
+    Raises:
+        UserError: for duplicate or unknown ids, and for missing ones unless `allow_missing`; with counts and examples.
+    """
+    wanted = list(ids)
+    known = set(wanted)
+    by_id: dict[str, Prediction] = {}
+    counts: Counter[str] = Counter()
+    for prediction in predictions:
+        counts[prediction.id] += 1
+        by_id[prediction.id] = prediction
+    duplicates = [identifier for identifier, count in counts.items() if count > 1]
+    unknown = [identifier for identifier in by_id if identifier not in known]
+    missing = [identifier for identifier in wanted if identifier not in by_id]
+    problems = []
+    if duplicates:
+        problems.append(f"{len(duplicates)} ids answered more than once ({_examples(duplicates)})")
+    if unknown:
+        problems.append(f"{len(unknown)} of {len(by_id)} ids are not in the annotations ({_examples(unknown)})")
+    if missing and not allow_missing:
+        problems.append(f"{len(missing)} of {len(wanted)} questions have no prediction ({_examples(missing)})")
+    if problems:
+        hint = "" if duplicates or unknown else "; --allow-missing counts them as wrong"
+        raise UserError("predictions and annotations do not match: " + "; ".join(problems) + hint)
+    return Joined(by_id, tuple(missing))
+
+
+def _examples(ids: list[str]) -> str:
+    shown = ", ".join(identifier[:40] for identifier in ids[:3])
+    return f"such as {shown}" if len(ids) > 3 else shown

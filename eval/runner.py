@@ -1,0 +1,268 @@
+"""Running a benchmark: questions out, answers in, scored and written down so that others can look."""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from eval.answers import AnswerLog, configuration_hash, model_fingerprint, write_whole
+from eval.asking import MAX_TOKENS, Ask, Control, asks_for
+from eval.benchmarks import Benchmark, Item, Options, benchmark_named
+from eval.images import ImageFolder
+from eval.metrics.ranking import p_yes
+from eval.predictions import Prediction
+from eval.samples import sample_record
+from eval.score import Result, score_predictions
+from prompts.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run. Either `endpoints` or `checkpoint` answers.
+
+    Attributes:
+        benchmark: name.
+        images: folder of the images.
+        annotations: official annotations; None for a test split, which gives a submission file and no score.
+        questions: official questions, where the benchmark has such a file.
+        out: folder of this run.
+        endpoints: base URLs of OpenAI-compatible servers that serve the same model.
+        checkpoint: folder of a model that answers in this process.
+        model: name of the served model; None for the first that the first endpoint lists.
+        limit: at most so many questions, drawn by the seed; a larger limit keeps those of a smaller one.
+        control: what the model gets to see.
+        style: wording of the prompts, see `eval.asking.wording`.
+        concurrency: requests in flight an endpoint at most.
+        skip_missing_images: leave out questions whose image is not there, and say how many.
+    """
+
+    benchmark: str
+    images: Path
+    annotations: Path | None
+    out: Path
+    questions: Path | None = None
+    endpoints: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    model: str | None = None
+    api_key: str = "none"
+    limit: int | None = None
+    control: Control = Control.NONE
+    style: str = "minigpt4"
+    scoring: Options = field(default_factory=Options)
+    max_tokens: int = MAX_TOKENS
+    seed: int = 0
+    concurrency: int = 16
+    skip_missing_images: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its result (None for a test split) and the files it wrote."""
+
+    result: Result | None
+    asked: int
+    failed: int
+    out: Path
+
+
+def run_benchmark(options: RunOptions) -> Run:
+    """Ask, score, and write `run.json`, `answers.jsonl`, `predictions.json`, `samples.json` and `result.json` to `out`.
+
+    Raises:
+        UserError: the files do not fit together, images are missing, `out` holds another run, or nobody answers.
+    """
+    if bool(options.endpoints) == bool(options.checkpoint):
+        raise UserError("give either --endpoint URL (one or more) or --model with a checkpoint, not both")
+    bench = benchmark_named(options.benchmark)
+    items, skipped, folder = _items(bench, options)
+    configuration = _configuration(bench, options)
+    _claim(options.out, configuration)
+    asks = asks_for(
+        bench,
+        items,
+        folder.find,
+        control=options.control,
+        style=options.style,
+        box_format=options.scoring.box_format,
+        seed=options.seed,
+    )
+    records = _answers(asks, configuration, options)
+    if records is None:
+        return Run(None, 0, 0, options.out)  # another process of `accelerate launch` goes on from here
+    return _finish(bench, items, asks, records, configuration, options, skipped, folder)
+
+
+def _items(bench: Benchmark, options: RunOptions) -> tuple[list[Item], int, ImageFolder]:
+    if options.annotations is not None:
+        items = bench.read(options.annotations, options.questions, options.scoring)
+    elif options.questions is not None:
+        items = bench.read_questions(options.questions)
+    else:
+        raise UserError("give --annotations FILE, or --questions FILE alone for a test split")
+    folder = ImageFolder(options.images)
+    missing = set(folder.missing(item.image for item in items))
+    if missing and not options.skip_missing_images:
+        names = ", ".join(sorted(missing)[:3])
+        raise UserError(
+            f"{len(missing)} images of {bench.name} are not under {options.images}, such as {names}; "
+            "--skip-missing-images leaves their questions out"
+        )
+    found = [item for item in items if item.image not in missing]
+    if not found:
+        raise UserError(f"not one image of {bench.name} is under {options.images}")
+    if options.limit is not None and options.limit < len(found):
+        order = list(range(len(found)))
+        random.Random(f"limit {options.seed}").shuffle(order)
+        found = [found[index] for index in sorted(order[: options.limit])]
+    return found, len(items) - len([item for item in items if item.image not in missing]), folder
+
+
+def _configuration(bench: Benchmark, options: RunOptions) -> dict[str, Any]:
+    """All that an answer depends on."""
+    if options.checkpoint is not None:
+        model = f"{options.checkpoint.name}@{model_fingerprint(options.checkpoint)}"
+    elif options.model is not None:
+        model = options.model
+    else:
+        from eval.endpoint import served_model
+
+        model = served_model(options.endpoints[0], options.api_key)
+    source = options.annotations or options.questions
+    assert source is not None
+    return {
+        "benchmark": bench.name,
+        "model": model,
+        "control": str(options.control),
+        "style": options.style,
+        "box_format": str(options.scoring.box_format) if options.scoring.box_format else None,
+        "max_tokens": options.max_tokens,
+        "temperature": 0,
+        "seed": options.seed,
+        "file": source.name,
+        "file_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+
+
+def _claim(out: Path, configuration: dict[str, Any]) -> None:
+    """Write `run.json`, or make sure that the one there is of this run."""
+    path = out / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
+        changed = [name for name in configuration if before.get(name) != configuration[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{out} holds another run ({name} {before.get(name)!r}, now {configuration[name]!r}); "
+                "give another --out"
+            )
+        return
+    content = {"configuration": configuration, "begun": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_whole(path, json.dumps(content, indent=1) + "\n")
+
+
+def _answers(
+    asks: Sequence[Ask], configuration: dict[str, Any], options: RunOptions
+) -> dict[str, dict[str, Any]] | None:
+    """Records by key; None in the helping processes of `accelerate launch`."""
+    if options.checkpoint is None:
+        from eval.endpoint import ask_endpoints
+
+        with AnswerLog(options.out / "answers.jsonl", configuration) as log:
+            ask_endpoints(
+                asks,
+                log,
+                options.endpoints,
+                model=configuration["model"],
+                api_key=options.api_key,
+                max_tokens=options.max_tokens,
+                seed=options.seed,
+                concurrency=options.concurrency,
+            )
+            return log.done
+
+    from eval.local import ask_engine
+    from serving.engine import Engine
+
+    index, processes, device = 0, 1, options.device
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        state = PartialState()
+        index, processes = state.process_index, state.num_processes
+        device = str(state.device) if options.device == "auto" else options.device
+    # What is done is looked up in all logs before anybody writes, so that another number of processes can go on.
+    done = set(_logged(options.out, configuration))
+    if processes > 1:
+        state.wait_for_everyone()
+    share = [ask for ask in asks if ask.key not in done][index::processes]
+    name = "answers.jsonl" if processes == 1 else f"answers-{index}.jsonl"
+    if share:
+        with (
+            AnswerLog(options.out / name, configuration) as log,
+            Engine.load(options.checkpoint, device=device) as engine,
+        ):
+            ask_engine(engine, share, log, max_tokens=options.max_tokens)
+    if processes > 1:
+        state.wait_for_everyone()
+    return _logged(options.out, configuration) if index == 0 else None
+
+
+def _logged(out: Path, configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    logs = sorted(out.glob("answers*.jsonl"))
+    if not logs:
+        return {}
+    with AnswerLog(logs[0], configuration, logs[1:]) as log:
+        return log.done
+
+
+def _finish(
+    bench: Benchmark,
+    items: Sequence[Item],
+    asks: Sequence[Ask],
+    records: dict[str, dict[str, Any]],
+    configuration: dict[str, Any],
+    options: RunOptions,
+    skipped: int,
+    folder: ImageFolder,
+) -> Run:
+    predictions = []
+    for item in items:
+        record = records.get(item.id, {})
+        if "answer" in record:
+            scores = tuple(record["scores"]) if record.get("scores") else None
+            score = p_yes(item.candidates, scores)
+            kept = scores if item.candidates and score is None else None
+            predictions.append(Prediction(item.id, record["answer"], score=score, scores=kept))
+    failed = len(items) - len(predictions)
+    write_whole(options.out / "predictions.json", json.dumps(bench.submission(items, predictions), indent=1) + "\n")
+    result = None
+    if options.annotations is not None:
+        facts = {
+            "annotations": str(options.annotations),
+            "control": str(options.control),
+            "questions_without_image": skipped,
+            "failed": failed,
+        }
+        result = score_predictions(bench, items, predictions, allow_missing=True, options=options.scoring, facts=facts)
+        content = {
+            "configuration": configuration,
+            "hash": configuration_hash(configuration),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **result.to_json(),
+        }
+        write_whole(options.out / "result.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    by_id = {prediction.id: prediction for prediction in predictions}
+    samples = [
+        sample_record(
+            item, ask, folder.find(item.image), by_id.get(item.id), records.get(item.id, {}), result, options.scoring
+        )
+        for item, ask in zip(items, asks, strict=True)
+    ]
+    write_whole(options.out / "samples.json", json.dumps(samples, ensure_ascii=False) + "\n")
+    return Run(result, len(items), failed, options.out)

@@ -1,0 +1,63 @@
+"""One sample as the report shows it: readable without the benchmark's files."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from eval.asking import Ask
+from eval.benchmarks import Item, Options
+from eval.benchmarks.refcoco import Referent, predicted_box
+from eval.predictions import Prediction
+from eval.score import Result
+
+_LONGEST_ANSWER = 4000
+
+
+def sample_record(
+    item: Item,
+    ask: Ask,
+    file: Path | None,
+    prediction: Prediction | None,
+    record: dict[str, Any],
+    result: Result | None,
+    options: Options,
+) -> dict[str, Any]:
+    """A JSON-ready record; `score` is the headline's, 0..1, boxes are in pixels of the annotated image."""
+    answer = prediction.answer if prediction is not None else None
+    shown: dict[str, Any] = {
+        "id": item.id,
+        "image": item.image,
+        "file": str(file) if file else None,
+        "shown_file": str(ask.image) if ask.image else None,
+        "question": item.question,
+        "prompt": ask.prompt,
+        "reference": reference_text(item),
+        "answer": answer[:_LONGEST_ANSWER] if answer is not None else None,
+        "groups": dict(item.groups),
+    }
+    if item.candidates:
+        shown["candidates"] = list(item.candidates)
+        shown["scores"] = record.get("scores")
+    if result is not None:
+        shown["score"] = result.headline.by_item.get(item.id)
+    if record.get("error"):
+        shown["error"] = record["error"]
+    if isinstance(item.reference, Referent):
+        box = predicted_box(prediction, item.reference, "official", options.box_format) if prediction else None
+        shown["size"] = [item.reference.width, item.reference.height]
+        shown["boxes"] = {"truth": [item.reference.box], "predicted": [box] if box else []}
+    return shown
+
+
+def reference_text(item: Item) -> str:
+    """What would have been right, in words."""
+    reference = item.reference
+    if isinstance(reference, bool):
+        return "yes" if reference else "no"
+    if isinstance(reference, int):
+        return item.candidates[reference]
+    if isinstance(reference, tuple):
+        return ", ".join(f"{answer} ({count})" for answer, count in Counter(reference).most_common())
+    if isinstance(reference, dict):
+        return str(reference.get("answer", ""))
+    return ""

@@ -1,0 +1,106 @@
+"""Scoring a file of predictions against a benchmark's files, without a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import Benchmark, Item, Options, RuleScore, benchmark_named
+from eval.predictions import Prediction, join, read_predictions
+from prompts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark's outcome: every rule asked for, the headline's first."""
+
+    benchmark: str
+    scores: tuple[RuleScore, ...]
+    n: int
+    missing: tuple[str, ...]
+    refusals: int
+    facts: dict[str, Any]
+
+    @property
+    def headline(self) -> RuleScore:
+        """The rule that the headline goes by."""
+        return self.scores[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The headline's figures at the top, every rule's under `rules`."""
+        headline = self.headline.to_json()
+        return {
+            "benchmark": self.benchmark,
+            **headline,
+            "n": self.n,
+            "missing": len(self.missing),
+            "refusals": self.refusals,
+            "confidence": 0.95,
+            "files": self.facts,
+            "rules": {score.rule: score.to_json() for score in self.scores},
+        }
+
+
+def score_files(
+    benchmark: str,
+    predictions: Path,
+    annotations: Path,
+    *,
+    questions: Path | None = None,
+    rule: str | None = None,
+    allow_missing: bool = False,
+    options: Options | None = None,
+) -> Result:
+    """Read the files, join them by id, score under every rule (or the one named).
+
+    Raises:
+        UserError: for files that cannot be read, are another benchmark's, or do not match each other.
+    """
+    options = options or Options()
+    bench = benchmark_named(benchmark)
+    if rule is not None and rule not in bench.rules:
+        raise UserError(f"{bench.name} has no rule {rule!r}; it has: {', '.join(bench.rules)}")
+    items = bench.read(annotations, questions, options)
+    facts = {"predictions": str(predictions), "annotations": str(annotations)}
+    if questions:
+        facts["questions"] = str(questions)
+    return score_predictions(
+        bench,
+        items,
+        read_predictions(predictions),
+        rule=rule,
+        allow_missing=allow_missing,
+        options=options,
+        facts=facts,
+    )
+
+
+def score_predictions(
+    bench: Benchmark,
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    *,
+    rule: str | None = None,
+    allow_missing: bool = False,
+    options: Options | None = None,
+    facts: dict[str, Any] | None = None,
+) -> Result:
+    """Join and score what was read already."""
+    options = options or Options()
+    joined = join(bench.rekey(predictions, items), [item.id for item in items], allow_missing=allow_missing)
+    if not joined.by_id:
+        raise UserError("not one question has a prediction; there is nothing to score")
+    scores = tuple(bench.score(items, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))
+    told: dict[str, Any] = dict(facts or {}) | bench.facts(items)
+    if bench.name in ("okvqa", "vqav2", "textvqa", "vizwiz"):
+        told["gt_field"] = options.gt_field
+    if bench.name.startswith("refcoco"):
+        told["box_format"] = str(options.box_format or "tokens in text, pixels as numbers")
+    return Result(
+        bench.name,
+        scores,
+        len(items),
+        joined.missing,
+        sum(prediction.refused for prediction in joined.by_id.values()),
+        told,
+    )

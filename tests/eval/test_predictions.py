@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.predictions import Prediction, join, read_predictions
+from prompts.errors import UserError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "predictions.json"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"question_id": 7, "answer": "cat"}, {"question_id": "8", "answer": "dog"}]',
+        '{"id": 7, "text": "cat"}\n{"id": 8, "text": "dog"}\n',
+        '{"7": "cat", "8": "dog"}',
+        '{"7": {"prediction": "cat"}, "8": {"prediction": "dog"}}',
+        '{"results": [{"id": 7, "prediction": "cat"}, {"id": 8, "prediction": "dog"}]}',
+        '\ufeff[{"question_id": 7, "answer": "cat"}, {"question_id": 8, "answer": "dog"}]',
+    ],
+)
+def test_every_shape_reads_alike(tmp_path: Path, text: str) -> None:
+    assert [(p.id, p.answer) for p in read_predictions(write(tmp_path, text))] == [("7", "cat"), ("8", "dog")]
+
+
+def test_answer_wins_over_text(tmp_path: Path) -> None:
+    # In POPE's files `text` is the question.
+    (prediction,) = read_predictions(write(tmp_path, '[{"id": 1, "text": "Is there a cat?", "answer": "no"}]'))
+    assert prediction.answer == "no"
+
+
+def test_several_answers_to_one_referent(tmp_path: Path) -> None:
+    found = read_predictions(write(tmp_path, '{"COCO_1_2": ["{<1><2><3><4>}", "no idea"]}'))
+    assert [(p.id, p.answer) for p in found] == [("COCO_1_2", "{<1><2><3><4>}"), ("COCO_1_2", "no idea")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ('[{"id": 1, "answer": "cat"}, {"id": 2, "ans', "breaks off.*line 1"),
+        ('{"id": 1, "answer": "a"}\n{"id": 2, "answer": "b"}\n{"id": 3, "an', "breaks off.*line 3"),
+        ('[{"id": true, "answer": "cat"}]', "record 1: an id must be"),
+        ('[{"id": 1.5, "answer": "cat"}]', "an id must be"),
+        ('[{"id": null, "answer": "cat"}]', "no question_id"),
+        ('[{"answer": "cat"}]', "no question_id or id; its fields are answer"),
+        ('[{"id": 1}]', "no answer"),
+        ('[{"id": 1, "answer": {"a": 1}}]', "must be text"),
+        ('["cat"]', "expected an object"),
+        ("3", "list of records"),
+        ('[{"id": 1, "box": [1, 2, 3]}]', "3 numbers"),
+        ('[{"id": 1, "box": [1, 2, NaN, 4]}]', "record 1: box is nan"),
+        ('[{"id": 1, "bbox": [1, 2, Infinity, 4]}]', "bbox is inf"),
+        ('[{"id": 1, "box": [1, 2, "3", 4]}]', "must be a number"),
+        ('[{"id": 1, "answer": "x", "scores": [1, "b"]}]', "scores must be a number"),
+    ],
+)
+def test_bad_files_say_where(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_predictions(write(tmp_path, text))
+
+
+def test_no_file_and_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no predictions file"):
+        read_predictions(tmp_path / "nowhere.json")
+    (tmp_path / "picture.json").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match="no UTF-8 text"):
+        read_predictions(tmp_path / "picture.json")
+
+
+def answers(*ids: str) -> list[Prediction]:
+    return [Prediction(identifier, "x") for identifier in ids]
+
+
+def test_join_names_every_mismatch_with_examples() -> None:
+    with pytest.raises(UserError) as error:
+        join(answers("1", "1", "2", "9"), ["1", "2", "3", "4"])
+    message = str(error.value)
+    assert "1 ids answered more than once (1)" in message
+    assert "1 of 3 ids are not in the annotations (9)" in message
+    assert "2 of 4 questions have no prediction (3, 4)" in message
+    assert "\n" not in message
+
+
+def test_missing_is_allowed_only_when_asked_for() -> None:
+    with pytest.raises(UserError, match="--allow-missing"):
+        join(answers("1"), ["1", "2"])
+    assert join(answers("1"), ["1", "2"], allow_missing=True).missing == ("2",)
+    with pytest.raises(UserError, match="not in the annotations"):
+        join(answers("1", "9"), ["1", "2"], allow_missing=True)
+
+
+def test_number_and_text_ids_are_one_question(tmp_path: Path) -> None:
+    found = read_predictions(write(tmp_path, json.dumps([{"id": 5, "answer": "a"}, {"id": "5", "answer": "b"}])))
+    with pytest.raises(UserError, match="answered more than once"):
+        join(found, ["5"])
+
+
+def test_refusals_are_seen() -> None:
+    assert Prediction("1", "I'm sorry, I can't help with that.").refused
+    assert not Prediction("1", "a can of soup").refused
