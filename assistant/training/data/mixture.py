@@ -1,0 +1,185 @@
+"""The declared mixture: which images, how often, and which questions about them; all of it follows from a seed."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from assistant.grounding import Box
+from assistant.training.data.existence import Existence, by_kind
+from assistant.training.data.photo_tasks import PHOTO_SORTS, photo_turns
+from assistant.training.data.photos import SOURCES, Photo, read_photos
+from assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
+from assistant.training.data.scene_tasks import SCENE_SORTS
+from assistant.training.data.scenes import make_scene
+from prompts.errors import UserError
+from prompts.tasks import Task
+
+# How often one sample may hold a sort of question; the others twice.
+_MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1}
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """What is taught, declared.
+
+    Attributes:
+        photos: passes over each source in one epoch; 0.5 takes every other photo in turn.
+        scenes: how many rendered scenes there are.
+        scenes_per_epoch: how many an epoch shows, one after the other through the epochs and from the start again.
+        views: sets of pixels per photo: 1 the photo itself, 2 its mirror image too, from 3 on random crops. Epochs
+            show them in turn.
+        turns: questions about one image in one sample, at most.
+        together: part of the samples whose turns form one conversation.
+        untagged: part of the vqa and caption questions that stand without their tag, as people type them.
+        photo_tasks: weight of each sort of question about photos (`PHOTO_SORTS`).
+        scene_tasks: weight of each sort of question about scenes (`SCENE_SORTS`).
+        limit: at most so many photos of a source, for small runs.
+        seed: everything follows from it.
+    """
+
+    photos: Mapping[str, float] = field(default_factory=dict)
+    scenes: int = 0
+    scenes_per_epoch: int = 0
+    views: int = 1
+    turns: int = 5
+    together: float = 0.2
+    untagged: float = 0.1
+    photo_tasks: Mapping[str, float] = field(default_factory=dict)
+    scene_tasks: Mapping[str, float] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("photos", self.photos, SOURCES),
+            ("photo_tasks", self.photo_tasks, PHOTO_SORTS),
+            ("scene_tasks", self.scene_tasks, tuple(SCENE_SORTS)),
+        ):
+            if unknown := set(given) - set(known):
+                raise UserError(f"{name} of the mixture names {sorted(unknown)}; there are: {', '.join(known)}")
+        if self.scenes_per_epoch and not self.scenes:
+            raise UserError("scenes_per_epoch needs scenes: say how many there are")
+        if (self.photos and not self.photo_tasks) or (self.scenes and not self.scene_tasks):
+            raise UserError("the mixture has images without tasks: fill photo_tasks and scene_tasks")
+
+
+class Mixture:
+    """Images and samples of a declared mixture. Never an image of the held-out split."""
+
+    def __init__(self, config: MixtureConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def photos(self) -> dict[str, list[Photo]]:
+        """Photos to train on, by source."""
+        if not self.config.photos:
+            return {}
+        found: dict[str, list[Photo]] = {source: [] for source in self.config.photos}
+        for photo in read_photos(photos_directory(), self.config.photos):
+            if not photo.held_out and len(found[photo.source]) < (self.config.limit or math.inf):
+                found[photo.source].append(photo)
+        return found
+
+    @cached_property
+    def _photo(self) -> dict[str, Photo]:
+        return {photo.id: photo for photos in self.photos.values() for photo in photos}
+
+    @cached_property
+    def _existence(self) -> dict[str, Existence]:
+        return by_kind([photo for photos in self.photos.values() for photo in photos])
+
+    def photo_image(self, photo: Photo, view: int) -> ImageRef:
+        """Photo `photo` in its view number `view`."""
+        return ImageRef(photo.id, path=photo.path, view=_view(f"{self.config.seed} {photo.id}", view))
+
+    def _views(self, source: str) -> int:
+        # What DAQUAR's questions ask for has no boxes, so nobody knows whether a crop still shows it.
+        return min(self.config.views, 2) if source == "daquar" else self.config.views
+
+    def scene_image(self, number: int) -> ImageRef:
+        """Scene `number` of the mixture."""
+        name = f"scenes/train-{self.config.seed}-{number}"
+        return ImageRef(name, scene=make_scene(name))
+
+    def images(self) -> Iterator[ImageRef]:
+        """Every set of pixels that any epoch shows."""
+        for source, photos in self.photos.items():
+            for photo in photos:
+                for view in range(self._views(source)):
+                    yield self.photo_image(photo, view)
+        for number in range(self.config.scenes):
+            yield self.scene_image(number)
+
+    def epoch(self, epoch: int) -> list[tuple[str, int]]:
+        """The epoch's samples, shuffled: (photo id, view) or ("scene", number of the showing)."""
+        config = self.config
+        plan: list[tuple[str, int]] = []
+        for source, passes in config.photos.items():
+            photos = self.photos[source]
+            first, last = math.floor(len(photos) * passes * epoch), math.floor(len(photos) * passes * (epoch + 1))
+            for number in range(first, last):
+                turn, place = divmod(number, len(photos))
+                plan.append((photos[place].id, (turn + place) % self._views(source)))
+        first = config.scenes_per_epoch * epoch
+        plan += [("scene", number) for number in range(first, first + config.scenes_per_epoch)]
+        random.Random(f"epoch {config.seed} {epoch}").shuffle(plan)
+        return plan
+
+    def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
+        """The sample of an epoch's entry; it may have no turn, where nothing in a crop can be asked for."""
+        name, number = entry
+        rng = random.Random(f"draw {self.config.seed} {epoch} {name} {number}")
+        if name == "scene":
+            image = self.scene_image(number % self.config.scenes)
+            assert image.scene is not None
+            scene = image.scene
+            turns = self._turns(self.config.scene_tasks, lambda sort: SCENE_SORTS[sort](scene, rng), rng)
+        else:
+            photo = self._photo[name]
+            image = self.photo_image(photo, number)
+            table = self._existence.get("captioned" if photo.mentions else photo.source)
+            turns = self._turns(
+                self.config.photo_tasks, lambda sort: photo_turns(photo, image.view, table, sort, rng), rng
+            )
+        return Sample(image, turns, together=rng.random() < self.config.together)
+
+    def _turns(self, weights: Mapping[str, float], candidates, rng: random.Random) -> tuple[Turn, ...]:
+        """Up to `turns` turns, their sorts drawn by weight among those that the image allows."""
+        weights = dict(weights)
+        cache: dict[str, list[Turn]] = {}
+        used: Counter[str] = Counter()
+        turns: list[Turn] = []
+        while weights and len(turns) < self.config.turns:
+            sort = rng.choices(list(weights), weights=list(weights.values()))[0]
+            if sort not in cache or sort in ("existence", "absent"):  # these draw a single turn anew each time
+                cache[sort] = list(candidates(sort))
+            if not cache[sort]:
+                del weights[sort]
+                continue
+            # One of something is so usual that it would drown the other numbers.
+            odds = [0.2 if turn.facts["kind"] == "count" and turn.answer == "1" else 1.0 for turn in cache[sort]]
+            turn = cache[sort].pop(rng.choices(range(len(odds)), weights=odds)[0])
+            used[sort] += 1
+            if used[sort] >= _MOST.get(sort, 2):
+                del weights[sort]
+            if any(turn.question == other.question for other in turns):
+                continue
+            if turn.task in (Task.VQA, Task.CAPTION) and rng.random() < self.config.untagged:
+                turn = replace(turn, question=turn.question.removeprefix(turn.task.tag).strip())
+            turns.append(turn)
+        return tuple(turns)
+
+
+def _view(seed: str, number: int) -> View:
+    if number == 0:
+        return WHOLE
+    if number == 1:
+        return View(flip=True)
+    rng = random.Random(f"view {seed} {number}")
+    area, aspect = rng.uniform(0.45, 0.9), math.exp(rng.uniform(-0.25, 0.25))
+    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
+    return View(Box(x, y, min(1.0, x + width), min(1.0, y + height)), flip=rng.random() < 0.5)

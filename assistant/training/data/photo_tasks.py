@@ -1,0 +1,308 @@
+"""What can be asked about a photo: every question of a task, with its answer and facts.
+
+Each function lists the turns that a photo allows in a view. `rng` chooses the wording, among the pools of `prompts`;
+without it the wording is canonical, as at inference.
+"""
+
+import random
+from collections.abc import Sequence
+
+from assistant.grounding import Box, format_box, format_phrase
+from assistant.training.data.existence import Existence
+from assistant.training.data.photos import EXHAUSTIVE, Photo, Thing, boxes_in
+from assistant.training.data.sample import WHOLE, Turn, View
+from assistant.training.data.words import (
+    COLOURS,
+    PEOPLE,
+    colour_of,
+    has_side,
+    head_noun,
+    is_plural_only,
+    number_of,
+    plural,
+    singular,
+    with_article,
+    words_in,
+    words_of,
+)
+from prompts.tasks import INSTRUCTIONS, Task, instruction
+
+ABSENT = "none"  # what detection answers where there is nothing to box
+_MOST_BOXES = 6
+_ANIMALS = words_in("dog horse bird cat cow bull sheep goat duck monkey elephant zebra giraffe bear raccoon fish")
+
+
+def ask(task: Task, text: str, rng: random.Random | None) -> str:
+    """A question in the canonical form, or in one of the pool's."""
+    if rng is None or (task is Task.VQA and rng.random() < 0.75):  # vqa's second form is long and rarely typed
+        return instruction(task, text)
+    return instruction(task, text, index=rng.randrange(len(INSTRUCTIONS[task])))
+
+
+def captions(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Plain captions."""
+    facts = {"kind": "caption", "references": tuple(photo.caption(i) for i in range(len(photo.captions)))}
+    return [
+        Turn(Task.CAPTION, ask(Task.CAPTION, "", rng), photo.caption(i), facts=facts)
+        for i in range(len(photo.captions))
+        if photo.caption_fits(i, view) and not (view.flip and has_side(photo.captions[i]))
+    ]
+
+
+def grounded_captions(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Captions whose phrases carry boxes."""
+    turns = []
+    for i, caption in enumerate(photo.captions):
+        if view.flip and has_side(caption):
+            continue
+        text = photo.grounded_caption(i, view)
+        if text is None or max(len(m.boxes) for m in photo.mentions if m.caption == i) > _MOST_BOXES:
+            continue
+        pairs = tuple(
+            (caption[m.start : m.end].lower(), boxes_in(view, m.boxes)) for m in photo.mentions if m.caption == i
+        )
+        boxes = tuple(box for _, found in pairs for box in found or ())
+        facts = {
+            "kind": "grounding",
+            "grounded": pairs,
+            "references": tuple(map(photo.caption, range(len(photo.captions)))),
+        }
+        turns.append(Turn(Task.GROUNDING, ask(Task.GROUNDING, "", rng), text, boxes, facts))
+    return turns
+
+
+def _seen(photo: Photo, view: View) -> list[tuple[Thing, tuple[Box, ...]]]:
+    """Things that lie wholly enough in the view, with their boxes there."""
+    return [(thing, boxes) for thing in photo.things if (boxes := boxes_in(view, thing.boxes)) is not None]
+
+
+def _alone(photo: Photo, thing: Thing) -> bool:
+    """Whether no other thing of the photo could be meant by the thing's nouns."""
+    return not any(other is not thing and set(other.nouns) & set(thing.nouns) for other in photo.things)
+
+
+def _definite(name: str) -> str:
+    words = name.split()
+    return (
+        name
+        if words[0] in ("the", "his", "her", "its", "their", "some", "two", "three")
+        else ("the " + " ".join(words[1:] if words[0] in ("a", "an", "one") else words))
+    )
+
+
+def refers(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """The place of the one thing that a phrase can mean."""
+    turns = []
+    for thing, boxes in _seen(photo, view):
+        if len(boxes) != 1 or not thing.nouns or not _alone(photo, thing):
+            continue
+        for name in thing.names[:3]:
+            # A phrase must name the thing itself, and one thing: not "pink", not "two dogs" with one box around both.
+            if head_noun(name) is None or (number_of(name) or 1) != 1 or (view.flip and has_side(name)):
+                continue
+            facts = {"kind": "refer", "phrase": name}
+            turns.append(Turn(Task.REFER, ask(Task.REFER, _definite(name), rng), format_box(boxes[0]), boxes, facts))
+    return turns
+
+
+def identifies(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """What a box holds, by its most usual noun."""
+    turns = []
+    for thing, boxes in _seen(photo, view):
+        if not thing.nouns or thing.boxes == () or (len(boxes) > 1 and photo.source not in EXHAUSTIVE):
+            continue
+        names = tuple(dict.fromkeys((*thing.nouns, *thing.names)))
+        for box in boxes:
+            if box.area < 0.003:
+                continue
+            facts = {"kind": "identify", "names": names}
+            turns.append(Turn(Task.IDENTIFY, ask(Task.IDENTIFY, format_box(box), rng), thing.nouns[0], (box,), facts))
+    return turns
+
+
+def detections(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Every box of a noun that is there."""
+    turns = []
+    nouns = dict.fromkeys(noun for thing in photo.things for noun in thing.nouns)
+    for noun in nouns:
+        wanted = [thing for thing in photo.things if noun in thing.nouns]
+        boxes = [boxes_in(view, thing.boxes) for thing in wanted]
+        distinct: list[Box] = []
+        for box in sorted((b for found in boxes for b in found or ()), key=lambda b: (b.x1, b.y1)):
+            if all(box.iou(other) < 0.7 for other in distinct):
+                distinct.append(box)
+        # A noun whose box the view cuts off would be half an answer; crowds are beyond this model.
+        if any(found is None for found in boxes) or not 0 < len(distinct) <= _MOST_BOXES:
+            continue
+        facts = {"kind": "detection", "label": noun, "absent": False}
+        answer = format_phrase(noun, distinct)
+        turns.append(Turn(Task.DETECTION, ask(Task.DETECTION, noun, rng), answer, tuple(distinct), facts))
+    return turns
+
+
+def no_detection(noun: str, rng: random.Random | None = None) -> Turn:
+    """Detection of what is not there."""
+    facts = {"kind": "detection", "label": noun, "absent": True}
+    return Turn(Task.DETECTION, ask(Task.DETECTION, noun, rng), ABSENT, facts=facts)
+
+
+_EXISTENCE = (
+    "is there {a} in the image?",
+    "is there {a}?",
+    "is there {a} in this picture?",
+    "can you see {a}?",
+    "does the image show {a}?",
+    "Is there {a} in the image?",
+)
+
+
+def existence_turn(noun: str, negative: str | None, answer: str, rng: random.Random | None = None) -> Turn:
+    """Whether something is there; `negative` is the kind of a no."""
+    question = (rng.choice(_EXISTENCE) if rng else _EXISTENCE[0]).format(a=with_article(noun))
+    facts = {"kind": "existence", "object": noun, "negative": negative}
+    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts=facts)
+
+
+def existence(photo: Photo, view: View, table: Existence, rng: random.Random) -> Turn | None:
+    """One balanced yes/no question about what is there."""
+    seen = {noun for thing, _ in _seen(photo, view) for noun in thing.nouns}
+    present = [noun for noun in table.present(photo) if noun in seen]
+    absent = table.draw_absent(photo, rng)
+    if not present or absent is None:
+        return None
+    if rng.random() < 0.5:
+        return existence_turn(rng.choice(present), None, "yes", rng)
+    return existence_turn(absent, "drawn", "no", rng)
+
+
+def _question(kind: str, question: str, answer: str, rng: random.Random | None, **facts: object) -> Turn:
+    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts={"kind": kind, **facts})
+
+
+def colours(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """What colour something is, where all phrases of that noun in the photo agree; and whether it is of a colour."""
+    found: dict[str, set[str]] = {}
+    for thing in photo.things:
+        for name in thing.names:
+            noun, colour = head_noun(name), colour_of(name)
+            if noun and noun not in PEOPLE and noun != "hair":
+                mixed = sum(word in COLOURS or word == "grey" for word in words_of(name)) > 1
+                found.setdefault(noun, set()).update([colour] if colour else ["mixed"] if mixed else [])
+    seen = {noun for thing, _ in _seen(photo, view) for noun in thing.nouns}
+    turns = []
+    for noun, named in found.items():
+        if len(named) != 1 or noun not in seen or "mixed" in named:
+            continue
+        colour = next(iter(named))
+        verb = "are" if is_plural_only(noun) and noun.endswith("s") and noun not in ("dress", "grass", "bus") else "is"
+        form = (
+            rng.choice(("what colour {v} the {n}?", "what color {v} the {n}?")) if rng else "what colour {v} the {n}?"
+        )
+        turns.append(_question("colour", form.format(v=verb, n=noun), colour, rng, object=noun))
+        if rng is not None:
+            other = rng.choice([c for c in COLOURS[:8] if c != colour])
+            said, answer = (colour, "yes") if rng.random() < 0.5 else (other, "no")
+            turns.append(_question("attribute", f"{verb} the {noun} {said}?", answer, rng, object=noun))
+    return turns
+
+
+def counts(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """How many of something there are: from numerals that all captions agree on, or from exhaustive boxes."""
+    turns = []
+    for noun in dict.fromkeys(noun for thing in photo.things for noun in thing.nouns):
+        wanted = [thing for thing in photo.things if noun in thing.nouns]
+        boxes = [box for thing in wanted for box in thing.boxes]
+        if any(boxes_in(view, thing.boxes) is None for thing in wanted) or is_plural_only(noun):
+            continue
+        if photo.source in EXHAUSTIVE:
+            number = len(boxes)
+        else:
+            numbers = {number_of(name) for thing in wanted for name in thing.names if head_noun(name) == noun}
+            numbers.discard(None)
+            number = next(iter(numbers)) or 0 if len(numbers) == 1 else 0
+            vague = any(plural(noun) in words_of(caption) for caption in photo.captions) and number == 1
+            if vague or number != len(boxes) or len(wanted) > 1 or not {"animals", "people"} & wanted[0].types:
+                continue
+        if 0 < number <= _MOST_BOXES:
+            question = f"how many {plural(noun)} are there?"
+            turns.append(_question("count", question, str(number), rng, object=noun, number=number))
+    return turns
+
+
+def relations(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Whether one thing is to the left or right of another, judged from boxes that lie clearly apart."""
+    single = [
+        (thing.nouns[0], boxes[0])
+        for thing, boxes in _seen(photo, view)
+        if len(boxes) == 1 and thing.nouns and boxes[0].area < 0.4 and _alone(photo, thing)
+    ]
+    turns = []
+    for one, a in single:
+        for two, b in single:
+            shift = (a.x1 + a.x2 - b.x1 - b.x2) / 2
+            # The same pair is asked both ways round, so each side has yes and no equally often.
+            if one == two or abs(shift) < 0.25:
+                continue
+            for side, holds in (("left", shift < 0), ("right", shift > 0)):
+                question = f"is the {one} to the {side} of the {two}?"
+                turns.append(_question("relation", question, "yes" if holds else "no", rng, object=one, other=two))
+    return turns
+
+
+def what_is(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Naming the subject: labelled single-object photos, and the one animal of a captioned photo."""
+    if photo.source in ("imagenet_sample", "raccoon") and len(photo.labels) == 1:
+        names = tuple(dict.fromkeys((photo.labels[0], singular(photo.labels[0].split()[-1]))))
+        form = (
+            rng.choice(("what is this?", "what is in the image?", "what does the image show?"))
+            if rng
+            else "what is this?"
+        )
+        return [_question("what", form, photo.labels[0], rng, names=names)]
+    nouns = {noun for thing, _ in _seen(photo, view) for noun in thing.nouns if noun in _ANIMALS}
+    if len(nouns) != 1:
+        return []
+    noun = next(iter(nouns))
+    return [_question("what", "what animal is in the image?", noun, rng, names=(noun,))]
+
+
+def annotated(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
+    """Questions that people wrote about the photo."""
+    turns = []
+    for question, answer in photo.qa:
+        # A crop may hide what is asked for, and nothing says where that is.
+        if view.crop != WHOLE.crop or (view.flip and has_side(f"{question} {answer}")):
+            continue
+        kind = "count" if question.startswith("how many") else "colour" if "colo" in question else "what"
+        turns.append(_question(kind, question, answer, rng, names=(answer,)))
+    return turns
+
+
+def photo_turns(photo: Photo, view: View, table: Existence | None, task: str, rng: random.Random) -> Sequence[Turn]:
+    """All turns of one named sort; the names are those of a mixture (`PHOTO_SORTS`).
+
+    Raises:
+        KeyError: there is no such sort.
+    """
+    if task == "existence":
+        turn = existence(photo, view, table, rng) if table else None
+        return [turn] if turn else []
+    if task == "absent":
+        noun = table.draw_absent(photo, rng) if table else None
+        return [no_detection(noun, rng)] if noun else []
+    return _SORTS[task](photo, view, rng)
+
+
+_SORTS = {
+    "caption": captions,
+    "grounding": grounded_captions,
+    "refer": refers,
+    "identify": identifies,
+    "detection": detections,
+    "colour": colours,
+    "count": counts,
+    "relation": relations,
+    "what": what_is,
+    "annotated": annotated,
+}
+PHOTO_SORTS = ("existence", "absent", *_SORTS)

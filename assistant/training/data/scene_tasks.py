@@ -1,0 +1,211 @@
+"""What can be asked about a rendered scene, with exact answers.
+
+Like `photo_tasks`: each function lists turns, `rng` chooses wordings and which of many; without it they are canonical
+and complete.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from assistant.grounding import format_box, format_phrase
+from assistant.training.data.photo_tasks import ask, no_detection
+from assistant.training.data.sample import Turn
+from assistant.training.data.scenes import PALETTE, SHAPES, Item, Scene
+from assistant.training.data.words import NUMBERS, plural, with_article
+from prompts.tasks import Task
+
+
+def _kind(item: Item) -> str:
+    return f"{item.colour} {item.shape}"
+
+
+def _kinds(scene: Scene) -> Counter[str]:
+    return Counter(_kind(item) for item in sorted(scene.items, key=lambda item: item.x))
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _counted(kind: str, number: int) -> str:
+    return with_article(kind) if number == 1 else f"{NUMBERS[number]} {plural(kind)}"
+
+
+def _caption(scene: Scene) -> str:
+    text = _join([_counted(kind, number) for kind, number in _kinds(scene).items()])
+    if scene.word:
+        text += f", and the word {scene.word}"
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _boxes_of(scene: Scene, kind: str) -> list:
+    """Boxes of `red circle`, of `circle` or of `red`, from left to right."""
+    found = [item.box for item in scene.items if set(kind.split()) <= {item.colour, item.shape}]
+    return sorted(found, key=lambda box: (box.x1, box.y1))
+
+
+def captions(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """The scene's one caption: kinds from left to right, with their numbers."""
+    text = _caption(scene)
+    return [Turn(Task.CAPTION, ask(Task.CAPTION, "", rng), text, facts={"kind": "caption", "references": (text,)})]
+
+
+def grounded_captions(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """The caption with boxes."""
+    parts: list[str] = []
+    pairs = []
+    for kind, number in _kinds(scene).items():
+        phrase, boxes = _counted(kind, number), tuple(_boxes_of(scene, kind))
+        phrase = phrase if parts else phrase[:1].upper() + phrase[1:]
+        parts.append(format_phrase(phrase, boxes))
+        pairs.append((phrase.lower(), boxes))
+    facts = {"kind": "grounding", "grounded": tuple(pairs), "references": (_caption(scene),)}
+    boxes = tuple(box for _, found in pairs for box in found)
+    return [Turn(Task.GROUNDING, ask(Task.GROUNDING, "", rng), f"{_join(parts)}.", boxes, facts)]
+
+
+def refers(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """The place of what is the only one of its kind."""
+    turns = []
+    shapes = Counter(item.shape for item in scene.items)
+    kinds = _kinds(scene)
+    for item in scene.items:
+        names = [_kind(item)] if kinds[_kind(item)] == 1 else []
+        if rng is not None and shapes[item.shape] == 1:
+            names.append(item.shape)
+        for name in names:
+            facts = {"kind": "refer", "phrase": name}
+            turns.append(
+                Turn(Task.REFER, ask(Task.REFER, f"the {name}", rng), format_box(item.box), (item.box,), facts)
+            )
+    if scene.word_box is not None and rng is not None:
+        facts = {"kind": "refer", "phrase": "word"}
+        turns.append(
+            Turn(Task.REFER, ask(Task.REFER, "the word", rng), format_box(scene.word_box), (scene.word_box,), facts)
+        )
+    return turns
+
+
+def identifies(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """Colour and shape of what a box holds."""
+    turns = []
+    for item in scene.items:
+        facts = {"kind": "identify", "names": (_kind(item), f"a {_kind(item)}")}
+        turns.append(
+            Turn(Task.IDENTIFY, ask(Task.IDENTIFY, format_box(item.box), rng), _kind(item), (item.box,), facts)
+        )
+    return turns
+
+
+def detections(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """All of a kind or of a shape, or "none" for a kind that is near what is there."""
+    turns = []
+    names = dict.fromkeys([*_kinds(scene), *(item.shape for item in scene.items)])
+    for name in names:
+        boxes = tuple(_boxes_of(scene, name))
+        facts = {"kind": "detection", "label": name, "absent": False}
+        turns.append(Turn(Task.DETECTION, ask(Task.DETECTION, name, rng), format_phrase(name, boxes), boxes, facts))
+    return turns
+
+
+def absent_detections(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """Detection of what is not there."""
+    picker = rng or random.Random(scene.id)
+    return [no_detection(_absent(scene, picker), rng)]
+
+
+def _absent(scene: Scene, rng: random.Random) -> str:
+    """A kind that is not there but shares a colour or a shape with one that is."""
+    there = set(_kinds(scene))
+    near = [f"{colour} {item.shape}" for item in scene.items for colour in PALETTE if colour != item.colour]
+    near += [f"{item.colour} {shape}" for item in scene.items for shape in SHAPES if shape != item.shape]
+    return rng.choice([kind for kind in near if kind not in there])
+
+
+def _question(kind: str, question: str, answer: str, rng: random.Random | None, **facts: object) -> Turn:
+    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts={"kind": kind, **facts})
+
+
+def existence(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """A yes and a no about kinds."""
+    picker = rng or random.Random(scene.id)
+    yes, no = picker.choice(list(_kinds(scene))), _absent(scene, picker)
+    form = (
+        picker.choice(("is there {a}?", "is there {a} in the image?", "can you see {a}?"))
+        if rng
+        else "is there {a} in the image?"
+    )
+    return [
+        _question("existence", form.format(a=with_article(yes)), "yes", rng, object=yes, negative=None),
+        _question("existence", form.format(a=with_article(no)), "no", rng, object=no, negative="adversarial"),
+    ]
+
+
+def colours(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """The colour of a shape that occurs once."""
+    shapes = Counter(item.shape for item in scene.items)
+    word = rng.choice(("colour", "color")) if rng else "colour"
+    return [
+        _question("colour", f"what {word} is the {item.shape}?", item.colour, rng, object=item.shape)
+        for item in scene.items
+        if shapes[item.shape] == 1
+    ]
+
+
+def what_is(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """The shape that has a colour of its own, and the written word."""
+    colours_there = Counter(item.colour for item in scene.items)
+    turns = [
+        _question("what", f"what shape is {item.colour}?", item.shape, rng, names=(item.shape,))
+        for item in scene.items
+        if colours_there[item.colour] == 1
+    ]
+    if scene.word:
+        turns.append(
+            _question("text", "what does the text say?", scene.word, rng, names=(scene.word, scene.word.lower()))
+        )
+    return turns
+
+
+def counts(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """How many there are of a shape, of a colour, or in all."""
+    turns = [_question("count", "how many shapes are there?", str(len(scene.items)), rng, number=len(scene.items))]
+    for shape, number in Counter(item.shape for item in scene.items).items():
+        turns.append(_question("count", f"how many {plural(shape)} are there?", str(number), rng, number=number))
+    for colour, number in Counter(item.colour for item in scene.items).items():
+        turns.append(_question("count", f"how many {colour} shapes are there?", str(number), rng, number=number))
+    return turns
+
+
+def relations(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
+    """Which side one unmistakable shape has to another, when they lie clearly apart."""
+    kinds = _kinds(scene)
+    single = [item for item in scene.items if kinds[_kind(item)] == 1]
+    turns = []
+    for one in single:
+        for two in single:
+            dx, dy = one.x - two.x, one.y - two.y
+            if one is two or max(abs(dx), abs(dy)) < 40:
+                continue
+            pairs = (("left of", "right of"), dx) if abs(dx) > abs(dy) else (("above", "below"), dy)
+            for side, holds in zip(pairs[0], (pairs[1] < 0, pairs[1] > 0), strict=True):
+                side = f"to the {side}" if side.endswith("of") else side
+                question = f"is the {_kind(one)} {side} the {_kind(two)}?"
+                turns.append(_question("relation", question, "yes" if holds else "no", rng, object=_kind(one)))
+    return turns
+
+
+SCENE_SORTS = {
+    "caption": captions,
+    "grounding": grounded_captions,
+    "refer": refers,
+    "identify": identifies,
+    "detection": detections,
+    "absent": absent_detections,
+    "existence": existence,
+    "colour": colours,
+    "what": what_is,
+    "count": counts,
+    "relation": relations,
+}

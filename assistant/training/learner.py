@@ -1,0 +1,132 @@
+"""The model as it is trained: the frozen parts, the projector and the adapter, and the loss of a batch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from assistant.model import MiniGPTv2ForConditionalGeneration
+from assistant.training.packing import Batch
+from assistant.training.precision import HalfLinear, fast_half
+from assistant.training.recipe import LoraSettings
+
+
+@dataclass
+class Loss:
+    """Of one batch.
+
+    Attributes:
+        value: the weighted mean over answer tokens, to go down on.
+        tokens: cross-entropy of each answer token, detached, in the order of `Batch.targets`.
+    """
+
+    value: torch.Tensor
+    tokens: torch.Tensor
+
+
+class Learner(nn.Module):
+    """Frozen tower and language model, trainable projector and LoRA adapter.
+
+    On a processor that is fast in half precision the frozen matrices of the language model are rounded to bfloat16;
+    on a GPU autocast does the like. All that is trained stays in float32.
+
+    Args:
+        model: in float32; it is changed.
+        lora: the adapter; rank 0 for none.
+    """
+
+    def __init__(self, model: MiniGPTv2ForConditionalGeneration, lora: LoraSettings) -> None:
+        super().__init__()
+        self.model = model
+        model.requires_grad_(False)
+        # Kept out of the module tree: its parameters are the language model's already.
+        self._adapter: list[PeftModel] = []
+        language_model = model.model.language_model
+        if lora.rank:
+            depth = model.config.text_config.num_hidden_layers
+            config = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=list(lora.targets),
+                layers_to_transform=list(range(round(lora.first * depth), round(lora.last * depth))),
+                layers_pattern="layers",
+            )
+            self._adapter.append(get_peft_model(language_model, config))
+        if model.device.type == "cpu" and fast_half(model.device):
+            _halve(language_model.layers)
+        model.model.projector.requires_grad_(True)
+        if model.model.vision_block is not None:
+            model.model.vision_block.project_in.requires_grad_(True)
+            model.model.vision_block.project_out.requires_grad_(True)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters: "projector" (with the linear layers of a vision block) and "lora"."""
+        named = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        return {
+            "projector": [parameter for name, parameter in named if ".lora_" not in name],
+            "lora": [parameter for name, parameter in named if ".lora_" in name],
+        }
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Trainable parameters by name, not copied."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_trained(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put values of `trained` back.
+
+        Raises:
+            ValueError: names differ.
+        """
+        mine = self.trained()
+        if set(mine) != set(tensors):
+            raise ValueError("the saved parameters are not those of this recipe")
+        for name, tensor in tensors.items():
+            mine[name].copy_(tensor)
+
+    def hidden(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        """(batch, length, text width) last hidden states.
+
+        Args:
+            batch: packed samples.
+            features: (batch, grid width², vision width), one image a sample.
+        """
+        inner = self.model.model
+        visual = inner.project_features(features.to(inner.projector.weight.dtype))
+        embeds = inner.embed(batch.ids, visual)
+        return inner.language_model(
+            inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+
+    def forward(self, batch: Batch, features: torch.Tensor) -> Loss:
+        """The loss of a batch; logits are taken at answers only, since the head is a fifth of a small model."""
+        hidden = self.hidden(batch, features)[batch.rows, batch.columns]
+        logits = self.model.lm_head(hidden).float()
+        tokens = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        return Loss((tokens * batch.weights).sum() / batch.weights.sum(), tokens.detach())
+
+    def save_adapter(self, directory: Path) -> None:
+        """Write `adapter_model.safetensors` (float16) and `adapter_config.json`; nothing where there is no adapter."""
+        for adapter in self._adapter:
+            from peft import get_peft_model_state_dict
+            from safetensors.torch import save_file
+
+            tensors = {k: v.detach().half().cpu().contiguous() for k, v in get_peft_model_state_dict(adapter).items()}
+            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+            config = adapter.peft_config["default"]
+            config.base_model_name_or_path = None
+            config.inference_mode = True
+            config.save_pretrained(directory)
+            config.inference_mode = False
+
+
+def _halve(module: nn.Module) -> None:
+    """Put `HalfLinear` in the place of every frozen linear layer below `module`."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear and not child.weight.requires_grad:
+            setattr(module, name, HalfLinear(child))
+        elif "lora_" not in name:
+            _halve(child)

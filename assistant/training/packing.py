@@ -1,0 +1,162 @@
+"""Samples as token sequences: several turns share one image's tokens, and only answers are learnt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from assistant.model import MiniGPTv2Processor
+from assistant.training.data.sample import Sample
+
+PREFIX = 0  # group of what every turn of a sample sees
+_PADDING = -1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sample's tokens.
+
+    Attributes:
+        ids: token ids, the image's placeholders among them.
+        positions: place of each token as its turn sees it: turns that stand alone all begin behind the image.
+        groups: 0 for the shared beginning, from 1 on the turn's number; a token sees its own group and group 0.
+        weights: what the prediction of this token counts, 0 for everything but answers.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    groups: list[int]
+    weights: list[float]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Batch:
+    """Packed samples side by side, padded on the right.
+
+    Attributes:
+        ids, positions: (batch, length).
+        mask: (batch, 1, length, length), true where attention is allowed.
+        rows, columns: (targets,), where a prediction is made.
+        targets: (targets,), the token that comes next there.
+        weights: (targets,).
+        turns: (targets,), a number for each turn of the batch, to tell losses apart.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    turns: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
+
+
+class Packer:
+    """Packs samples in the words of a processor's chat template.
+
+    The template is rendered once with marks in the places of questions and answers; the text between them, tokenised
+    apart from question and answer as generation meets them, is the same for every sample.
+    """
+
+    def __init__(self, processor: MiniGPTv2Processor) -> None:
+        self.tokenizer: Any = processor.tokenizer
+        image = processor.image_token
+        marks = ["QUESTION-0", "ANSWER-0", "QUESTION-1", "ANSWER-1"]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": marks[0]}]},
+            {"role": "assistant", "content": marks[1]},
+            {"role": "user", "content": marks[2]},
+            {"role": "assistant", "content": marks[3]},
+        ]
+        text = processor.tokenizer.apply_chat_template(messages, chat_template=processor.chat_template, tokenize=False)
+        head, _, rest = text.partition(image)
+        self._lead, _, rest = rest.partition(marks[0])
+        self._gap, _, rest = rest.partition(marks[1])
+        self._again, _, rest = rest.partition(marks[2])
+        self._end = self.tokenizer.eos_token
+        if not self._again.startswith(self._end) or not rest.startswith(self._gap):
+            raise ValueError("the chat template does not end answers with the tokenizer's end of sequence")
+        self._again = self._again.removeprefix(self._end)
+        self._image_id = processor.image_token_id
+        self._prefix = self._ids([head])[0] + [processor.image_token_id] * processor.num_image_tokens
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+    def pack(self, sample: Sample) -> Packed:
+        """Tokens of a sample; weights of an answer's tokens are 1 / sqrt(their number), end of turn included.
+
+        So a long answer counts more than a short one, but not in proportion: otherwise captions would drown yes and no.
+        """
+        texts = []
+        for number, turn in enumerate(sample.turns):
+            before = self._again if sample.together and number else self._lead
+            texts += [before + turn.question + self._gap, turn.answer + self._end]
+        tokens = self._ids(texts)
+        size = len(self._prefix)
+        ids, positions = list(self._prefix), list(range(size))
+        groups, weights = [PREFIX] * size, [0.0] * size
+        place = size
+        for number in range(len(sample.turns)):
+            question, answer = tokens[2 * number], tokens[2 * number + 1]
+            if not sample.together:
+                place = size
+            length = len(question) + len(answer)
+            ids += question + answer
+            positions += range(place, place + length)
+            groups += [1 if sample.together else number + 1] * length
+            weights += [0.0] * len(question) + [len(answer) ** -0.5] * len(answer)
+            place += length
+        return Packed(ids, positions, groups, weights)
+
+    def prompt(self, question: str) -> list[int]:
+        """Tokens of a first question with an image, up to where the answer begins."""
+        return self._prefix + self._ids([self._lead + question + self._gap])[0]
+
+    def answer(self, text: str) -> list[int]:
+        """Tokens of an answer with its end."""
+        return self._ids([text + self._end])[0]
+
+    @property
+    def padding_id(self) -> int:
+        """Token to fill with: never the placeholder, which would ask for visual tokens."""
+        return self.tokenizer.pad_token_id
+
+
+def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Batch:
+    """Samples padded to the longest, rounded up to `multiple` (kernels on GPUs like that)."""
+    length = -(-max(map(len, samples)) // multiple) * multiple
+
+    def table(lists: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> torch.Tensor:
+        out = torch.full((len(lists), length), fill, dtype=dtype)
+        for row, values in enumerate(lists):
+            out[row, : len(values)] = torch.tensor(values, dtype=dtype)
+        return out
+
+    ids = table([s.ids for s in samples], padding_id, torch.long)
+    positions = table([s.positions for s in samples], 0, torch.long)
+    groups = table([s.groups for s in samples], _PADDING, torch.long)
+    weights = table([s.weights for s in samples], 0.0, torch.float32)
+    same = groups.unsqueeze(2) == groups.unsqueeze(1)
+    shared = (groups == PREFIX).unsqueeze(1)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    rows, places = weights.nonzero(as_tuple=True)
+    return Batch(
+        ids=ids,
+        positions=positions,
+        mask=((same | shared) & causal).unsqueeze(1),
+        rows=rows,
+        columns=places - 1,
+        targets=ids[rows, places],
+        weights=weights[rows, places],
+        turns=rows * 1000 + groups[rows, places],
+    )

@@ -1,0 +1,267 @@
+"""The loop: batches, steps, looks at held-out items, checkpoints from which a run goes on as if never interrupted."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from assistant.training.batches import Chunks, Images, batches
+from assistant.training.bridge import export_bridge
+from assistant.training.data.mixture import Mixture
+from assistant.training.features import FeatureStore
+from assistant.training.learner import Learner
+from assistant.training.packing import Packer
+from assistant.training.probes import Probes
+from assistant.training.recipe import Recipe
+from assistant.training.warm_start import closed_form_projector, grounded_images
+from prompts.errors import UserError
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+def rate(recipe: Recipe, step: int) -> tuple[float, float]:
+    """Learning rates of projector and adapter in step `step` (from 0): warm-up, then a cosine down to a tenth."""
+    for stage in recipe.stages:
+        if step < stage.steps:
+            break
+        step -= stage.steps
+    else:
+        step = stage.steps - 1
+    if step < stage.warmup:
+        factor = (step + 1) / stage.warmup
+    else:
+        progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+        factor = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
+    return stage.projector_lr * factor, stage.lora_lr * factor
+
+
+class Trainer:
+    """One run in one directory: `log.jsonl`, `state.pt`, `bridge/`.
+
+    Args:
+        recipe: what to do.
+        model: the base, in float32; it is changed.
+        processor: of the base.
+        directory: of the run; one that holds a state is gone on with.
+        features: directory of cached features; None keeps them in memory.
+        report: is given every line of the log.
+        probes: held-out items to look at, or None for no looks.
+
+    Attributes:
+        step: optimiser steps done.
+        seen: sequences, tokens and seconds of training so far.
+        figures: of the last look at held-out items.
+
+    Raises:
+        UserError: the directory holds a run of another recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MiniGPTv2ForConditionalGeneration,
+        processor: MiniGPTv2Processor,
+        directory: Path,
+        features: Path | None = None,
+        report: Report = lambda line: None,
+        probes: Callable[[Packer, FeatureStore], Probes] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.directory = directory
+        self._report = report
+        self._accelerator = Accelerator(
+            gradient_accumulation_steps=recipe.accumulation,
+            mixed_precision="bf16" if torch.cuda.is_available() else "no",
+        )
+        model.to(self._accelerator.device)
+        torch.manual_seed(recipe.seed)
+        self.store = FeatureStore(model, processor, features)
+        self.packer = Packer(processor)
+        self.mixture = Mixture(recipe.mixture)
+        self._probes = probes(self.packer, self.store) if probes else None
+        self._tokenizer = processor.tokenizer
+        self.learner = Learner(model, recipe.lora)
+        groups = self.learner.groups()
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": parameters, "name": name, "weight_decay": recipe.weight_decay}
+                for name, parameters in groups.items()
+            ],
+            betas=(0.9, 0.98),
+            fused=self._accelerator.device.type == "cuda",
+        )
+        self._trained = [parameter for parameters in groups.values() for parameter in parameters]
+        self._module, self._optimizer = self._accelerator.prepare(self.learner, self._optimizer)
+        self.step = 0
+        self.seen = {"sequences": 0, "tokens": 0, "seconds": 0.0}
+        self.figures: dict[str, float] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        self._state_path, self._log_path = directory / "state.pt", directory / "log.jsonl"
+        if self._state_path.exists():
+            self._load()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.recipe.steps
+
+    def run(self, max_minutes: float | None = None) -> bool:
+        """Train until the end, or until the time is over.
+
+        Returns:
+            Whether the run is finished; otherwise call again, in this process or another.
+        """
+        began = time.monotonic()
+        recipe = self.recipe
+        world, rank = self._accelerator.num_processes, self._accelerator.process_index
+        if self.step == 0:
+            self._begin()
+        chunks = Chunks(self.mixture, self.packer, recipe.batch_size, recipe.bucket)
+        first = self.step * recipe.accumulation * world
+        stream = self._with_features(self._of_rank(batches(chunks, first, recipe.workers), rank, world))
+        self.learner.train()
+        losses: list[torch.Tensor] = []
+        tokens = sequences = 0
+        clock = time.monotonic()
+        while not self.finished:
+            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+                break
+            for group, value in zip(self._optimizer.param_groups, rate(recipe, self.step), strict=True):
+                group["lr"] = value
+            for _ in range(recipe.accumulation):
+                item = next(stream)
+                losses.append(self._pass(item))
+                sequences += len(item.images)
+                tokens += int(item.batch.mask.diagonal(dim1=-2, dim2=-1).numel())
+            self.step += 1
+            if self.step % recipe.log_every == 0 or self.finished:
+                seconds = time.monotonic() - clock
+                self.seen["sequences"] += sequences * world
+                self.seen["tokens"] += tokens * world
+                self.seen["seconds"] += seconds
+                projector_lr, lora_lr = rate(recipe, self.step - 1)
+                self._log(
+                    step=self.step,
+                    loss=float(torch.stack(losses).mean()),
+                    tokens_per_second=tokens * world / seconds,
+                    projector_lr=projector_lr,
+                    lora_lr=lora_lr,
+                    **self.seen,
+                )
+                losses, tokens, sequences, clock = [], 0, 0, time.monotonic()
+            if self.step % recipe.evaluate_every == 0 or self.finished:
+                self._look()
+                clock = time.monotonic()
+            if self.step % recipe.checkpoint_every == 0 or self.finished:
+                self._save()
+        self._save()
+        return self.finished
+
+    def _begin(self) -> None:
+        """What comes before the first step: features and the projector's start."""
+        images = grounded_images(self.mixture)
+        if self.recipe.precompute:
+            began = time.monotonic()
+            self.store.compute(self.mixture.images(), batch_size=128, workers=self.recipe.workers or 1)
+            self._log(step=0, features_seconds=time.monotonic() - began)
+        else:
+            # Only what is there already: the start must not wait for the slowest part of the work.
+            cached = [pair for pair in images if pair[0] in self.store]
+            images = cached if len(cached) >= min(500, len(images)) else images[:500]
+        if self.recipe.start == "closed_form":
+            began = time.monotonic()
+            count = closed_form_projector(self.learner.model, self._tokenizer, self.store, images)
+            self._log(step=0, closed_form_tokens=count, closed_form_images=len(images),
+                      closed_form_seconds=time.monotonic() - began)  # fmt: skip
+        self._look()
+
+    @staticmethod
+    def _of_rank(stream: Iterator[Images], rank: int, world: int) -> Iterator[Images]:
+        for number, item in enumerate(stream):
+            if number % world == rank:
+                yield item
+
+    def _with_features(self, stream: Iterator[Images]) -> Iterator[Images]:
+        """The same batches, features of several computed together when they are first needed."""
+        while some := list(islice(stream, self.recipe.bucket)):
+            self.store.compute(image for item in some for image in item.images)
+            yield from some
+
+    def _pass(self, item: Images) -> torch.Tensor:
+        """One forward and backward pass, and a step where enough gradients have come together."""
+        device = self._accelerator.device
+        with self._accelerator.accumulate(self._module):
+            loss = self._module(item.batch.to(device), self.store.get(item.images).to(device)).value
+            self._accelerator.backward(loss)
+            if self._accelerator.sync_gradients:
+                self._accelerator.clip_grad_norm_(self._trained, self.recipe.clip)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        return loss.detach()
+
+    def _look(self) -> None:
+        if self._probes is not None and self._accelerator.is_main_process:
+            began = time.monotonic()
+            self.figures = self._probes.measure(self.learner, boxes=self.step > 0)
+            self._log(step=self.step, held_out=self.figures, held_out_seconds=time.monotonic() - began)
+
+    def _log(self, **line: Any) -> None:
+        if not self._accelerator.is_main_process:
+            return
+        with self._log_path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        self._report(line)
+
+    def _save(self) -> None:
+        """State and bridge, each replaced in one step."""
+        self._accelerator.wait_for_everyone()
+        if not self._accelerator.is_main_process:
+            return
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "seen": self.seen,
+            "figures": self.figures,
+            "trained": self.learner.trained(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        building = self._state_path.with_suffix(".building")
+        torch.save(state, building)
+        building.replace(self._state_path)
+        history = {"trained_on": dict(self.seen), "training_probes": self.figures}
+        export_bridge(self.directory / "bridge", self.learner, self.recipe, self.step, history)
+
+    def _load(self) -> None:
+        state = torch.load(self._state_path, map_location="cpu", weights_only=True)
+        before, now = dict(state["recipe"]), asdict(self.recipe)
+        # The length may change (its curve is then followed from this step on), and what only concerns looking.
+        for settings in (before, now):
+            for name in ("stages", "log_every", "evaluate_every", "checkpoint_every", "held_out_items", "workers"):
+                settings.pop(name)
+        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
+            changed = [name for name in now if json.dumps(before.get(name)) != json.dumps(now[name])]
+            raise UserError(
+                f"{self.directory} holds a run of another recipe ({', '.join(changed)} differ); choose another --out"
+            )
+        self.step, self.seen, self.figures = state["step"], state["seen"], state["figures"]
+        self.learner.load_trained(state["trained"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        # Lines of steps that were lost will be written again.
+        lines = self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        building = self._log_path.with_suffix(".building")
+        building.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        building.replace(self._log_path)

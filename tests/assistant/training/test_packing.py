@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from assistant.training.data.sample import ImageRef, Sample, Turn
+from assistant.training.learner import Learner
+from assistant.training.packing import Packer, collate
+from assistant.training.recipe import LoraSettings
+from prompts.tasks import Task
+from tests.tiny import tiny_model, tiny_processor
+
+TURNS = (
+    Turn(Task.VQA, "[vqa] is there a dog?", "yes"),
+    Turn(Task.CAPTION, "[caption] what is it?", "The quick brown fox."),
+    Turn(Task.REFER, "[refer] the car", "{<10><20><30><40>}"),
+)
+IMAGE = ImageRef("x")
+
+
+@pytest.fixture(scope="module")
+def packer():
+    return Packer(tiny_processor())
+
+
+def _template(turns):
+    """Tokens and answer mask by the processor's own chat template."""
+    processor = tiny_processor()
+    messages = []
+    for number, turn in enumerate(turns):
+        text = {"type": "text", "text": turn.question}
+        image = [{"type": "image"}] if number == 0 else []
+        messages += [
+            {"role": "user", "content": [*image, text]},
+            {"role": "assistant", "content": [{"type": "text", "text": turn.answer}]},
+        ]
+    out = processor.tokenizer.apply_chat_template(
+        messages,
+        chat_template=processor.chat_template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids, mask = [], []
+    for token, answer in zip(out["input_ids"], out["assistant_masks"], strict=True):
+        repeat = processor.num_image_tokens if token == processor.image_token_id else 1
+        ids += [token] * repeat
+        mask += [answer] * repeat
+    return ids, mask
+
+
+def test_a_conversation_has_the_tokens_of_the_template(packer):
+    packed = packer.pack(Sample(IMAGE, TURNS, together=True))
+    ids, mask = _template(TURNS)
+    # The template ends with a line break after the last answer, which nothing is learnt from.
+    assert packed.ids == ids[: len(packed.ids)] and len(ids) - len(packed.ids) <= 1
+    assert [weight > 0 for weight in packed.weights] == [bool(m) for m in mask[: len(packed.ids)]]
+    assert packed.positions == list(range(len(packed.ids)))
+
+
+def test_turns_apart_have_the_tokens_of_their_own_conversations(packer):
+    packed = packer.pack(Sample(IMAGE, TURNS))
+    for number, turn in enumerate(TURNS):
+        ids, _ = _template([turn])
+        mine = [t for t, group in zip(packed.ids, packed.groups, strict=True) if group in (0, number + 1)]
+        assert mine == ids[: len(mine)]
+        assert packer.prompt(turn.question) == mine[: len(packer.prompt(turn.question))]
+
+
+def test_an_answers_tokens_weigh_less_the_more_they_are(packer):
+    packed = packer.pack(Sample(IMAGE, TURNS))
+    for group in (1, 2, 3):
+        weights = [w for w, g in zip(packed.weights, packed.groups, strict=True) if g == group and w]
+        assert sum(weights) == pytest.approx(len(weights) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return Learner(tiny_model(vocab_size=len(tiny_processor().tokenizer)), LoraSettings(rank=0)).eval()
+
+
+def _losses(learner, packer, samples, features):
+    batch = collate([packer.pack(sample) for sample in samples], packer.padding_id)
+    tokens = learner(batch, features).tokens
+    return {int(turn): tokens[batch.turns == turn] for turn in batch.turns.unique()}
+
+
+def test_a_packed_turns_loss_is_that_of_the_turn_alone(learner, packer):
+    features = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(1))
+    short = Sample(IMAGE, TURNS[:1])
+    packed = _losses(learner, packer, [Sample(IMAGE, TURNS), short], features)
+    for number, turn in enumerate(TURNS):
+        alone = _losses(learner, packer, [Sample(IMAGE, (turn,))], features[:1])
+        assert torch.allclose(packed[number + 1], alone[1], atol=2e-5), turn
+    # Padding beside a longer sample changes nothing either.
+    assert torch.allclose(packed[1001], _losses(learner, packer, [short], features[1:])[1], atol=2e-5)
+
+
+def test_a_conversations_loss_is_that_of_the_model_with_labels(learner, packer):
+    features = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
+    packed = packer.pack(Sample(IMAGE, TURNS, together=True))
+    batch = collate([packed], packer.padding_id, multiple=1)
+    labels = torch.tensor([[t if w else -100 for t, w in zip(packed.ids, packed.weights, strict=True)]])
+    inner = learner.model.model
+    embeds = inner.embed(batch.ids, inner.project_features(features))
+    expected = learner.model(inputs_embeds=embeds, labels=labels).loss
+    assert torch.allclose(learner(batch, features).tokens.mean(), expected, atol=1e-5)

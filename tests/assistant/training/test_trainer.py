@@ -1,0 +1,226 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+
+import assistant.training
+from assistant.checkpoints.lora import merge_lora
+from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from assistant.training.curve import plot_curve, read_log
+from assistant.training.data.sample import ImageRef
+from assistant.training.data.scenes import make_scene
+from assistant.training.features import FeatureStore
+from assistant.training.packing import collate
+from assistant.training.precision import HalfLinear
+from assistant.training.probes import Probes
+from assistant.training.recipe import Recipe, read_recipe, recipe_of
+from assistant.training.trainer import Trainer, rate
+from prompts.errors import UserError
+
+RECIPES = Path(assistant.training.__file__).parent / "recipes"
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe() -> Recipe:
+    return read_recipe(RECIPES / "tiny.yaml")
+
+
+def _load(checkpoint):
+    model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    return model, MiniGPTv2Processor.from_pretrained(checkpoint)
+
+
+def _trainer(recipe, checkpoint, directory, probes=None):
+    model, processor = _load(checkpoint)
+    return Trainer(recipe, model, processor, directory, probes=probes)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    trainer = _trainer(
+        tiny_recipe, tiny_checkpoint, directory, lambda packer, store: Probes(packer, store, 4, ["scenes"])
+    )
+    tower = {name: p.clone() for name, p in trainer.learner.model.model.vision_tower.state_dict().items()}
+    embeddings = trainer.learner.model.get_input_embeddings().weight.clone()
+    assert trainer.run()
+    return trainer, directory, tower, embeddings
+
+
+def test_twenty_steps_and_the_loss_falls(finished):
+    trainer, directory, _, _ = finished
+    losses = [line["loss"] for line in read_log(directory) if "loss" in line]
+    assert len(losses) == 20 == trainer.step
+    assert fmean(losses[-5:]) < fmean(losses[:5]) - 0.3
+    figures = [line["held_out"] for line in read_log(directory) if "held_out" in line]
+    assert len(figures) == 2  # before the first step and after the last
+    assert {"scenes/existence", "scenes/existence_wrong_image", "scenes/caption_loss", "scenes/refer"} <= set(
+        figures[-1]
+    )
+    assert figures[-1]["scenes/caption_loss"] < figures[0]["scenes/caption_loss"]
+    plot_curve([directory], directory / "curve.png")
+    assert (directory / "curve.png").stat().st_size > 5000
+
+
+def test_only_projector_and_adapter_learn(finished):
+    trainer, _, tower, embeddings = finished
+    model = trainer.learner.model
+    for name, before in tower.items():
+        assert torch.equal(model.model.vision_tower.state_dict()[name], before), name
+    assert torch.equal(model.get_input_embeddings().weight, embeddings)
+    assert all(parameter.grad is None for parameter in model.model.vision_tower.parameters())
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert names and all(".lora_" in name or "projector" in name for name in names)
+    assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
+    trainer, directory, _, _ = finished
+    model, processor = _load(tiny_checkpoint)
+    bridge = directory / "bridge"
+    from safetensors.torch import load_file
+
+    model.model.projector.load_state_dict(
+        {k: v.float() for k, v in load_file(bridge / "projector.safetensors").items()}
+    )
+    merged = merge_lora(model.model.language_model.state_dict(), bridge)
+    model.model.language_model.load_state_dict(merged)
+    about = json.loads((bridge / "bridge.json").read_text())
+    assert about["steps"] == 20 and about["geometry"]["image_size"] == 64 and about["recipe"]["seed"] == 3
+    image = ImageRef("probe", scene=make_scene("probe"))
+    store = FeatureStore(model, processor)
+    features = store.get([image])
+    from assistant.training.data import Sample
+    from assistant.training.data.scene_tasks import SCENE_SORTS
+
+    sample = Sample(image, tuple(SCENE_SORTS["existence"](image.scene)))
+    batch = collate([trainer.packer.pack(sample)], trainer.packer.padding_id)
+    trainer.learner.eval()
+    with torch.inference_mode():
+        mine = trainer.learner.model.lm_head(trainer.learner.hidden(batch, features))
+        embeds = model.model.embed(batch.ids, model.model.project_features(features.float()))
+        theirs = model.lm_head(
+            model.model(inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions)[0]
+        )
+    used = trainer.packer.pack(sample)
+    # float16 in the files, and bfloat16 matrices in training where the processor is fast with them
+    assert (mine - theirs)[0, : len(used)].abs().max() < 0.05
+    agree = (mine.argmax(-1) == theirs.argmax(-1))[0, : len(used)].float().mean()
+    assert agree > 0.9
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, tiny_checkpoint, tmp_path):
+    _, whole, _, _ = finished
+    directory = tmp_path / "killed"
+    command = [sys.executable, "-m", "fourfold.cli", "train", str(RECIPES / "tiny.yaml"), "--threads", "2"]
+    command += ["--base", str(tiny_checkpoint), "--out", str(directory)]
+    environment = os.environ | {"PYTHONPATH": str(RECIPES.parents[2])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Killed between two checkpoints: steps 6 to 9 are lost and done again.
+    deadline = time.monotonic() + 120
+    log = directory / "log.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and any('"step": 7' in line for line in log.read_text().splitlines()):
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = torch.load(directory / "state.pt", weights_only=True)
+    assert 5 <= state["step"] < 20
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    losses = [[(line["step"], line["loss"]) for line in read_log(d) if "loss" in line] for d in (whole, directory)]
+    assert losses[0] == losses[1]
+    one, two = (torch.load(d / "state.pt", weights_only=True) for d in (whole, directory))
+    assert one["trained"].keys() == two["trained"].keys()
+    for name, tensor in one["trained"].items():
+        assert torch.equal(tensor, two["trained"][name]), name
+
+
+def test_a_run_of_another_recipe_is_refused(finished, tiny_checkpoint, tiny_recipe, tmp_path):
+    _, directory, _, _ = finished
+    shutil.copytree(directory, tmp_path / "run")
+    from dataclasses import replace
+
+    with pytest.raises(UserError, match="batch_size"):
+        _trainer(replace(tiny_recipe, batch_size=2), tiny_checkpoint, tmp_path / "run")
+
+
+def test_a_time_limit_stops_between_steps(tiny_checkpoint, tiny_recipe, tmp_path):
+    trainer = _trainer(tiny_recipe, tiny_checkpoint, tmp_path)
+    assert trainer.run(max_minutes=0) is False
+    assert (tmp_path / "state.pt").exists() and trainer.step == 0
+
+
+def test_rates_warm_up_and_fall_stage_by_stage(tiny_recipe):
+    rates = [rate(tiny_recipe, step) for step in range(tiny_recipe.steps)]
+    assert rates[0] == (1.5e-3, 0) and rates[1] == (3e-3, 0)
+    assert all(lora == 0 for _, lora in rates[:8]) and rates[8][1] > 0
+    assert rates[7][0] < rates[2][0] and rates[-1][1] < rates[10][1]
+
+
+def test_features_are_kept_and_found_again(tiny_checkpoint, tmp_path):
+    model, processor = _load(tiny_checkpoint)
+    images = [ImageRef(f"f{n}", scene=make_scene(f"f{n}")) for n in range(5)]
+    first = FeatureStore(model, processor, tmp_path).get(images)
+    again = FeatureStore(model, processor, tmp_path)
+    assert all(image in again for image in images)
+    assert torch.equal(again.get(images[::-1]), first.flip(0))
+    pixels = processor.image_processor([image.open() for image in images], return_tensors="pt")["pixel_values"]
+    expected = model.model.encode_images(pixels)
+    assert torch.nn.functional.cosine_similarity(first.float(), expected, dim=-1).min() > 0.999
+
+
+def test_half_linear_is_the_layer_up_to_rounding_and_passes_gradients():
+    linear = torch.nn.Linear(32, 8)
+    x = torch.randn(5, 32, requires_grad=True)
+    y = HalfLinear(linear)(x)
+    assert y.dtype == torch.float32 and torch.allclose(y, linear(x), atol=0.03)
+    y.sum().backward()
+    assert torch.allclose(x.grad, linear.weight.sum(0).expand(5, -1), atol=0.03)
+
+
+def test_recipes_refuse_what_they_do_not_know(tmp_path):
+    values = {"base": "x", "mixture": {"scenes": 2, "scene_tasks": {"caption": 1}}, "stages": [{"steps": 1}]}
+    assert recipe_of({**values, "stages": [{"steps": 1, "lora_lr": "3e-4"}]}).stages[0].lora_lr == 3e-4
+    for changes, message in (
+        ({"btach_size": 4}, "btach_size"),
+        ({"stages": []}, "no stages"),
+        ({"start": "warm"}, "closed_form or random"),
+        ({"batch_size": "many"}, "batch_size"),
+        ({"stages": [{}]}, "steps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recipe_of({**values, **changes})
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_recipe(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", ["mini", "mini_cpu", "tiny"])
+def test_shipped_recipes_can_be_read(name):
+    assert read_recipe(RECIPES / f"{name}.yaml").steps > 0
+
+
+def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
+    from assistant.training.ablations import read_variants, run_ablations
+
+    assert len(read_variants(RECIPES / "ablations.yaml")) >= 8
+    recipe = (RECIPES / "tiny.yaml").read_text().replace("\n", "\n  ")
+    (tmp_path / "two.yaml").write_text(
+        two
+    )
+    table = run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint))
+    lines = table.read_text().splitlines()
+    assert len(lines) == 4 and "scenes/existence" in lines[0]
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert rows["both"]["trained_parameters"] > rows["projector_only"]["trained_parameters"]
+    with pytest.raises(UserError, match="projector_only"):
+        run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint), only=["nothing"])
