@@ -102,6 +102,17 @@ class Grounded:
     malformed: tuple[str, ...]
     plain: str
 
+    @property
+    def segments(self) -> tuple[str | GroundedPhrase, ...]:
+        """The text in order, cut into words without boxes (as written) and phrases with boxes."""
+        pieces: list[str | GroundedPhrase] = []
+        cursor = 0
+        for grounded in self.phrases:
+            pieces += [self.text[cursor : grounded.start], grounded]
+            cursor = grounded.end
+        pieces.append(self.text[cursor:])
+        return tuple(piece for piece in pieces if piece != "")
+
 
 def format_box(box: Box) -> str:
     """The box as the model reads and writes it, `{<12><30><56><80>}`: each side in hundredths, rounded down."""
