@@ -4,6 +4,12 @@ import sys
 
 import typer
 
+from fourfold import eval as eval_verbs
+from fourfold import train as train_verbs
+from fourfold.chat import chat
+from fourfold.convert import convert
+from fourfold.doctor import doctor
+from fourfold.serve import serve
 from prompts.errors import UserError
 
 app = typer.Typer(
@@ -13,6 +19,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(chat)
+app.command()(serve)
+app.add_typer(eval_verbs.app, name="eval")
+app.add_typer(train_verbs.app, name="train")
+app.command()(convert)
+app.command()(doctor)
 
 
 def main() -> None:
