@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO ?= fourfold/samples/table.jpg
+QUESTION ?= What is on the table?
 
-.PHONY: chat test install test-all lint bench clean
+.PHONY: chat test test-mini test-vllm vllm-env install clean
 
+# Goes on as a conversation where there is a terminal.
 chat: $(VENV)/.installed
-	@$(BIN)/fourfold chat $(PHOTO) "What is on the table?"
-	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/fourfold chat $(PHOTO); fi
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/fourfold chat $(PHOTO) "$(QUESTION)" --interactive; \
+	else $(BIN)/fourfold chat $(PHOTO) "$(QUESTION)"; fi
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -16,18 +19,31 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+# With the default model's weights, which are fetched once.
+test-mini: $(VENV)/.installed-test
+	$(BIN)/pytest -m mini
+
+# In an environment of its own: vLLM's CPU build and its exact versions.
+test-vllm: vllm-env
+	.venv-vllm/bin/python -m pytest -m vllm tests/serving/vllm
+
+vllm-env:
+	PYTHON=$(PYTHON) serving/vllm_env/make.sh .venv-vllm
+
 install: $(VENV)/.installed
 
 # torch first and by exact version: asked for together with others, a resolver may look for a newer one.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet --editable .
 	@touch $@
 
+# lmms-eval is not installed: one file of it serves as an independent scorer in tests.
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[test,ocr]'
+	$(PIP) install --quiet --editable '.[test,ocr]'
+	$(PIP) download --quiet --no-deps --dest .whl lmms-eval==0.7.3
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-vllm .whl .pytest_cache .mypy_cache .ruff_cache build *.egg-info

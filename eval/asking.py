@@ -1,13 +1,17 @@
 """What a run asks: the wording, the image under a control, the length; and the identity of all this."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from PIL import Image
+
 from eval.benchmarks import Benchmark, Item
 from eval.metrics.boxes import BoxFormat
+from eval.probes import Probe, Shuffle, with_claim, wrong_claims
 from prompts.benchmarks import benchmark_prompt
 from prompts.errors import UserError
 
@@ -38,6 +42,7 @@ class Ask:
         image: file of the image, None for none.
         candidates: answers to be ranked by their likelihood; () for a written answer.
         history: earlier turns of the conversation, (question, answer) pairs; the image belongs to the first.
+        edit: what is done to the image before it is shown.
     """
 
     key: str
@@ -45,6 +50,7 @@ class Ask:
     image: Path | None
     candidates: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
+    edit: Callable[[Image.Image], Image.Image] | None = None
 
     def messages(self, image_part: dict | None) -> list[dict]:
         """OpenAI's chat messages with the image in the first turn."""
@@ -98,10 +104,12 @@ def asks_for(
     style: str,
     box_format: BoxFormat | None,
     seed: int,
+    probe: Probe = Probe.NONE,
 ) -> list[Ask]:
     """What to ask for each item; `find` gives the file of an image.
 
-    The wrong image is that of another item, drawn by the seed among the images of this run.
+    The wrong image is that of another item, drawn by the seed among the images of this run. A probe disturbs images or
+    prompts.
 
     Raises:
         UserError: only one image is there, so that none is a wrong one.
@@ -113,8 +121,12 @@ def asks_for(
     # Each image is exchanged for the next one of a shuffled ring, so none keeps its own.
     rng.shuffle(images)
     following = dict(zip(images, images[1:] + images[:1], strict=True))
+    claims = [""] * len(items)
+    if probe is Probe.DISTRACTOR:
+        claims = wrong_claims(items, [right_answer(item) for item in items], seed)
+    edit = Shuffle(seed=seed) if probe is Probe.PATCH_SHUFFLE else None
     asks = []
-    for item in items:
+    for item, claim in zip(items, claims, strict=True):
         image: Path | None = None
         if control is Control.NONE:
             image = find(item.image)
@@ -124,5 +136,19 @@ def asks_for(
             prompt = next(iter(bench.prompt_fields(item).values()))
         else:
             prompt = wording(bench, item, style, box_format)
-        asks.append(Ask(item.id, prompt, image, item.candidates))
+        asks.append(Ask(item.id, with_claim(prompt, claim), image, item.candidates, edit=edit if image else None))
     return asks
+
+
+def right_answer(item: Item) -> str:
+    """The right answer in a few words, the most frequent where annotators differ; "" for a box."""
+    reference = item.reference
+    if isinstance(reference, bool):
+        return "yes" if reference else "no"
+    if isinstance(reference, int):
+        return item.candidates[reference]
+    if isinstance(reference, tuple):
+        return Counter(reference).most_common(1)[0][0]
+    if isinstance(reference, dict):
+        return str(reference.get("answer", ""))
+    return ""

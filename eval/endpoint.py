@@ -79,6 +79,7 @@ class _Waiting:
     ask: Ask
     attempts: int = 0
     not_before: float = 0.0
+    failed_at: str = ""  # the endpoint that failed on it last; another one is tried first
 
 
 class _Failed(Exception):
@@ -166,7 +167,8 @@ async def _ask_all(
         try:
             while waiting or running:
                 for lane in sorted(lanes, key=lambda lane: lane.running / lane.window):
-                    while lane.free and (one := _next(waiting)) is not None:
+                    alone = all(other.dead for other in lanes if other is not lane)
+                    while lane.free and (one := _next(waiting, "" if alone else lane.url)) is not None:
                         request = _ask_one(lane.client, one.ask, model, max_tokens, seed)
                         running[asyncio.create_task(request)] = (one, lane)
                         lane.running += 1
@@ -193,12 +195,12 @@ async def _ask_all(
                 await lane.client.close()
 
 
-def _next(waiting: "deque[_Waiting]") -> _Waiting | None:
-    """The first that may be tried now; what must rest goes to the end."""
+def _next(waiting: "deque[_Waiting]", avoid: str) -> _Waiting | None:
+    """The first that may be tried now and did not fail at the endpoint `avoid`; what is passed over goes to the end."""
     now = time.monotonic()
     for _ in range(len(waiting)):
         one = waiting.popleft()
-        if one.not_before <= now:
+        if one.not_before <= now and (not avoid or one.failed_at != avoid):
             return one
         waiting.append(one)
     return None
@@ -214,6 +216,7 @@ def _settle(
         if failure.kind == "setup":
             raise UserError(f"{lane.url}: {failure}") from None
         one.attempts += 1
+        one.failed_at = lane.url
         if failure.kind == "unreachable":
             # The endpoint's fault, not the sample's: it may be asked elsewhere as often as it takes.
             one.attempts -= 1
@@ -238,7 +241,7 @@ def _settle(
 async def _ask_one(client: "AsyncOpenAI", ask: Ask, model: str, max_tokens: int, seed: int) -> dict[str, Any]:
     import openai
 
-    image = None if ask.image is None else {"type": "image_url", "image_url": {"url": data_uri(ask.image)}}
+    image = None if ask.image is None else {"type": "image_url", "image_url": {"url": data_uri(ask.image, ask.edit)}}
     options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20} if ask.candidates else {}
     begun = time.monotonic()
     try:

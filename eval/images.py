@@ -1,10 +1,13 @@
 """Finding a benchmark's images in the user's folder, whatever the files are called there."""
 
 import base64
+import io
 import mimetypes
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from PIL import Image
 
 from prompts.errors import UserError
 
@@ -55,7 +58,14 @@ def _number(stem: str) -> str | None:
     return f"number {match.group(1)}" if match else None
 
 
-def data_uri(path: Path) -> str:
-    """The file's bytes as a data URI, unchanged."""
-    kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def data_uri(path: Path, edit: Callable[[Image.Image], Image.Image] | None = None) -> str:
+    """The file's bytes as a data URI, unchanged; an edited image as PNG."""
+    if edit is None:
+        kind, content = mimetypes.guess_type(path.name)[0] or "image/jpeg", path.read_bytes()
+    else:
+        from serving.images import load_image_file
+
+        buffer = io.BytesIO()
+        edit(load_image_file(path)).save(buffer, "PNG")
+        kind, content = "image/png", buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

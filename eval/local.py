@@ -26,13 +26,13 @@ def ask_engine(engine: "Engine", asks: Sequence[Ask], log: AnswerLog, *, max_tok
         for start in range(0, len(waiting), _BATCH):
             batch = waiting[start : start + _BATCH]
             opened = {ask.image: load_image_file(ask.image) for ask in batch if ask.image is not None}
-            requests = [
-                Request(
-                    ask.messages({"type": "image", "image": opened[ask.image]} if ask.image else None),
-                    Sampling(max_tokens=max_tokens),
-                )
-                for ask in batch
-            ]
+            requests = []
+            for ask in batch:
+                part = None
+                if ask.image is not None:
+                    image = opened[ask.image]
+                    part = {"type": "image", "image": ask.edit(image) if ask.edit else image}
+                requests.append(Request(ask.messages(part), Sampling(max_tokens=max_tokens)))
             for ask, request, completion in zip(batch, requests, engine.generate(requests), strict=True):
                 fields: dict[str, Any] = {"answer": completion.text, "finish_reason": completion.finish_reason}
                 if ask.candidates:

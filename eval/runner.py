@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eval.answers import AnswerLog, configuration_hash, model_fingerprint, write_whole
-from eval.asking import MAX_TOKENS, Ask, Control, asks_for
+from eval.answerer import Answerer
+from eval.answers import configuration_hash, write_whole
+from eval.asking import Ask, Control, asks_for
 from eval.benchmarks import Benchmark, Item, Options, benchmark_named
 from eval.images import ImageFolder
 from eval.metrics.ranking import p_yes
 from eval.predictions import Prediction
+from eval.probes import Probe
 from eval.samples import sample_record
 from eval.score import Result, score_predictions
 from prompts.errors import UserError
@@ -23,21 +24,21 @@ from prompts.errors import UserError
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run. Either `endpoints` or `checkpoint` answers.
+    """What to run.
 
     Attributes:
         benchmark: name.
         images: folder of the images.
         annotations: official annotations; None for a test split, which gives a submission file and no score.
-        questions: official questions, where the benchmark has such a file.
         out: folder of this run.
-        endpoints: base URLs of OpenAI-compatible servers that serve the same model.
-        checkpoint: folder of a model that answers in this process.
-        model: name of the served model; None for the first that the first endpoint lists.
+        answerer: who answers.
+        questions: official questions, where the benchmark has such a file.
         limit: at most so many questions, drawn by the seed; a larger limit keeps those of a smaller one.
         control: what the model gets to see.
+        probe: how questions are disturbed.
         style: wording of the prompts, see `eval.asking.wording`.
-        concurrency: requests in flight an endpoint at most.
+        scoring: what is declared about the files.
+        seed: of all draws.
         skip_missing_images: leave out questions whose image is not there, and say how many.
     """
 
@@ -45,20 +46,15 @@ class RunOptions:
     images: Path
     annotations: Path | None
     out: Path
+    answerer: Answerer
     questions: Path | None = None
-    endpoints: tuple[str, ...] = ()
-    checkpoint: Path | None = None
-    model: str | None = None
-    api_key: str = "none"
     limit: int | None = None
     control: Control = Control.NONE
+    probe: Probe = Probe.NONE
     style: str = "minigpt4"
     scoring: Options = field(default_factory=Options)
-    max_tokens: int = MAX_TOKENS
     seed: int = 0
-    concurrency: int = 16
     skip_missing_images: bool = False
-    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -77,12 +73,10 @@ def run_benchmark(options: RunOptions) -> Run:
     Raises:
         UserError: the files do not fit together, images are missing, `out` holds another run, or nobody answers.
     """
-    if bool(options.endpoints) == bool(options.checkpoint):
-        raise UserError("give either --endpoint URL (one or more) or --model with a checkpoint, not both")
     bench = benchmark_named(options.benchmark)
-    items, skipped, folder = _items(bench, options)
-    configuration = _configuration(bench, options)
-    _claim(options.out, configuration)
+    items, skipped, folder = questions_of(bench, options)
+    configuration = configuration_of(options)
+    claim(options.out, configuration)
     asks = asks_for(
         bench,
         items,
@@ -91,14 +85,20 @@ def run_benchmark(options: RunOptions) -> Run:
         style=options.style,
         box_format=options.scoring.box_format,
         seed=options.seed,
+        probe=options.probe,
     )
-    records = _answers(asks, configuration, options)
+    records = options.answerer.answer(asks, options.out, configuration)
     if records is None:
         return Run(None, 0, 0, options.out)  # another process of `accelerate launch` goes on from here
     return _finish(bench, items, asks, records, configuration, options, skipped, folder)
 
 
-def _items(bench: Benchmark, options: RunOptions) -> tuple[list[Item], int, ImageFolder]:
+def questions_of(bench: Benchmark, options: RunOptions) -> tuple[list[Item], int, ImageFolder]:
+    """The items to ask, how many were left out for want of their image, and the images.
+
+    Raises:
+        UserError: images are missing and may not be left out.
+    """
     if options.annotations is not None:
         items = bench.read(options.annotations, options.questions, options.scoring)
     elif options.questions is not None:
@@ -123,33 +123,27 @@ def _items(bench: Benchmark, options: RunOptions) -> tuple[list[Item], int, Imag
     return found, len(items) - len([item for item in items if item.image not in missing]), folder
 
 
-def _configuration(bench: Benchmark, options: RunOptions) -> dict[str, Any]:
+def configuration_of(options: RunOptions, **more: Any) -> dict[str, Any]:
     """All that an answer depends on."""
-    if options.checkpoint is not None:
-        model = f"{options.checkpoint.name}@{model_fingerprint(options.checkpoint)}"
-    elif options.model is not None:
-        model = options.model
-    else:
-        from eval.endpoint import served_model
-
-        model = served_model(options.endpoints[0], options.api_key)
     source = options.annotations or options.questions
     assert source is not None
     return {
-        "benchmark": bench.name,
-        "model": model,
+        "benchmark": options.benchmark,
+        "model": options.answerer.identity(),
         "control": str(options.control),
+        "probe": str(options.probe),
         "style": options.style,
         "box_format": str(options.scoring.box_format) if options.scoring.box_format else None,
-        "max_tokens": options.max_tokens,
+        "max_tokens": options.answerer.max_tokens,
         "temperature": 0,
         "seed": options.seed,
         "file": source.name,
         "file_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        **more,
     }
 
 
-def _claim(out: Path, configuration: dict[str, Any]) -> None:
+def claim(out: Path, configuration: dict[str, Any]) -> None:
     """Write `run.json`, or make sure that the one there is of this run."""
     path = out / "run.json"
     if path.exists():
@@ -164,61 +158,6 @@ def _claim(out: Path, configuration: dict[str, Any]) -> None:
         return
     content = {"configuration": configuration, "begun": datetime.now(UTC).isoformat(timespec="seconds")}
     write_whole(path, json.dumps(content, indent=1) + "\n")
-
-
-def _answers(
-    asks: Sequence[Ask], configuration: dict[str, Any], options: RunOptions
-) -> dict[str, dict[str, Any]] | None:
-    """Records by key; None in the helping processes of `accelerate launch`."""
-    if options.checkpoint is None:
-        from eval.endpoint import ask_endpoints
-
-        with AnswerLog(options.out / "answers.jsonl", configuration) as log:
-            ask_endpoints(
-                asks,
-                log,
-                options.endpoints,
-                model=configuration["model"],
-                api_key=options.api_key,
-                max_tokens=options.max_tokens,
-                seed=options.seed,
-                concurrency=options.concurrency,
-            )
-            return log.done
-
-    from eval.local import ask_engine
-    from serving.engine import Engine
-
-    index, processes, device = 0, 1, options.device
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        state = PartialState()
-        index, processes = state.process_index, state.num_processes
-        device = str(state.device) if options.device == "auto" else options.device
-    # What is done is looked up in all logs before anybody writes, so that another number of processes can go on.
-    done = set(_logged(options.out, configuration))
-    if processes > 1:
-        state.wait_for_everyone()
-    share = [ask for ask in asks if ask.key not in done][index::processes]
-    name = "answers.jsonl" if processes == 1 else f"answers-{index}.jsonl"
-    if share:
-        with (
-            AnswerLog(options.out / name, configuration) as log,
-            Engine.load(options.checkpoint, device=device) as engine,
-        ):
-            ask_engine(engine, share, log, max_tokens=options.max_tokens)
-    if processes > 1:
-        state.wait_for_everyone()
-    return _logged(options.out, configuration) if index == 0 else None
-
-
-def _logged(out: Path, configuration: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    logs = sorted(out.glob("answers*.jsonl"))
-    if not logs:
-        return {}
-    with AnswerLog(logs[0], configuration, logs[1:]) as log:
-        return log.done
 
 
 def _finish(

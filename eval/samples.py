@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.asking import Ask
+from eval.asking import Ask, right_answer
 from eval.benchmarks import Item, Options
 from eval.benchmarks.refcoco import Referent, predicted_box
 from eval.predictions import Prediction
@@ -50,14 +50,7 @@ def sample_record(
 
 
 def reference_text(item: Item) -> str:
-    """What would have been right, in words."""
-    reference = item.reference
-    if isinstance(reference, bool):
-        return "yes" if reference else "no"
-    if isinstance(reference, int):
-        return item.candidates[reference]
-    if isinstance(reference, tuple):
-        return ", ".join(f"{answer} ({count})" for answer, count in Counter(reference).most_common())
-    if isinstance(reference, dict):
-        return str(reference.get("answer", ""))
-    return ""
+    """What would have been right, in words; annotators' answers with their number."""
+    if isinstance(item.reference, tuple):
+        return ", ".join(f"{answer} ({count})" for answer, count in Counter(item.reference).most_common())
+    return right_answer(item)

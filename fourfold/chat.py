@@ -13,6 +13,7 @@ import typer
 from assistant.grounding import draw as draw_boxes
 from assistant.grounding import parse
 from fourfold.chat_input import Asked, read_words, user_message, with_task
+from fourfold.chat_looks import Looks, show_looks
 from fourfold.chat_output import show_answer, write_image
 from prompts.errors import UserError
 from prompts.tasks import Task, instruction, parse_task
@@ -46,9 +47,9 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeat.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    draw: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="Save the image with its boxes.")
-    ] = None,
+    draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Save the image with its boxes.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Look at each claim of the answer again.")] = False,
+    closer: Annotated[bool, typer.Option("--look-closer", help="Ask again about the part that matters.")] = False,
 ) -> None:
     """Ask about images. Without a question, on a terminal, it is a conversation."""
     # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
@@ -60,19 +61,31 @@ def chat(
         raise UserError('ask a question: fourfold chat photo.jpg "what is this?" (a conversation needs a terminal)')
     if draw is not None:
         _check_drawable(draw, asked)
+    looks = Looks(check, closer)
+    if looks and not asked.images:
+        raise UserError("--check and --look-closer need an image to look at")
     images = [load_image_file(path) for path in asked.images]
     with _load(model, quantization) as engine:
         if question is None:
             from fourfold.chat_session import Session
 
-            Session(engine, sampling, images, chosen, draw).run()
+            Session(engine, sampling, images, chosen, draw, looks).run()
             return
         request = Request([user_message(images, question)], sampling)
         completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
+        looked = looks.take(engine, images[-1], question, completion) if looks else None
+        text = looked.answer if looked else completion.text
         if draw is not None:
-            write_image(draw_boxes(images[-1], parse(completion.text).phrases), draw)
+            write_image(draw_boxes(images[-1], parse(text).phrases), draw)
         if as_json:
-            print(json.dumps(answer_object(completion, images, engine.model_name), ensure_ascii=False))
+            answer = answer_object(text, completion, images, engine.model_name)
+            if looked is not None:
+                answer["claims"] = looked.claims_json()
+                answer["first_text"] = completion.text
+                answer["timings"]["look_again"] = round(looked.seconds, 4)
+            print(json.dumps(answer, ensure_ascii=False))
+        elif looked is not None:
+            show_looks(looked)
 
 
 def _question(asked: Asked, task: Task | None) -> str | None:
@@ -85,7 +98,7 @@ def _question(asked: Asked, task: Task | None) -> str | None:
     return with_task(task, asked.question)
 
 
-def answer_object(completion: Completion, images: Sequence["Image.Image"], model: str) -> dict[str, Any]:
+def answer_object(text: str, completion: Completion, images: Sequence["Image.Image"], model: str) -> dict[str, Any]:
     """What `--json` prints; all but `timings` repeats from run to run. Boxes are of the last image."""
     size = images[-1].size if images else None
     boxes = [
@@ -94,11 +107,11 @@ def answer_object(completion: Completion, images: Sequence["Image.Image"], model
             "box": list(box.as_tuple()),
             "pixels": [round(side) for side in box.to_pixels(*size)] if size else None,
         }
-        for grounded in parse(completion.text).phrases
+        for grounded in parse(text).phrases
         for box in grounded.boxes
     ]
     return {
-        "text": completion.text,
+        "text": text,
         "boxes": boxes,
         "finish_reason": completion.finish_reason,
         "usage": {

@@ -9,6 +9,7 @@ from rich.console import Console
 from assistant.grounding import draw as draw_boxes
 from assistant.grounding import parse
 from fourfold.chat_input import user_message, with_task
+from fourfold.chat_looks import Looks, show_looks
 from fourfold.chat_output import show_answer, write_image
 from prompts.errors import UserError
 from prompts.tasks import Task, instruction, parse_task
@@ -37,10 +38,17 @@ class Session:
         images: shown with the first question.
         task: wraps the questions.
         draw: where the last image is saved with the boxes of the last answer that has some.
+        looks: second looks at each answer.
     """
 
     def __init__(
-        self, engine: "Engine", sampling: Sampling, images: list["Image.Image"], task: Task | None, draw: Path | None
+        self,
+        engine: "Engine",
+        sampling: Sampling,
+        images: list["Image.Image"],
+        task: Task | None,
+        draw: Path | None,
+        looks: Looks,
     ) -> None:
         self._engine = engine
         self._sampling = sampling
@@ -48,6 +56,7 @@ class Session:
         self._last_image = images[-1] if images else None
         self._task = task
         self._draw = draw
+        self._looks = looks
         self._messages: list[dict[str, Any]] = []
         self._console = Console(highlight=False)
 
@@ -103,16 +112,22 @@ class Session:
     def _ask(self, question: str) -> None:
         asked = user_message(self._new_images, question)
         deltas = self._engine.stream(Request([*self._messages, asked], self._sampling))
+        looked = None
         try:
             completion = show_answer(deltas)
+            if self._looks and self._last_image is not None:
+                looked = self._looks.take(self._engine, self._last_image, question, completion)
         except KeyboardInterrupt:
             self._console.print("[dim](stopped; the question is not kept)[/dim]")
             return
         finally:
             deltas.close()
-        self._messages += [asked, {"role": "assistant", "content": completion.text}]
+        text = looked.answer if looked else completion.text
+        if looked is not None:
+            show_looks(looked)
+        self._messages += [asked, {"role": "assistant", "content": text}]
         self._new_images = []
-        phrases = parse(completion.text).phrases
+        phrases = parse(text).phrases
         if self._draw is not None and self._last_image is not None and phrases:
             write_image(draw_boxes(self._last_image, phrases), self._draw)
             self._console.print(f"saved {self._draw}", style="dim", markup=False)

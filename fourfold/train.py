@@ -29,7 +29,9 @@ FeaturesOption = Annotated[
 @app.command()
 def run(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option(help="Directory of the run; one that is there is gone on with.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run, runs/<recipe>; one that is there is gone on with.")
+    ] = None,
     base: BaseOption = None,
     features: FeaturesOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command goes on.")] = None,
@@ -47,6 +49,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     recipe = read_recipe(config)
+    out = out or Path("runs") / config.stem
     model, processor = load_base(recipe, base)
     sources = (["photos"] if recipe.mixture.photos else []) + (["scenes"] if recipe.mixture.scenes else [])
     trainer = Trainer(

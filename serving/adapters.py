@@ -40,6 +40,7 @@ class Adapters:
         self._model = model
         self._serial = BASE
         self._in_use = BASE
+        self._live = {BASE}
         self._layers: list[Any] = []  # PEFT's; importing it takes a second that most starts need not spend
 
     def serial(self, name: str) -> int:
@@ -79,6 +80,7 @@ class Adapters:
                 # PEFT wonders at a second adapter; several are the point here.
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 peft.inject_adapter_in_model(config, self._model, label)
+            self._model.eval()  # PEFT's new layers come in training mode, with their dropout
             result = peft.set_peft_model_state_dict(self._model, weights, label)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             self._remove_layers(label)
@@ -90,6 +92,7 @@ class Adapters:
             raise UserError(f"the adapter {path} does not fit this model: it {what} {keys[0]} and {len(keys) - 1} more")
         self._layers = self._tuner_layers()
         self.loaded[name] = Adapter(name, path, self._serial)
+        self._live.add(self._serial)
         self._activate(self._in_use)
         return self.loaded[name]
 
@@ -100,11 +103,18 @@ class Adapters:
 
     def delete(self, serial: int) -> None:
         """Free an adapter's weights."""
+        self._live.discard(serial)
         self._remove_layers(f"fourfold_{serial}")
         self._activate(self._in_use)
 
     def use(self, serial: int) -> None:
-        """Send the next forward passes through this adapter, or none for `BASE`."""
+        """Send the next forward passes through this adapter, or none for `BASE`.
+
+        Raises:
+            UserError: it was deleted between the asking and now.
+        """
+        if serial not in self._live:
+            raise UserError("the adapter was unloaded just now")
         if serial != self._in_use:
             self._activate(serial)
 

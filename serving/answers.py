@@ -1,7 +1,7 @@
 """Between the event loop and the engine's threads: requests become answers, and people who leave stop theirs."""
 
 import asyncio
-import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,6 @@ from serving.metrics import Metrics
 from serving.remote_images import RemoteImages
 from serving.requests import Completion, Delta, EngineClosed, QueueFull, Request
 
-log = logging.getLogger("fourfold.http")
 T = TypeVar("T")
 
 
@@ -34,6 +33,7 @@ class Answer:
     def __init__(self, loop: asyncio.AbstractEventLoop, choices: int, deadline: float) -> None:
         self.completions: list[Completion | None] = [None] * choices
         self.cancelled = False
+        self.pixels = 0  # of decoded images that it holds
         self._loop = loop
         self._deadline = deadline
         self._pieces: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
@@ -97,7 +97,11 @@ class Answers:
         self._engine, self._limits, self._metrics, self._remote = engine, limits, metrics, remote
         # Two threads decode: Pillow releases the interpreter lock, and more would hold more decoded pictures in memory.
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        # Waiting for other people's servers must not hold up those who bring their images along.
+        self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
         self._preparing = 0
+        self._pixels = 0
+        self._counting = threading.Lock()
         self._running: set[Answer] = set()
         self.closing = False
 
@@ -115,7 +119,8 @@ class Answers:
         answer = Answer(loop, body.choices, loop.time() + self._limits.request_seconds)
         self._running.add(answer)
         self._preparing += 1
-        work = loop.run_in_executor(self._decoders, self._prepare, body, adapter, answer)
+        threads = self._fetchers if self._remote and body.has_remote_images() else self._decoders
+        work = loop.run_in_executor(threads, self._prepare, body, adapter, answer)
         # Even when nobody waits for it any more, the thread is busy until it is done.
         work.add_done_callback(self._prepared)
         try:
@@ -130,8 +135,18 @@ class Answers:
         answer.cancel()
         if answer in self._running:
             self._running.discard(answer)
+            self._hold(answer, 0)
             for completion in answer.finished():
                 self._metrics.count(completion)
+
+    def check_whole(self, answer: Answer) -> None:
+        """Refuse to pass off as finished what the end of the server cut short.
+
+        Raises:
+            ApiError: That is what happened.
+        """
+        if self.closing and any(completion.finish_reason == "cancelled" for completion in answer.finished()):
+            raise ApiError(503, "the server shut down before the answer was ready", code="shutting_down")
 
     def close(self) -> None:
         """Take no new requests."""
@@ -153,6 +168,7 @@ class Answers:
         began = time.perf_counter()
         messages = read_messages(body, self._limits, self._remote)
         self._metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
+        self._hold(answer, _pixels(messages))
         try:
             for choice in range(body.choices):
                 request = Request(messages, body.sampling(choice, self._limits), adapter)
@@ -163,7 +179,22 @@ class Answers:
         except EngineClosed:
             raise _closing() from None
         except UserError as error:
-            raise ApiError(400, str(error), code="invalid_value") from None
+            if adapter is not None and all(known.name != adapter for known in self._engine.adapters):
+                raise ApiError(404, str(error), param="model", code="model_not_found") from None
+            # Everything else that the engine could find wrong was checked before.
+            raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from None
+
+    def _hold(self, answer: Answer, pixels: int) -> None:
+        """Count the decoded pixels that an answer holds from now on.
+
+        Raises:
+            ApiError: All answers together would hold too many.
+        """
+        with self._counting:
+            held = self._pixels - answer.pixels + pixels
+            if pixels and (held > self._limits.decoded_pixels or answer.cancelled):
+                raise _busy()
+            self._pixels, answer.pixels = held, pixels
 
 
 async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine[Any, Any, T]) -> T | None:
@@ -175,6 +206,11 @@ async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine
     finally:
         leaving.cancel()
         working.cancel()
+
+
+def _pixels(messages: list[dict[str, Any]]) -> int:
+    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
+    return sum(part["image"].width * part["image"].height for part in parts if part["type"] == "image")
 
 
 def _busy() -> ApiError:

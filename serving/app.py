@@ -113,6 +113,8 @@ def create_app(
         },
         counters={
             ("fourfold_engine_steps", "Forward passes of the language model"): lambda: engine.stats.steps,
+            ("fourfold_images_encoded", "Images the vision tower has read"): lambda: engine.stats.images_encoded,
+            ("fourfold_images_reused", "Images found in the feature cache"): lambda: engine.stats.images_reused,
             ("fourfold_answers_cancelled", "Answers whose client left"): lambda: engine.stats.cancelled,
             ("fourfold_answers_failed", "Answers that ended in an error"): lambda: engine.stats.failed,
         },
@@ -149,7 +151,9 @@ def create_app(
         """Answer a conversation, whole or streamed."""
         body.check_served(limits)
         adapter = adapter_of(body.model)
-        if body.text_length() > 64 * engine.context_length:  # no tokenizer packs more characters into a token
+        if (
+            body.text_length() > 64 * engine.context_length
+        ):  # words take about 4 characters a token: spare the tokenizer
             message = f"the text is far longer than the {engine.context_length} tokens that the model reads"
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
         response = ChatResponse(body.model or engine.model_name)
@@ -157,13 +161,12 @@ def create_app(
         if answer is None:
             return Response(status_code=400)  # nobody reads it
         if body.stream:
-            return _EventStream(_events(answer, response, body), answers, answer)
+            return _EventStream(_events(answers, answer, response, body), answers, answer)
         try:
             finished = await unless_gone(_disconnected(request), _whole(answer))
             if finished is None:
                 return Response(status_code=400)
-            if answers.closing and any(part.finish_reason == "cancelled" for part in answer.finished()):
-                raise ApiError(503, "the server shut down before the answer was ready", code="shutting_down")
+            answers.check_whole(answer)
             return Response(encode(response.whole(answer.finished())), media_type="application/json")
         finally:
             answers.end(answer)
@@ -236,11 +239,12 @@ class _EventStream(StreamingResponse):
             self._answers.end(self._answer)
 
 
-async def _events(answer: Answer, response: ChatResponse, body: ChatRequest) -> AsyncIterator[str]:
+async def _events(answers: Answers, answer: Answer, response: ChatResponse, body: ChatRequest) -> AsyncIterator[str]:
     for index in range(body.choices):
         yield _event(encode(response.opening(index)))
     try:
         async for index, delta in answer.pieces():
+            answers.check_whole(answer)
             if delta.text or delta.finish_reason or (body.logprobs and delta.token_ids):
                 yield _event(encode(response.piece(index, delta, logprobs=bool(body.logprobs))))
     except Exception as error:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 
-from prompts.errors import UserError
 from serving.cache import Prefix, PrefixCache, PromptKey, shared_length
 from serving.generation import Generation
 from serving.requests import EngineClosed, QueueFull
@@ -39,6 +38,8 @@ class Stats:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     completion_tokens: int = 0
+    images_encoded: int = 0
+    images_reused: int = 0
     steps: int = 0
     running: int = 0
     waiting: int = 0
@@ -92,29 +93,25 @@ class Batcher:
         self._waiting: deque[Generation] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._retiring: set[int] = set()
-        self._retired: set[int] = set()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fourfold-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, generations: list[Generation], *, bounded: bool = True) -> None:
-        """Queue answers to be made; all of them or none.
+    def submit(self, generation: Generation, *, bounded: bool = True) -> None:
+        """Queue an answer to be made.
 
         Raises:
             QueueFull: too many wait already (`bounded` only).
-            UserError: the adapter is gone.
             EngineClosed: the engine is closed.
         """
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
-            if any(generation.adapter in self._retired for generation in generations):
-                raise UserError("the adapter was unloaded just now")
-            if bounded and len(self._waiting) + len(generations) > self._max_waiting:
+            if bounded and len(self._waiting) >= self._max_waiting:
                 raise QueueFull(f"{len(self._waiting)} requests wait already; try again later")
-            self._waiting.extend(generations)
-            self.stats.requests += len(generations)
+            self._waiting.append(generation)
+            self.stats.requests += 1
             self.stats.waiting = len(self._waiting)
             self._changed.notify()
 
@@ -132,7 +129,6 @@ class Batcher:
         """Have an adapter deleted as soon as no running or waiting answer needs it."""
         with self._changed:
             self._retiring.add(adapter)
-            self._retired.add(adapter)
             self._changed.notify()
 
     def close(self) -> None:
@@ -237,6 +233,7 @@ class Batcher:
         generation.cached_tokens = common
         self._adapters.use(generation.adapter)
         row.embeds = self._runner.embed(generation.prompt, common)
+        self.stats.images_encoded, self.stats.images_reused = self._runner.images_encoded, self._runner.images_reused
         generation.timings["vision"] = time.perf_counter() - started
         self.stats.prompt_tokens += len(generation.prompt.ids)
         self.stats.cached_prompt_tokens += common

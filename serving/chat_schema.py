@@ -174,6 +174,10 @@ class ChatRequest(_Body):
         plain = sum(len(message.content) for message in self.messages if isinstance(message.content, str))
         return plain + sum(len(part.text) for part in self._parts() if isinstance(part, TextPart))
 
+    def has_remote_images(self) -> bool:
+        """Whether any image has to be fetched."""
+        return any(isinstance(part, ImagePart) and part.image_url.url[:5].lower() != "data:" for part in self._parts())
+
     def _parts(self) -> Iterator[TextPart | ImagePart | RefusalPart]:
         for message in self.messages:
             if isinstance(message.content, list):

@@ -15,8 +15,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # A typical turn: an image and some words are read, a few dozen tokens are said.
 _READ_TOKENS, _SAID_TOKENS = 128, 48
-# float32 is the safer format: the other has to be clearly faster.
-_MARGIN = 0.8
+# float32 is the safer format, and the measurement leaves out what both have in common (all the small operators): the
+# other has to be clearly faster.
+_MARGIN = 0.7
 _BEYOND_CACHES = 96 * 2**20
 
 
@@ -65,7 +66,7 @@ def choose_dtype(name: str, config: PreTrainedConfig, device: torch.device, memo
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     text, vision = config.text_config, config.vision_config
     key = (
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
         f"text {text.hidden_size}x{text.intermediate_size}x{text.num_hidden_layers}, "
         f"vision {vision.hidden_size}x{vision.num_hidden_layers}x{config.grid_width}"
     )

@@ -5,6 +5,7 @@ Requests go through one batcher whoever sends them: a script with a list, a chat
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,13 +145,23 @@ class Engine:
         Raises:
             UserError: a request is malformed or too long for the context.
         """
-        generations = [self._generation(request) for request in requests]
-        self._batcher.submit(generations, bounded=False)
+        pending: deque[Generation] = deque()
+        done: list[Completion] = []
         try:
-            return [generation.result() for generation in generations]
-        finally:  # an interrupt must not leave the rest running
-            for generation in generations:
+            for request in requests:
+                # A little ahead of the model is enough: thousands of resized images would fill the memory.
+                if len(pending) >= 2 * self._max_rows:
+                    done.append(pending[0].result())
+                    pending.popleft()
+                pending.append(self._generation(request))
+                self._batcher.submit(pending[-1], bounded=False)
+            while pending:
+                done.append(pending[0].result())
+                pending.popleft()
+        finally:  # an error or an interrupt must not leave the rest running
+            for generation in pending:
                 generation.cancel()
+        return done
 
     def stream(self, request: Request, cancel: threading.Event | None = None) -> Generator[Delta, None, None]:
         """The answer piece by piece; the last piece carries the completion.
@@ -164,7 +175,7 @@ class Engine:
             UserError: as `generate`.
         """
         generation = self._generation(request)
-        self._batcher.submit([generation], bounded=False)
+        self._batcher.submit(generation, bounded=False)
         try:
             for delta in generation:
                 if cancel is not None and cancel.is_set():
@@ -187,7 +198,7 @@ class Engine:
             EngineClosed: the engine was closed.
         """
         generation = self._generation(request, on_delta)
-        self._batcher.submit([generation])
+        self._batcher.submit(generation)
         return generation
 
     def score(self, request: Request, candidates: Sequence[str]) -> list[float]:

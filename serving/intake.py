@@ -54,6 +54,7 @@ class _Reader:
         self._limits, self._remote = limits, remote
         self._images = 0
         self._pixels = 0
+        self._deadline: float | None = None
 
     def read(self, url: str, param: str) -> Image.Image:
         self._images += 1
@@ -77,4 +78,5 @@ class _Reader:
             raise UserError(
                 f"{name} must be a data URI of the form data:image/png;base64,...; this server fetches no URLs"
             )
-        return self._remote.fetch(url)
+        self._deadline = self._deadline or self._remote.deadline()
+        return self._remote.fetch(url, self._deadline)

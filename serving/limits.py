@@ -18,6 +18,7 @@ class ServerLimits:
         connections: Open at the same time.
         images: Images in one request.
         request_pixels: Pixels of all images of one request together.
+        decoded_pixels: Pixels of the images of all requests being served together; three bytes each.
         image: Caps of a single image.
         max_tokens: Longest answer that can be asked for; longer wishes are clipped.
         default_max_tokens: Of an answer where the client says nothing.
@@ -33,6 +34,7 @@ class ServerLimits:
     connections: int = 500
     images: int = 16
     request_pixels: int = 100_000_000
+    decoded_pixels: int = 400_000_000
     image: ImageLimits = field(default_factory=ImageLimits)
     max_tokens: int = 4096
     default_max_tokens: int = 256

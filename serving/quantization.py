@@ -1,5 +1,6 @@
 """Low-bit weights by bitsandbytes: the language model only."""
 
+import logging
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
         quantization: "4bit" or "8bit".
         dtype: in which products are computed, and in which everything else is kept.
     """
+    # It warns that an optional kernel package, fetched from the network, is absent.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_SKIPPED)
     return BitsAndBytesConfig(

@@ -34,7 +34,7 @@ class RemoteImages:
     Args:
         hosts: Exact names, `images.example.com` or with a port `images.example.com:8443`.
         max_bytes: Largest image.
-        seconds: For one image altogether: resolving, connecting, and reading.
+        seconds: For the images of one request altogether: resolving, connecting, and reading.
         resolve: Host and port to addresses; the system's resolver by default.
         permitted: Which addresses may be connected to; public ones by default.
         context: TLS settings; the system's certificates by default.
@@ -59,13 +59,16 @@ class RemoteImages:
         # A resolver has no timeout of its own; in a pool of its own it can hold up nothing else.
         self._resolvers = ThreadPoolExecutor(4, thread_name_prefix="resolve")
 
-    def fetch(self, url: str) -> bytes:
+    def deadline(self) -> float:
+        """`time.monotonic()` by which the images of a request that begins now have to be there."""
+        return time.monotonic() + self._seconds
+
+    def fetch(self, url: str, deadline: float) -> bytes:
         """The body of `url`; blocking, for a worker thread.
 
         Raises:
             UserError: The URL is not allowed, the host did not answer in time or with 200, or the image is too large.
         """
-        deadline = time.monotonic() + self._seconds
         host, port, target = self._check_url(url)
         address = self._address_of(host, port, deadline)
         connection = _PinnedConnection(host, port, address, self._context, max(0.1, deadline - time.monotonic()))

@@ -73,6 +73,8 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            # Clients keep connections for 5 seconds and more; closing one as they use it again costs them a request.
+            timeout_keep_alive=30,
             limit_concurrency=limits.connections,
             timeout_graceful_shutdown=int(grace) + 10,
         )

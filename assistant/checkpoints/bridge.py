@@ -33,12 +33,15 @@ def read_geometry(bridge: Path) -> dict[str, int]:
     They stand in `bridge.json` under "geometry"; what is not said there has the default model's value.
 
     Raises:
-        UserError: a file of the bridge is missing, or `bridge.json` is not a JSON object.
+        UserError: a file of the bridge is missing, `bridge.json` is not a JSON object, or it tells of a vision block.
     """
     check_bridge(bridge)
     try:
         said = json.loads((bridge / "bridge.json").read_text(encoding="utf-8")).get("geometry", {})
-        defaults = {"image_size": IMAGE_SIZE, "blocks": BLOCKS}
-        return {key: said.get(key, default) for key, default in defaults.items()}
+        geometry = {"image_size": said.get("image_size", IMAGE_SIZE), "blocks": said.get("blocks", BLOCKS)}
+        vision_block = said.get("vision_llm_block")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{bridge / 'bridge.json'} cannot be read ({error})") from error
+    if vision_block is not None:
+        raise UserError(f"the bridge {bridge} was trained with a vision block, whose weights a bridge does not hold")
+    return geometry

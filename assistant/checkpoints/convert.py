@@ -162,6 +162,11 @@ def _write_adapter(directory: Path, release: ReleaseParts) -> None:
         task_type="CAUSAL_LM",
         inference_mode=True,
     ).save_pretrained(str(directory))
+    # PEFT writes the targets in the order of a set, another one each time.
+    settings = directory / "adapter_config.json"
+    written = json.loads(settings.read_text(encoding="utf-8"))
+    written["target_modules"].sort()
+    settings.write_text(json.dumps(written, indent=2, sort_keys=True), encoding="utf-8")
     save_file(release.adapter(), directory / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

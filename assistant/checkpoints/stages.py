@@ -16,7 +16,7 @@ AFTER_STAGE_2: Mapping[str, float] = {
     "textvqa": 51.9,
     "iconvqa": 47.7,
     "vizwiz": 30.3,
-    "hateful_memes": 58.2,
+    "hatefulmemes": 58.2,
     "refcoco": 88.69,
     "refcoco+": 79.97,
     "refcocog": 84.44,
@@ -28,7 +28,7 @@ AFTER_STAGE_3: Mapping[str, float] = {
     "textvqa": 52.3,
     "iconvqa": 49.4,
     "vizwiz": 42.4,
-    "hateful_memes": 59.5,
+    "hatefulmemes": 59.5,
 }
 
 # Data that joined the mix in the third stage only, as the paper tells.

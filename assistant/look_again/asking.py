@@ -126,10 +126,16 @@ class Asker:
 
     def tell(self, kind: str, text: str, **details: Any) -> None:
         """Report a step."""
-        step = Step(kind, text, self.calls, self.seconds, **details)
+        step = Step(kind, one_line(text), self.calls, self.seconds, **details)
         self.steps.append(step)
         if self._on_step is not None:
             self._on_step(step)
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """Model text for a line of its own: white space made single, the end of long text cut off."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def crop(image: Image.Image, region: Box) -> Image.Image:

@@ -7,7 +7,7 @@ from typing import Literal
 from PIL import Image
 
 from assistant.grounding import Box, format_box, parse
-from assistant.look_again.asking import Asker, Stopped, around, yes_or_no
+from assistant.look_again.asking import Asker, Stopped, around, one_line, yes_or_no
 from assistant.look_again.claims import Claim, is_there
 from assistant.training.data.words import head_noun, related
 from prompts.tasks import Task, instruction
@@ -69,7 +69,7 @@ def _look(asker: Asker, image: Image.Image, claim: Claim) -> Checked:
 
     def vote(look: str, answer: str | None, speaks_for: bool | None) -> None:
         votes.append(speaks_for)
-        evidence.append(f"{look}: {'no answer' if answer is None else answer}")
+        evidence.append(one_line(f"{look}: {'no answer' if answer is None else answer}"))
 
     if not claim.asked:
         answer = asker.question(image, is_there(claim.thing))

@@ -55,7 +55,7 @@ def run_ablations(
         config: file of variants.
         out: directory.
         base: checkpoint in place of the recipes' base.
-        features: directory of cached features; None keeps them in memory, shared by variants of one image tower.
+        features: directory of cached features, which variants of one image tower share; None computes them for each.
         only: names of variants; None for all.
         max_minutes: start no variant after so long, and stop the one that runs.
         report: is given every line of every log.

@@ -70,6 +70,8 @@ def export_bridge(directory: Path, learner: Learner, recipe: Recipe, step: int, 
         **history,
     }
     (building / "bridge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    for path in building.iterdir():
+        path.chmod(0o644)  # some are written private, and a bridge is made to be shipped
     building.chmod(0o755)
     if directory.exists():
         # A directory cannot be replaced in one step; the old one is moved away first and is whole until then.

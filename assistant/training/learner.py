@@ -9,7 +9,7 @@ from torch import nn
 
 from assistant.model import MiniGPTv2ForConditionalGeneration
 from assistant.training.packing import Batch
-from assistant.training.precision import HalfLinear, fast_half
+from assistant.training.precision import fast_half, halve
 from assistant.training.recipe import LoraSettings
 
 
@@ -56,7 +56,7 @@ class Learner(nn.Module):
             )
             self._adapter.append(get_peft_model(language_model, config))
         if model.device.type == "cpu" and fast_half(model.device):
-            _halve(language_model.layers)
+            halve(language_model.layers)
         model.model.projector.requires_grad_(True)
         if model.model.vision_block is not None:
             model.model.vision_block.project_in.requires_grad_(True)
@@ -111,22 +111,18 @@ class Learner(nn.Module):
     def save_adapter(self, directory: Path) -> None:
         """Write `adapter_model.safetensors` (float16) and `adapter_config.json`; nothing where there is no adapter."""
         for adapter in self._adapter:
-            from peft import get_peft_model_state_dict
             from safetensors.torch import save_file
 
-            tensors = {k: v.detach().half().cpu().contiguous() for k, v in get_peft_model_state_dict(adapter).items()}
+            # Not by PEFT's own collecting function: it passes over layers that `halve` has replaced.
+            named = self.model.model.language_model.named_parameters()
+            tensors = {
+                f"base_model.model.{name.replace('.default.', '.')}": p.detach().half().cpu().contiguous()
+                for name, p in named
+                if ".lora_" in name
+            }
             save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
             config = adapter.peft_config["default"]
             config.base_model_name_or_path = None
             config.inference_mode = True
             config.save_pretrained(directory)
             config.inference_mode = False
-
-
-def _halve(module: nn.Module) -> None:
-    """Put `HalfLinear` in the place of every frozen linear layer below `module`."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear and not child.weight.requires_grad:
-            setattr(module, name, HalfLinear(child))
-        elif "lora_" not in name:
-            _halve(child)

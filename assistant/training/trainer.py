@@ -140,7 +140,7 @@ class Trainer:
                 item = next(stream)
                 losses.append(self._pass(item))
                 sequences += len(item.images)
-                tokens += int(item.batch.mask.diagonal(dim1=-2, dim2=-1).numel())
+                tokens += item.batch.ids.numel()
             self.step += 1
             if self.step % recipe.log_every == 0 or self.finished:
                 seconds = time.monotonic() - clock

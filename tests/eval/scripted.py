@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ class Script:
     refuse: str | None = None  # prompts that contain this get 400
     die_after: int | None = None  # answers, then nothing but 503
     answer: str = "yes"
+    reply: Callable[[list[dict[str, Any]]], str] | None = None  # from the messages, instead of `answer`
     asked: Counter[str] = field(default_factory=Counter)
     images: Counter[bool] = field(default_factory=Counter)
     requests: int = 0
@@ -68,7 +69,10 @@ def _app(script: Script) -> FastAPI:
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": "stop",
-            "message": {"role": "assistant", "content": script.answer},
+            "message": {
+                "role": "assistant",
+                "content": script.reply(body["messages"]) if script.reply else script.answer,
+            },
         }
         if body.get("logprobs"):
             top = [

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from eval import endpoint as endpoint_module
+from eval.answerer import Answerer
 from eval.asking import Control
 from eval.endpoint import rank_by_first_token
 from eval.runner import Run, RunOptions, run_benchmark
@@ -46,20 +47,24 @@ def options(folder: Path, **changes: Any) -> RunOptions:
     return RunOptions(**(known | changes))
 
 
+def by(*urls: str, **changes: Any) -> Answerer:
+    return Answerer(endpoints=urls, **changes)
+
+
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "out" / "answers.jsonl").read_text().splitlines()]
 
 
 def test_asks_each_question_once_with_its_image(pope: Path) -> None:
     with endpoint(Script()) as script:
-        run = run_benchmark(options(pope, endpoints=(script.url,)))
+        run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.result is not None and run.result.headline.headline.value == 100
         assert set(script.asked.values()) == {1} and len(script.asked) == 40
         assert script.images == {True: 40}
         body = script.bodies[0]
         assert (body["temperature"], body["seed"], body["max_tokens"], body["model"]) == (0, 0, 20, "scripted")
         assert body["messages"][0]["content"][1]["text"].startswith("[vqa] Based on the image")
-        run_benchmark(options(pope, endpoints=(script.url,)))
+        run_benchmark(options(pope, answerer=by(script.url)))
         assert len(script.asked) == 40 and set(script.asked.values()) == {1}  # nothing was asked again
     again = score_files("pope", pope / "out" / "predictions.json", pope / "pope.json")
     assert again.headline.headline == run.result.headline.headline
@@ -69,7 +74,7 @@ def test_asks_each_question_once_with_its_image(pope: Path) -> None:
 
 def test_two_endpoints_share_the_work(pope: Path) -> None:
     with endpoint(Script(delay=0.02)) as one, endpoint(Script(delay=0.02)) as two:
-        run_benchmark(options(pope, endpoints=(one.url, two.url), concurrency=4))
+        run_benchmark(options(pope, answerer=by(one.url, two.url, concurrency=4)))
         assert not set(one.asked) & set(two.asked)
         assert min(len(one.asked), len(two.asked)) > 5
         assert max(one.most_at_once, two.most_at_once) <= 4
@@ -77,14 +82,14 @@ def test_two_endpoints_share_the_work(pope: Path) -> None:
 
 def test_busy_answers_are_tried_again(pope: Path) -> None:
     with endpoint(Script(busy_every=3)) as script:
-        run = run_benchmark(options(pope, endpoints=(script.url,)))
+        run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.failed == 0 and len(script.asked) == 40 and set(script.asked.values()) == {1}
 
 
 def test_an_endpoint_that_dies_leaves_the_rest_to_the_other(pope: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
     with endpoint(Script(delay=0.01)) as alive, endpoint(Script(die_after=5)) as dying:
-        run = run_benchmark(options(pope, endpoints=(dying.url, alive.url)))
+        run = run_benchmark(options(pope, answerer=by(dying.url, alive.url)))
         assert run.failed == 0
         assert len(dying.asked) + len(alive.asked) == 40
 
@@ -92,28 +97,28 @@ def test_an_endpoint_that_dies_leaves_the_rest_to_the_other(pope: Path, monkeypa
 def test_when_all_are_dead_the_answers_stay(pope: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.01)
     with endpoint(Script(die_after=7)) as script, pytest.raises(UserError, match="run the same command again") as error:
-        run_benchmark(options(pope, endpoints=(script.url,)))
+        run_benchmark(options(pope, answerer=by(script.url)))
     answered = len(lines(pope))
     assert 7 <= answered < 40 and f"{answered} answers are kept" in str(error.value)
     with endpoint(Script()) as script:
-        run = run_benchmark(options(pope, endpoints=(script.url,)))
+        run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.failed == 0 and len(script.asked) == 40 - answered
 
 
 def test_nobody_there(pope: Path) -> None:
     with pytest.raises(UserError, match="lists no models"):
-        run_benchmark(options(pope, endpoints=("http://127.0.0.1:9",)))
+        run_benchmark(options(pope, answerer=by("http://127.0.0.1:9")))
 
 
 def test_a_refused_sample_is_wrong_counted_and_tried_again_next_time(pope: Path) -> None:
     with endpoint(Script(refuse="thing 7?")) as script:
-        run = run_benchmark(options(pope, endpoints=(script.url,)))
+        run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.failed == 1 and run.result is not None
         assert run.result.headline.headline.value == pytest.approx(97.5)
         sample = next(s for s in json.loads((pope / "out" / "samples.json").read_text()) if s["id"] == "8")
         assert "not this one" in sample["error"] and sample["score"] == 0
         script.refuse = None
-        assert run_benchmark(options(pope, endpoints=(script.url,))).failed == 0
+        assert run_benchmark(options(pope, answerer=by(script.url))).failed == 0
         assert set(script.asked.values()) == {1}
 
 
@@ -127,7 +132,7 @@ def test_a_refused_sample_is_wrong_counted_and_tried_again_next_time(pope: Path)
 )
 def test_controls(pope: Path, control: Control, images: dict[bool, int], begins: str) -> None:
     with endpoint(Script()) as script:
-        run_benchmark(options(pope, endpoints=(script.url,), control=control))
+        run_benchmark(options(pope, answerer=by(script.url), control=control))
         assert script.images == images
         assert all(prompt.startswith(begins) for prompt in script.asked)
     for sample in json.loads((pope / "out" / "samples.json").read_text()):
@@ -137,10 +142,10 @@ def test_controls(pope: Path, control: Control, images: dict[bool, int], begins:
 
 def test_another_run_does_not_mix_in(pope: Path) -> None:
     with endpoint(Script()) as script:
-        run_benchmark(options(pope, endpoints=(script.url,), limit=4))
+        run_benchmark(options(pope, answerer=by(script.url), limit=4))
         with pytest.raises(UserError, match=r"holds another run \(control 'none', now 'blind'\)"):
-            run_benchmark(options(pope, endpoints=(script.url,), control=Control.BLIND))
-        run_benchmark(options(pope, endpoints=(script.url,), limit=8))
+            run_benchmark(options(pope, answerer=by(script.url), control=Control.BLIND))
+        run_benchmark(options(pope, answerer=by(script.url), limit=8))
         assert len(script.asked) == 8 and set(script.asked.values()) == {1}  # the first four are among the eight
 
 
@@ -148,17 +153,18 @@ def test_missing_images_stop_or_are_left_out(pope: Path) -> None:
     (pope / "images" / "COCO_val2014_000000000003.jpg").unlink()
     with endpoint(Script()) as script:
         with pytest.raises(UserError, match="1 images of pope are not under"):
-            run_benchmark(options(pope, endpoints=(script.url,)))
-        run = run_benchmark(options(pope, endpoints=(script.url,), skip_missing_images=True))
+            run_benchmark(options(pope, answerer=by(script.url)))
+        run = run_benchmark(options(pope, answerer=by(script.url), skip_missing_images=True))
         assert run.asked == 30 and run.result is not None
         assert run.result.facts["questions_without_image"] == 10
 
 
 def test_killed_and_resumed_asks_nothing_twice(pope: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from eval.runner import RunOptions, run_benchmark\n"
-        "f, urls = Path(sys.argv[1]), (sys.argv[2],)\n"
-        "run_benchmark(RunOptions('pope', f / 'images', f / 'pope.json', f / 'out', endpoints=urls, concurrency=1))"
+        "import sys; from pathlib import Path\n"
+        "from eval.answerer import Answerer; from eval.runner import RunOptions, run_benchmark\n"
+        "f, who = Path(sys.argv[1]), Answerer(endpoints=(sys.argv[2],), concurrency=1)\n"
+        "run_benchmark(RunOptions('pope', f / 'images', f / 'pope.json', f / 'out', who))"
     )
     with endpoint(Script(delay=0.05)) as script:
         process = subprocess.Popen([sys.executable, "-c", program, str(pope), script.url], stderr=subprocess.DEVNULL)
@@ -168,7 +174,7 @@ def test_killed_and_resumed_asks_nothing_twice(pope: Path) -> None:
         process.wait()
         answered = {line["sample"] for line in lines(pope)}
         assert 5 < len(answered) < 40
-        run = run_benchmark(options(pope, endpoints=(script.url,)))
+        run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.failed == 0
         # One question was in flight when the process died: its answer was never seen.
         assert sum(script.asked.values()) <= 41
@@ -185,7 +191,7 @@ def test_ranking_by_the_first_token(tmp_path: Path) -> None:
     )
     with endpoint(Script(answer="dunno")) as script:
         run = run_benchmark(
-            RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", endpoints=(script.url,))
+            RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", answerer=by(script.url))
         )
     assert run.result is not None and run.result.headline.headline.value == 100
 
@@ -198,7 +204,7 @@ def test_hateful_memes_get_p_yes(tmp_path: Path) -> None:
     (tmp_path / "hm.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with endpoint(Script(answer="no")) as script:
         run = run_benchmark(
-            RunOptions("hatefulmemes", tmp_path, tmp_path / "hm.jsonl", tmp_path / "out", endpoints=(script.url,))
+            RunOptions("hatefulmemes", tmp_path, tmp_path / "hm.jsonl", tmp_path / "out", by(script.url))
         )
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert predictions[0]["proba"] == pytest.approx(1 / (1 + 2.718281828**-1))
@@ -211,7 +217,7 @@ def test_vizwiz_test_split_gives_a_submission(tmp_path: Path) -> None:
     with endpoint(Script(answer="a cup")) as script:
         run = run_benchmark(
             RunOptions(
-                "vizwiz", tmp_path, None, tmp_path / "out", questions=tmp_path / "test.json", endpoints=(script.url,)
+                "vizwiz", tmp_path, None, tmp_path / "out", questions=tmp_path / "test.json", answerer=by(script.url)
             )
         )
     assert run.result is None
@@ -220,13 +226,13 @@ def test_vizwiz_test_split_gives_a_submission(tmp_path: Path) -> None:
 
 
 def in_process(folder: Path, checkpoint: Path, **changes: Any) -> Run:
-    return run_benchmark(options(folder, checkpoint=checkpoint, **changes))
+    return run_benchmark(options(folder, answerer=Answerer(checkpoint=checkpoint), **changes))
 
 
 def test_in_process_and_through_our_server_agree(pope: Path, tiny_checkpoint: Path) -> None:
     local = in_process(pope, tiny_checkpoint, limit=6)
     with Engine.load(tiny_checkpoint, name="tiny") as engine, live_server(engine) as live:
-        served = run_benchmark(options(pope, endpoints=(live.url,), limit=6, out=pope / "served"))
+        served = run_benchmark(options(pope, answerer=by(live.url), limit=6, out=pope / "served"))
     assert local.asked == served.asked == 6 and served.failed == 0
     answers = [json.loads((folder / "predictions.json").read_text()) for folder in (pope / "out", pope / "served")]
     assert answers[0] == answers[1]
@@ -238,7 +244,9 @@ def test_in_process_ranking_uses_whole_candidates(tmp_path: Path, tiny_checkpoin
         json.dumps([{"image_id": "7", "question": "?", "choices": ["red car", "red fox", "one"], "answer": 1}])
     )
     run = run_benchmark(
-        RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", checkpoint=tiny_checkpoint)
+        RunOptions(
+            "iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", answerer=Answerer(checkpoint=tiny_checkpoint)
+        )
     )
     (record,) = lines(tmp_path)
     assert len(set(record["scores"])) == 3 and run.result is not None

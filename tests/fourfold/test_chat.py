@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from assistant.look_again import look_again
 from fourfold import cli
 from fourfold.chat import answer_object
+from fourfold.chat_looks import show_looks
 from fourfold.chat_output import coloured, write_image
 from prompts.errors import UserError
 from serving.requests import Completion
@@ -106,6 +109,29 @@ def test_a_question_longer_than_the_context_names_both_numbers(run: Run, photo: 
     assert "1024" in err
 
 
+def test_looking_again_adds_claims_and_repeats(run: Run, photo: Path) -> None:
+    words = (photo, "[vqa] is there a dog?", "--json", "--max-tokens", 5, "--check", "--look-closer")
+    answers = [json.loads(run(*words)[1]) for _ in range(2)]
+    for answer in answers:
+        assert answer.pop("timings")["look_again"] >= 0
+        assert answer["first_text"] == json.loads(run(*words[:-2])[1])["text"]
+        for claim in answer["claims"]:
+            assert set(claim) == {"phrase", "verdict", "box", "evidence"}
+            assert claim["verdict"] in ("supported", "unsupported", "unsure")
+    assert answers[0] == answers[1]
+
+
+def test_looked_again_answers_are_shown_with_their_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    image = Image.new("RGB", (40, 30))
+    told = {"[vqa] is there a dog?": "yes", "[detection] dog": "<p>dog</p> {<10><20><30><40>}"}
+
+    def ask(messages: list[dict], images: list[Image.Image]) -> str:
+        return told.get(messages[0]["content"][-1]["text"], "no")
+
+    show_looks(look_again(ask, image, "[caption] describe", "a dog [runs]", check_claims=True))
+    assert re.search(r"^a dog: (supported|unsupported|unsure)$", capsys.readouterr().out, re.MULTILINE)
+
+
 def completion(text: str) -> Completion:
     return Completion(text, [1, 2], "stop", 30, 0, 2, None, {"total": 0.123456})
 
@@ -113,7 +139,7 @@ def completion(text: str) -> Completion:
 def test_boxes_are_fractions_and_pixels_of_the_last_image() -> None:
     text = "<p>a dog</p> {<10><20><30><40>}<delim>{<0><0><100><100>} and {<50><50><60><70>}"
     images = [Image.new("RGB", (10, 10)), Image.new("RGB", (200, 100))]
-    answer = answer_object(completion(text), images, "m")
+    answer = answer_object(text, completion(text), images, "m")
     assert answer["boxes"] == [
         {"phrase": "a dog", "box": [0.1, 0.2, 0.3, 0.4], "pixels": [20, 20, 60, 40]},
         {"phrase": "a dog", "box": [0.0, 0.0, 1.0, 1.0], "pixels": [0, 0, 200, 100]},
@@ -121,7 +147,7 @@ def test_boxes_are_fractions_and_pixels_of_the_last_image() -> None:
     ]
     assert answer["text"] == text
     assert answer["timings"] == {"total": 0.1235}
-    assert answer_object(completion(text), [], "m")["boxes"][0]["pixels"] is None
+    assert answer_object(text, completion(text), [], "m")["boxes"][0]["pixels"] is None
 
 
 def test_on_a_terminal_phrases_have_colours_and_short_boxes() -> None:
@@ -185,6 +211,7 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
     (["good.jpg", "hm?", "--draw", "absent/out.png"], "there is no directory absent"),
     (["good.jpg", "hm?", "--draw", "out.txt"], "has to end in"),
     (["hm?", "--draw", "out.png"], "--draw needs an image"),
+    (["hm?", "--check"], "need an image to look at"),
 ]
 
 

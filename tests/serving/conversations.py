@@ -1,6 +1,7 @@
 """Conversations and answers that the engine's tests share."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def save_lively_checkpoint(directory: Path) -> Path:
                 parameter.mul_(8)
     model.save_pretrained(directory)
     return directory
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; 30 seconds at most."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
 
 
 def ask(engine: Engine, messages: Messages, **sampling: Any) -> Completion:

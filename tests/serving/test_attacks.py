@@ -32,6 +32,10 @@ from tests.serving.test_images import SVG, encode, png_claiming, scene
 PNG = encode(scene())
 
 
+def fetch(remote: RemoteImages, url: str | None = None) -> bytes:
+    return remote.fetch(url or remote.url, remote.deadline())
+
+
 @pytest.fixture(autouse=True)
 def only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to anywhere else is an error, not a timeout."""
@@ -171,7 +175,7 @@ class TestAddresses:
         assert not is_public(ipaddress.ip_address(address.partition("%")[0]))
         remote = RemoteImages(["images.test"], 10**6, resolve=lambda host, port: ["93.184.215.14", address])
         with pytest.raises(ValueError, match="private or reserved"):
-            remote.fetch("https://images.test/x.png")
+            fetch(remote, "https://images.test/x.png")
 
     def test_public_addresses(self) -> None:
         for address in ("93.184.215.14", "1.1.1.1", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:1.1.1.1"):
@@ -259,7 +263,7 @@ class TestRemoteImages:
             return ["127.0.0.1"] if len(lookups) == 1 else ["10.0.0.1"]
 
         remote = remote_server(play, resolve=resolve)
-        assert remote.fetch(remote.url) == PNG
+        assert fetch(remote) == PNG
         assert lookups == ["images.test"]
         port = remote.url.split(":")[2].split("/")[0]
         assert seen == [("/a/b.png?size=1", f"images.test:{port}", None)]
@@ -283,19 +287,19 @@ class TestRemoteImages:
 
         remote = remote_server(play)
         with pytest.raises(ValueError, match="redirects are not followed"):
-            remote.fetch(remote.url)
+            fetch(remote)
         assert len(asked) == 1
 
     @pytest.mark.parametrize("status", [204, 401, 404, 500])
     def test_other_answers(self, remote_server, status: int) -> None:
         remote = remote_server(lambda script: script.reply(b"", status))
         with pytest.raises(ValueError, match=str(status)):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     def test_announced_size(self, remote_server) -> None:
         remote = remote_server(lambda script: script.reply(b"x", length=10**12))
         with pytest.raises(ValueError, match="larger than"):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     def test_endless_body(self, remote_server) -> None:
         sent = 0
@@ -310,7 +314,7 @@ class TestRemoteImages:
 
         remote = remote_server(play)
         with pytest.raises(ValueError, match="larger than"):
-            remote.fetch(remote.url)
+            fetch(remote)
         assert sent < 2**24
 
     def test_endless_chunks(self, remote_server) -> None:
@@ -323,12 +327,12 @@ class TestRemoteImages:
 
         remote = remote_server(play)
         with pytest.raises(ValueError, match="larger than"):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     def test_gzip(self, remote_server) -> None:
         remote = remote_server(lambda script: script.reply(b"x", Content_Encoding="gzip"))
         with pytest.raises(ValueError, match="compressed"):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     @pytest.mark.parametrize("where", ["status", "headers", "body", "silence"])
     def test_drip(self, remote_server, where: str) -> None:
@@ -346,7 +350,7 @@ class TestRemoteImages:
         remote = remote_server(play, seconds=0.6)
         began = time.monotonic()
         with pytest.raises(ValueError, match=r"within 0\.6 seconds"):
-            remote.fetch(remote.url)
+            fetch(remote)
         assert time.monotonic() - began < 2
 
     def test_drip_in_the_handshake(self) -> None:
@@ -361,7 +365,7 @@ class TestRemoteImages:
             )
             began = time.monotonic()
             with pytest.raises(ValueError, match=r"within 0\.5 seconds"):
-                remote.fetch(f"https://images.test:{port}/")
+                fetch(remote, f"https://images.test:{port}/")
             assert time.monotonic() - began < 2
 
     def test_slow_resolver(self) -> None:
@@ -372,13 +376,13 @@ class TestRemoteImages:
         remote = RemoteImages(["images.test"], 10**6, seconds=0.3, resolve=resolve)
         began = time.monotonic()
         with pytest.raises(ValueError, match="in time"):
-            remote.fetch("https://images.test/")
+            fetch(remote, "https://images.test/")
         assert time.monotonic() - began < 1
 
     def test_certificate_of_another(self, remote_server) -> None:
         remote = remote_server(lambda script: script.reply(PNG), context=ssl.create_default_context())
         with pytest.raises(ValueError, match="certificate"):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     def test_cut_short(self, remote_server) -> None:
         def play(script: Script) -> None:
@@ -387,14 +391,14 @@ class TestRemoteImages:
 
         remote = remote_server(play)
         with pytest.raises(ValueError, match="before the image was complete"):
-            remote.fetch(remote.url)
+            fetch(remote)
 
     def test_nobody_there(self) -> None:
         remote = RemoteImages(
             ["images.test:1"], 10, resolve=lambda host, port: ["127.0.0.1"], permitted=lambda address: True
         )
         with pytest.raises(ValueError, match="connection failed"):
-            remote.fetch("https://images.test:1/")
+            fetch(remote, "https://images.test:1/")
 
     @pytest.mark.parametrize(
         "host", ["", "*.test", "https://images.test", "a b", "user@host", "[::1]", "x" * 300 + ":x"]
@@ -446,6 +450,16 @@ class TestBodies:
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "messages.0.content.2"
         assert "together" in response.json()["error"]["message"]
+
+    def test_pixels_of_many_requests(self, tiny_engine: Engine) -> None:
+        ask = {"content": [image_part(data_uri(size=(50, 100)))], "temperature": 1, "seed": 7}
+        with (
+            live_server(tiny_engine, limits=ServerLimits(decoded_pixels=12_000)) as server,
+            concurrent.futures.ThreadPoolExecutor(6) as pool,
+        ):
+            codes = [answer.status_code for answer in pool.map(lambda _: server.chat(max_tokens=300, **ask), range(6))]
+            assert set(codes) == {200, 429}
+            assert server.chat(**ask).status_code == 200  # what they held was given back
 
     @pytest.mark.parametrize("chunked", [False, True])
     def test_200_megabytes(self, live: Live, chunked: bool) -> None:

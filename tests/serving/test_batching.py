@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.engine import Completion, Engine, QueueFull, Request, Sampling
-from tests.serving.conversations import Reference, ask, conversations, picture, save_lively_checkpoint, user
+from tests.serving.conversations import Reference, ask, conversations, picture, save_lively_checkpoint, user, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,6 @@ def engine(checkpoint: Path) -> Iterator[Engine]:
 
 def load(checkpoint: Path, **options: Any) -> Engine:
     return Engine.load(checkpoint, dtype="float32", device="cpu", **options)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
 
 
 def mixed_requests() -> list[Request]:

@@ -1,8 +1,7 @@
 """The engine against plain transformers, on a tiny random checkpoint."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.serving.conversations import (
     picture,
     save_lively_checkpoint,
     user,
+    wait_for,
 )
 
 
@@ -38,13 +38,6 @@ def engine(checkpoint: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def reference(checkpoint: Path) -> Reference:
     return Reference(checkpoint)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def varied(engine: Engine, seed: int, tokens: int = 60) -> Completion:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from assistant.model import MiniGPTv2ForConditionalGeneration
 from prompts.errors import UserError
 from serving.engine import Engine, Request, Sampling
-from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint
+from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def save_adapter(checkpoint: Path, directory: Path, seed: int, **options: object
     torch.manual_seed(seed)
     model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint)
     config = LoraConfig(
-        r=4, lora_alpha=32, target_modules=r".*language_model.*\.(q_proj|v_proj)", **options  # type: ignore[arg-type]
+        r=4, lora_alpha=32, lora_dropout=0.3, target_modules=r".*language_model.*\.(q_proj|v_proj)", **options  # type: ignore[arg-type]
     )  # fmt: skip
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
@@ -101,6 +102,13 @@ def test_unloading_while_it_answers_lets_the_answer_end(checkpoint: Path, adapte
         fresh.unload_adapter("a")
         assert running.result().token_ids == expected
         assert fresh.adapters == []
+        # One that was asked for before the unloading and comes after the last answer does not get the base model's.
+        late = fresh._generation(replace(request, adapter=""))
+        late.adapter = 1
+        wait_for(lambda: 1 not in fresh._adapters._live)
+        fresh._batcher.submit(late)
+        with pytest.raises(UserError, match="unloaded just now"):
+            late.result()
 
 
 def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(

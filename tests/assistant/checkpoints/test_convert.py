@@ -28,8 +28,6 @@ from tests.assistant import naive_minigpt_v2 as naive
 from tests.assistant.checkpoints import release_files as tiny
 from tests.assistant.checkpoints.release_files import Release, make_release
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @dataclasses.dataclass
 class Converted:
@@ -324,7 +322,7 @@ def test_begins_anew_when_the_sources_changed(plain: Converted, tmp_path: Path) 
 def test_survives_kill(plain: Converted, tmp_path: Path) -> None:
     command = _command(plain.release, tmp_path / "out", "time.sleep(0.05)")
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 200
     while not list(tmp_path.glob(".out.part/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -14,7 +14,6 @@ from prompts.errors import UserError
 from tests.assistant.checkpoints import release_files as tiny
 from tests.assistant.checkpoints.release_files import Release, make_release
 
-pytestmark = pytest.mark.timeout(60)
 Tensors = dict[str, torch.Tensor]
 
 REFERENCE = make_release(Path())

@@ -178,6 +178,14 @@ def test_a_bridge_for_other_sizes_is_refused(tiny_parts: Shop, own_bridge: Path,
         assemble(tmp_path / "bad", bridge=own_bridge, image_size=64, blocks=7, vision_llm_block=0)
 
 
+def test_a_bridge_of_a_model_with_a_vision_block_is_refused(tiny_parts: Shop, own_bridge: Path, tmp_path: Path) -> None:
+    """The block's two linear layers were trained too, and are not in the bridge."""
+    geometry = {"image_size": 64, "blocks": 7, "vision_llm_block": 1}
+    (own_bridge / "bridge.json").write_text(json.dumps({"geometry": geometry}))
+    with pytest.raises(UserError, match="vision block"):
+        assemble(tmp_path / "bad", bridge=own_bridge, image_size=64, blocks=7)
+
+
 def test_a_bridge_with_a_broken_record_is_refused(tiny_parts: Shop, own_bridge: Path, tmp_path: Path) -> None:
     for text in ("{", "[]"):
         (own_bridge / "bridge.json").write_text(text)
@@ -221,48 +229,51 @@ def test_killed_while_assembling_leaves_nothing_that_counts(
     load(assemble(target, bridge=None, image_size=64, blocks=7))
 
 
+@pytest.fixture(scope="module")
+def real_directory() -> Path:
+    return resolve_model("fourfold-mini-base")
+
+
+@pytest.fixture(scope="module")
+def real_model(real_directory: Path) -> MiniGPTv2ForConditionalGeneration:
+    return load(real_directory)
+
+
 @pytest.mark.mini
-class TestRealWeights:
-    """The real parts, assembled once in the user's cache."""
+def test_the_real_model_still_talks(real_model: MiniGPTv2ForConditionalGeneration, real_directory: Path) -> None:
+    processor = AutoProcessor.from_pretrained(real_directory)
+    question = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
+    inputs = processor.apply_chat_template(
+        question, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    tokens = real_model.generate(**inputs, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :]
+    assert processor.decode(tokens) == "The capital of France is Paris.<|im_end|>"
 
-    @pytest.fixture(scope="class")
-    def directory(self) -> Path:
-        return resolve_model("fourfold-mini-base")
 
-    @pytest.fixture(scope="class")
-    def model(self, directory: Path) -> MiniGPTv2ForConditionalGeneration:
-        return load(directory)
+@pytest.mark.mini
+def test_sizes_of_the_real_model(real_model: MiniGPTv2ForConditionalGeneration) -> None:
+    assert real_model.config.image_seq_length == 64
+    assert real_model.config.vision_config.num_hidden_layers == 11
+    assert len(real_model.model.vision_tower.encoder.layers) == 11
+    assert real_model.model.projector.weight.shape == (576, 3072)
 
-    def test_it_still_talks(self, model: MiniGPTv2ForConditionalGeneration, directory: Path) -> None:
-        processor = AutoProcessor.from_pretrained(directory)
-        question = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
-        inputs = processor.apply_chat_template(
-            question, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-        )
-        tokens = model.generate(**inputs, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :]
-        assert processor.decode(tokens) == "The capital of France is Paris.<|im_end|>"
 
-    def test_sizes(self, model: MiniGPTv2ForConditionalGeneration) -> None:
-        assert model.config.image_seq_length == 64
-        assert model.config.vision_config.num_hidden_layers == 11
-        assert len(model.model.vision_tower.encoder.layers) == 11
-        assert model.model.projector.weight.shape == (576, 3072)
-
-    def test_its_image_features_tell_things_apart(
-        self, model: MiniGPTv2ForConditionalGeneration, directory: Path, shared_data: Path
-    ) -> None:
-        """Crops of one photo are closer to each other than to any other photo: chance would be 1 in 15."""
-        processor = AutoProcessor.from_pretrained(directory)
-        photos = sorted((shared_data / "photos/imagenet_sample/images").iterdir())[::60][:16]
-        left, right = [], []
-        for path in photos:
-            photo = Image.open(path).convert("RGB")
-            width, height = photo.size
-            left.append(photo.crop((0, 0, width * 2 // 3, height)))
-            right.append(photo.crop((width // 3, 0, width, height)))
-        pixels = processor.image_processor(left + right, return_tensors="pt").pixel_values
-        with torch.no_grad():
-            features = model.model.encode_images(pixels).mean(1)
-        features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
-        matches = (features[:16] @ features[16:].T).argmax(1)
-        assert (matches == torch.arange(16)).float().mean() >= 0.9
+@pytest.mark.mini
+def test_the_real_image_features_tell_things_apart(
+    real_model: MiniGPTv2ForConditionalGeneration, real_directory: Path, shared_data: Path
+) -> None:
+    """Crops of one photo are closer to each other than to any other photo: chance would be 1 in 16."""
+    processor = AutoProcessor.from_pretrained(real_directory)
+    photos = sorted((shared_data / "photos/imagenet_sample/images").iterdir())[::60][:16]
+    left, right = [], []
+    for path in photos:
+        photo = Image.open(path).convert("RGB")
+        width, height = photo.size
+        left.append(photo.crop((0, 0, width * 2 // 3, height)))
+        right.append(photo.crop((width // 3, 0, width, height)))
+    pixels = processor.image_processor(left + right, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        features = real_model.model.encode_images(pixels).mean(1)
+    features = torch.nn.functional.normalize(features - features.mean(0), dim=-1)
+    matches = (features[:16] @ features[16:].T).argmax(1)
+    assert (matches == torch.arange(16)).float().mean() >= 0.9

@@ -139,7 +139,7 @@ def test_cancelling_stops_before_the_next_question():
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["", "fish", "yes no yes", "{<1><2><3><400>}", "<p><p></p>{<9>", "é" * 5000, "[/INST]"]
+    "nonsense", ["", "fish", "yes no yes", "{<1><2><3><400>}", "<p><p></p>{<9>", "é\n" * 5000, "[/INST]"]
 )
 def test_a_model_that_answers_nonsense(nonsense):
     answer = "A <p>red square</p> {<10><12><20><25>} and a blue square."
@@ -147,6 +147,8 @@ def test_a_model_that_answers_nonsense(nonsense):
         lambda messages, images: nonsense, IMAGE, QUESTION, answer, check_claims=True, closer=True, agreement=True
     )
     assert not any(c.verdict == "unsupported" and "yes" not in nonsense for c in looked.claims)
+    lines = [step.text for step in looked.steps] + [line for c in looked.claims for line in c.evidence]
+    assert all("\n" not in line and len(line) <= 200 for line in lines)
     assert look_again(lambda m, i: nonsense, IMAGE, nonsense, nonsense, check_claims=True, closer=True, rewrite=True)
 
 

@@ -19,7 +19,7 @@ from assistant.training.data.sample import ImageRef
 from assistant.training.data.scenes import make_scene
 from assistant.training.features import FeatureStore
 from assistant.training.packing import collate
-from assistant.training.precision import HalfLinear
+from assistant.training.precision import HalfLinear, HalfLoraLinear
 from assistant.training.probes import Probes
 from assistant.training.recipe import Recipe, read_recipe, recipe_of
 from assistant.training.trainer import Trainer, rate
@@ -214,9 +214,8 @@ def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
 
     assert len(read_variants(RECIPES / "ablations.yaml")) >= 8
     recipe = (RECIPES / "tiny.yaml").read_text().replace("\n", "\n  ")
-    (tmp_path / "two.yaml").write_text(
-        two
-    )
+    variants = "variants:\n  both:\n  projector_only: {lora: {rank: 0}}\n"
+    (tmp_path / "two.yaml").write_text(f"recipe:\n  {recipe}\n{variants}")
     table = run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint))
     lines = table.read_text().splitlines()
     assert len(lines) == 4 and "scenes/existence" in lines[0]
@@ -224,3 +223,25 @@ def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
     assert rows["both"]["trained_parameters"] > rows["projector_only"]["trained_parameters"]
     with pytest.raises(UserError, match="projector_only"):
         run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint), only=["nothing"])
+
+
+def test_half_lora_is_pefts_layer_up_to_rounding():
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["x"])
+    layer = Linear(torch.nn.Linear(32, 8), "default", config, r=4, lora_alpha=8)
+    torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+    half = HalfLoraLinear(layer)
+    x = torch.randn(3, 5, 32)
+    results = []
+    for module in (layer, half):
+        seen = x.clone().requires_grad_()
+        layer.zero_grad()
+        module(seen).square().sum().backward()
+        weights = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        results.append([module(seen).detach(), seen.grad, *(weight.grad.clone() for weight in weights)])
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (exact - rounded).abs().max() < 0.02 * exact.abs().max()

@@ -44,7 +44,9 @@ def test_the_start_brings_outputs_to_the_words_at_their_scale(tmp_path):
     images = []
     for number in range(30):
         scene = make_scene(f"warm-{number}")
-        named = [(f"{item.colour} {item.shape}", [item.box]) for item in scene.items]
+        # The tiny model's visual tokens are whole rows of the image.
+        rows = [Box(0, item.box.y1, 1, item.box.y2) for item in scene.items]
+        named = [(f"{item.colour} {item.shape}", [row]) for item, row in zip(scene.items, rows, strict=True)]
         images.append((ImageRef(f"warm-{number}", scene=scene), named))
     count = closed_form_projector(model, processor.tokenizer, store, images, penalty=1e-3)
     assert count > 30

@@ -137,7 +137,7 @@ def launched(
 
 
 def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
-    until = time.monotonic() + 240
+    until = time.monotonic() + 280
     while time.monotonic() < until and process.poll() is None:
         try:
             if httpx.get(f"{server.url}/health").status_code == 200:

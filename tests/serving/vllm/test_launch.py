@@ -13,6 +13,7 @@ import pytest
 from prompts.errors import UserError
 from serving.keys import Key, KeyRing
 from serving.launch import launch_vllm
+from serving.vllm_plugin import QUANTIZATION_4BIT
 from tests.serving.vllm.conftest import ADMIN_KEY, USER_KEY
 
 pytestmark = pytest.mark.vllm
@@ -90,6 +91,12 @@ def test_remote_images_need_a_named_host(checkpoint: Path, port: int) -> None:
         after = command[command.index("--allowed-media-domains") + 1 :]
         assert after[: len(domains)] == domains
         assert after[len(domains)].startswith("--")
+
+
+def test_four_bits(checkpoint: Path, port: int) -> None:
+    command = executed(checkpoint, port, quantization="4bit").command
+    assert command[command.index("--quantization") + 1] == QUANTIZATION_4BIT
+    assert command[command.index("--load-format") + 1] == "bitsandbytes"
 
 
 def test_further_arguments_come_last(checkpoint: Path, port: int) -> None:

@@ -1,0 +1,114 @@
+"""Who answers: endpoints, or a checkpoint in this process."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.answers import AnswerLog, model_fingerprint
+from eval.asking import MAX_TOKENS, Ask
+from prompts.errors import UserError
+
+Records = dict[str, dict[str, Any]]
+"""Log records by sample."""
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Either `endpoints` or `checkpoint` answers, greedily.
+
+    Attributes:
+        endpoints: base URLs of OpenAI-compatible servers that serve the same model.
+        checkpoint: folder of a model that answers in this process.
+        model: name of the served model; None for the first that the first endpoint lists.
+        api_key: for the endpoints.
+        max_tokens: length of an answer.
+        seed: sent along, for servers that need one even for greedy decoding.
+        concurrency: requests in flight an endpoint at most.
+        device: of the checkpoint, as for `Engine.load`.
+
+    Raises:
+        UserError: neither or both are given.
+    """
+
+    endpoints: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    model: str | None = None
+    api_key: str = "none"
+    max_tokens: int = MAX_TOKENS
+    seed: int = 0
+    concurrency: int = 16
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if bool(self.endpoints) == bool(self.checkpoint):
+            raise UserError("give either --endpoint URL (one or more) or --model with a checkpoint")
+
+    def identity(self) -> str:
+        """What the answers depend on: the served name, or the checkpoint's name and fingerprint."""
+        if self.checkpoint is not None:
+            return f"{self.checkpoint.name}@{model_fingerprint(self.checkpoint)}"
+        if self.model is not None:
+            return self.model
+        from eval.endpoint import served_model
+
+        return served_model(self.endpoints[0], self.api_key)
+
+    def answer(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any]) -> Records | None:
+        """Ask what `out` has no answer to yet; every record there is, or None in helpers of `accelerate launch`.
+
+        Raises:
+            UserError: nobody answers (any more); what was answered is kept.
+        """
+        if self.checkpoint is not None:
+            return self._in_process(asks, out, configuration)
+        from eval.endpoint import ask_endpoints
+
+        with AnswerLog(out / "answers.jsonl", configuration) as log:
+            ask_endpoints(
+                asks,
+                log,
+                self.endpoints,
+                model=configuration["model"],
+                api_key=self.api_key,
+                max_tokens=self.max_tokens,
+                seed=self.seed,
+                concurrency=self.concurrency,
+            )
+            return log.done
+
+    def _in_process(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any]) -> Records | None:
+        from eval.local import ask_engine
+        from serving.engine import Engine
+
+        assert self.checkpoint is not None
+        index, processes, device = 0, 1, self.device
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            state = PartialState()
+            index, processes = state.process_index, state.num_processes
+            device = str(state.device) if self.device == "auto" else self.device
+        # What is done is looked up in all logs before anybody writes, so that another number of processes can go on.
+        done = logged(out, configuration)
+        if processes > 1:
+            state.wait_for_everyone()
+        share = [ask for ask in asks if ask.key not in done][index::processes]
+        if share:
+            name = "answers.jsonl" if processes == 1 else f"answers-{index}.jsonl"
+            log = AnswerLog(out / name, configuration)
+            with log, Engine.load(self.checkpoint, device=device) as engine:
+                ask_engine(engine, share, log, max_tokens=self.max_tokens)
+        if processes > 1:
+            state.wait_for_everyone()
+        return logged(out, configuration) if index == 0 else None
+
+
+def logged(out: Path, configuration: dict[str, Any]) -> Records:
+    """The answers under this configuration in all logs of a folder."""
+    logs = sorted(out.glob("answers*.jsonl"))
+    if not logs:
+        return {}
+    with AnswerLog(logs[0], configuration, logs[1:]) as log:
+        return log.done

@@ -1,0 +1,65 @@
+"""The engine on the default model's real weights: equal to plain transformers, repeatable, quick at a follow-up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from assistant.checkpoints.resolve import resolve_model
+from serving.engine import Engine, Request, Sampling
+from tests.serving.conversations import Reference, ask, assistant, picture, user
+
+pytestmark = pytest.mark.mini
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Path:
+    return resolve_model("fourfold-mini")
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    with Engine.load(checkpoint, dtype="float32", device="cpu") as loaded:
+        yield loaded
+
+
+def question(number: int, text: str = "[vqa] what is in the picture?") -> list[dict]:
+    red = Image.new("RGB", (320, 240), "red")
+    red.paste(picture(number, (100, 80)), (60, 40))
+    return [user(text, [red])]
+
+
+def test_greedy_answers_equal_generate(engine: Engine, checkpoint: Path) -> None:
+    reference = Reference(checkpoint)
+    asked = [question(0), question(1, "[caption] describe this image briefly"), [user("what is a fox?")]]
+    completions = engine.generate([Request(messages, Sampling(max_tokens=16)) for messages in asked])
+    for messages, completion in zip(asked, completions, strict=True):
+        assert completion.token_ids == reference.greedy(messages, 16)
+
+
+def test_the_prompt_is_read_as_the_tokenizer_writes_it(engine: Engine) -> None:
+    completion = ask(engine, [user("hello")], max_tokens=8)
+    assert completion.text == engine._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+
+
+def test_a_follow_up_is_quicker_than_the_first_question(engine: Engine) -> None:
+    first = ask(engine, question(2), max_tokens=24)
+    follow = ask(engine, [*question(2), assistant(first.text), user("[vqa] is it red?")], max_tokens=24)
+    ratio = follow.timings["first_token"] / first.timings["first_token"]
+    print(
+        f"first token after {first.timings['first_token']:.3f} s, of a follow-up {follow.timings['first_token']:.3f} s"
+    )
+    assert follow.cached_tokens >= first.prompt_tokens
+    assert ratio < 0.8
+
+
+def test_speed(engine: Engine) -> None:
+    """Prints, asserts nothing about speed: machines differ and others may be at work."""
+    alone = ask(engine, [user("tell me a long story about a fox.")], max_tokens=48)
+    print(f"alone: {(alone.completion_tokens - 1) / alone.timings['decode']:.1f} tokens/s")
+    requests = [Request([user(f"tell me a long story about fox {n}.")], Sampling(max_tokens=48)) for n in range(8)]
+    completions = engine.generate(requests)
+    seconds = max(completion.timings["total"] for completion in completions)
+    print(f"8 at once: {sum(completion.completion_tokens for completion in completions) / seconds:.1f} tokens/s")
+    assert all(completion.completion_tokens > 0 for completion in completions)
