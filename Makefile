@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO ?= fourfold/samples/table.jpg
-QUESTION ?= What is on the table?
+QUESTION ?= What colour is the ball?
 
 .PHONY: chat test test-mini test-vllm vllm-env install clean
 
