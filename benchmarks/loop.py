@@ -104,7 +104,7 @@ def items_of(loop: Loop, seed: int, limit: int) -> list[Sample]:
     shares = {"existence": 2, "count": 10, "text": 40}  # vqa's limit is shared among its kinds
     wanted = limit * shares.get(loop.kind or "", 1)
     if loop.source == "scenes" and loop.kind is not None:
-        wanted = max(wanted, limit * 5)
+        wanted = max(wanted, 800)  # written words are rare, and scenes cost nothing until they are rendered
     samples = held_out(loop.task, loop.source, seed, wanted)
     if loop.kind is not None:
         samples = [sample for sample in samples if sample.turns[0].facts["kind"] == loop.kind]

@@ -87,7 +87,9 @@ def serve(
     remote = RemoteImages(allow_image_host, limits.image.bytes) if allow_image_host else None
     listener = bind(host, port)
     directory = resolve_model(model)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for name, level in {"fourfold": logging.INFO, "uvicorn": logging.INFO, "bitsandbytes": logging.ERROR}.items():
+        logging.getLogger(name).setLevel(level)  # bitsandbytes warns of kernels that nobody needs
 
     from transformers.utils import logging as transformers_logging
 

@@ -1,5 +1,6 @@
 """A conversation to what the model reads: tokens, and images known by what they show."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from assistant.model import MiniGPTv2Processor
 from prompts.errors import UserError
 from serving.cache import PromptKey, image_digest
+
+# transformers keeps one compiled template for all, which notes where answers stand and is not made for threads.
+_RENDERING = threading.Lock()
 
 
 class PromptImage:
@@ -107,13 +111,14 @@ class Preparer:
         self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
-        texts, spans = render_jinja_template(
-            conversations=[messages],
-            chat_template=self.processor.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            return_assistant_tokens_mask=True,
-            **self.processor.tokenizer.special_tokens_map,
-        )
+        with _RENDERING:
+            texts, spans = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.processor.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=True,
+                **self.processor.tokenizer.special_tokens_map,
+            )
         return texts[0], spans[0]
 
     def _expand(self, text: str, images: int) -> str:

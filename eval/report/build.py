@@ -124,8 +124,8 @@ def _comparisons(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 
 def _run(run: RunFolder) -> dict[str, Any]:
-    # Failures first, then by confidence of nothing but order: the file's own, so that a reader finds samples again.
-    ordered = sorted(run.samples, key=lambda one: one.get("score") if one.get("score") is not None else -1.0)
+    # Failures first, else in the file's order, so that a reader finds samples again.
+    ordered = sorted(run.samples, key=lambda one: -1.0 if one.get("score") is None else float(one["score"]))
     return {
         "name": run.name,
         "benchmark": run.configuration["benchmark"],

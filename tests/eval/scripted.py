@@ -66,12 +66,13 @@ def _app(script: Script) -> FastAPI:
         script.at_once -= 1
         script.asked[prompt] += 1
         script.images[image] += 1
+        text = script.reply(body["messages"]) if script.reply else script.answer
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": "stop",
             "message": {
                 "role": "assistant",
-                "content": script.reply(body["messages"]) if script.reply else script.answer,
+                "content": text,
             },
         }
         if body.get("logprobs"):

@@ -340,7 +340,7 @@ class TestKeys:
             assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
             assert response.headers["www-authenticate"] == "Bearer"
         assert keyed.chat(headers=bearer(PLAIN)).status_code == 200
-        assert keyed.chat(headers={"authorization": f"bearer  {PLAIN} "}).status_code == 200
+        assert keyed.chat(headers={"authorization": f"bearer   {PLAIN}"}).status_code == 200
 
     def test_only_health_is_open(self, keyed: Live) -> None:
         assert httpx.get(f"{keyed.url}/health").status_code == 200

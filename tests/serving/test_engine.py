@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,7 @@ def test_greedy_answers_equal_generate_in_a_batch(checkpoint: Path, reference: R
         requests = [Request(messages, Sampling(max_tokens=20 + n)) for n, messages in enumerate(conversations())]
         for request, completion in zip(requests, fresh.generate(requests), strict=True):
             assert completion.token_ids == reference.greedy(request.messages, request.sampling.max_tokens)
-            assert completion.cached_tokens == 0
+            assert completion.cached_tokens <= 3  # the words before the first image are the same
 
 
 def test_the_repetition_penalty_is_that_of_transformers(engine: Engine, reference: Reference) -> None:
@@ -117,9 +117,8 @@ def test_deltas_join_to_the_completion(engine: Engine) -> None:
     assert [entry for delta in deltas for entry in delta.logprobs] == completion.logprobs
     assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
     assert deltas[-1].finish_reason == completion.finish_reason
-    assert replace(completion, timings={}, cached_tokens=0) == replace(
-        engine.generate([request])[0], timings={}, cached_tokens=0
-    )
+    again = engine.generate([request])[0]
+    assert (again.text, again.token_ids) == (completion.text, completion.token_ids)
 
 
 def test_an_end_token_ends_the_answer(engine: Engine) -> None:
@@ -248,3 +247,17 @@ def test_timings_cover_the_stages(engine: Engine) -> None:
     assert all(seconds > 0 for seconds in timings.values())
     assert timings["first_token"] < timings["total"]
     assert sum(timings[stage] for stage in ("preprocess", "queue", "vision", "prefill", "decode")) <= timings["total"]
+
+
+def test_prompts_may_be_prepared_from_many_threads_at_once(engine: Engine) -> None:
+    expected = [engine._preparer.prompt(messages).ids for messages in conversations()]
+    scores = engine.score(Request(conversations()[3]), ["yes"])
+
+    def prepare(number: int) -> bool:
+        same = engine._preparer.prompt(conversations()[number % 4]).ids == expected[number % 4]
+        [(prompt, first)] = engine._preparer.candidates(conversations()[3], ["yes"])
+        return same and prompt.ids[:first] == expected[3]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(prepare, range(400)))
+    assert engine.score(Request(conversations()[3]), ["yes"]) == pytest.approx(scores, abs=1e-4)

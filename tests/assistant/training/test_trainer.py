@@ -10,6 +10,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import assistant.training
 from assistant.checkpoints.lora import merge_lora
@@ -18,10 +19,11 @@ from assistant.training.curve import plot_curve, read_log
 from assistant.training.data.sample import ImageRef
 from assistant.training.data.scenes import make_scene
 from assistant.training.features import FeatureStore
+from assistant.training.learner import Learner
 from assistant.training.packing import collate
 from assistant.training.precision import HalfLinear, HalfLoraLinear
 from assistant.training.probes import Probes
-from assistant.training.recipe import Recipe, read_recipe, recipe_of
+from assistant.training.recipe import LoraSettings, Recipe, read_recipe, recipe_of
 from assistant.training.trainer import Trainer, rate
 from prompts.errors import UserError
 
@@ -86,8 +88,6 @@ def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
     trainer, directory, _, _ = finished
     model, processor = _load(tiny_checkpoint)
     bridge = directory / "bridge"
-    from safetensors.torch import load_file
-
     model.model.projector.load_state_dict(
         {k: v.float() for k, v in load_file(bridge / "projector.safetensors").items()}
     )
@@ -245,3 +245,25 @@ def test_half_lora_is_pefts_layer_up_to_rounding():
     for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32
         assert (exact - rounded).abs().max() < 0.02 * exact.abs().max()
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_an_exported_adapter_is_whole_and_means_the_same(tiny_checkpoint, tmp_path, halved, monkeypatch):
+    monkeypatch.setattr("assistant.training.learner.fast_half", lambda device: halved)
+    model, _ = _load(tiny_checkpoint)
+    before = {name: tensor.clone() for name, tensor in model.model.language_model.state_dict().items()}
+    learner = Learner(model, LoraSettings(rank=4, alpha=8)).eval()
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    learner.save_adapter(tmp_path)
+    layers = model.config.text_config.num_hidden_layers
+    assert len(load_file(tmp_path / "adapter_model.safetensors")) == 2 * 7 * layers
+    merged, _ = _load(tiny_checkpoint)
+    merged.model.language_model.load_state_dict(merge_lora(before, tmp_path))
+    ids = torch.arange(4, 40).unsqueeze(0)
+    with torch.inference_mode():
+        mine = model.lm_head(model.model.language_model(input_ids=ids).last_hidden_state)
+        plain, theirs = _load(tiny_checkpoint)[0](input_ids=ids).logits, merged(input_ids=ids).logits
+    assert (mine - theirs).abs().max() < 0.1 * (plain - theirs).abs().max()

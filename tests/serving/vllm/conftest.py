@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,11 @@ import torch
 from openai import OpenAI
 from PIL import Image
 
+from serving.engine import Completion, Engine, Request, Sampling
 from tests.tiny import tiny_model, tiny_processor
 
 CONTEXT = 512
+SAMPLING = Sampling(max_tokens=16, logprobs=1)
 USER_KEY = "user-key-0123456789"
 ADMIN_KEY = "admin-key-0123456789"
 ENVIRONMENT = {
@@ -51,6 +53,15 @@ def noise(seed: int, width: int = 100, height: int = 80) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+QUESTIONS: dict[str, tuple[list[Image.Image], str]] = {
+    "no image": ([], "hello world"),
+    "one image": ([noise(1)], "[vqa] what is the colour of the car?"),
+    "another image": ([noise(2)], "[vqa] what is the colour of the car?"),
+    "two images": ([noise(1), noise(2)], "describe this image"),
+    "two images, the other way round": ([noise(2), noise(1)], "describe this image"),
+}
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint with weights so large that its answers depend on every token and image."""
@@ -67,9 +78,46 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def parts(kind: str, field: str, images: list[Image.Image], text: str) -> list[dict[str, Any]]:
+    """Content parts: images, each in `field` of a part of type `kind`, and the text after them."""
+    return [{"type": kind, field: image} for image in images] + [{"type": "text", "text": text}]
+
+
+@pytest.fixture(scope="session")
+def local(checkpoint: Path) -> dict[str, Completion]:
+    """What our own engine answers to `QUESTIONS`.
+
+    This and `adapter` come before vLLM in this process: it changes the classes of transformers, which then cannot be
+    built without it.
+    """
+    with Engine.load(checkpoint, dtype="float32", device="cpu") as ours:
+        requests = [
+            Request([{"role": "user", "content": parts("image", "image", *question)}], SAMPLING)
+            for question in QUESTIONS.values()
+        ]
+        # One at a time: a batch rounds differently.
+        return {name: ours.generate([request])[0] for name, request in zip(QUESTIONS, requests, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEFT adapter of MiniGPT-v2's rank, with weights that change every answer."""
+    from peft import LoraConfig, get_peft_model
+
+    from assistant.model import MiniGPTv2ForConditionalGeneration
+
+    torch.manual_seed(0)
+    model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint)
+    targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    config = LoraConfig(r=64, lora_alpha=128, target_modules=targets, init_lora_weights=False)
+    directory = tmp_path_factory.mktemp("adapter") / "taught"
+    get_peft_model(model, config).save_pretrained(directory)
+    return directory
+
+
 @contextmanager
 def engine(directory: Path, **options: Any) -> Iterator[Any]:
-    """vLLM in this process, without a server."""
+    """vLLM in this process, without a server. Whoever uses it must ask for `local` and `adapter` first."""
     os.environ.update(ENVIRONMENT, VLLM_ENABLE_V1_MULTIPROCESSING="0")
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
@@ -137,7 +185,7 @@ def launched(
 
 
 def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
-    until = time.monotonic() + 280
+    until = time.monotonic() + 540
     while time.monotonic() < until and process.poll() is None:
         try:
             if httpx.get(f"{server.url}/health").status_code == 200:
@@ -145,23 +193,3 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
         except httpx.TransportError:
             time.sleep(0.5)
     raise AssertionError(f"vLLM did not start: {server.log.read_text()[-3000:]}")
-
-
-@pytest.fixture(scope="session")
-def make_adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Saves a PEFT adapter of the rank asked for, with weights that change every answer."""
-
-    def make(rank: int) -> Path:
-        from peft import LoraConfig, get_peft_model
-
-        from assistant.model import MiniGPTv2ForConditionalGeneration
-
-        torch.manual_seed(rank)
-        model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint)
-        targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, init_lora_weights=False)
-        directory = tmp_path_factory.mktemp("adapter") / f"rank{rank}"
-        get_peft_model(model, config).save_pretrained(directory)
-        return directory
-
-    return make

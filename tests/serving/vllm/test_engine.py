@@ -8,35 +8,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.engine import Completion, Engine, Request, Sampling
-from tests.serving.vllm.conftest import engine, noise
+from serving.engine import Completion
+from tests.serving.vllm.conftest import QUESTIONS, SAMPLING, engine, parts
 
 pytestmark = pytest.mark.vllm
 
-SAMPLING = Sampling(max_tokens=16, logprobs=1)
-QUESTIONS: dict[str, tuple[list[Image.Image], str]] = {
-    "no image": ([], "hello world"),
-    "one image": ([noise(1)], "[vqa] what is the colour of the car?"),
-    "another image": ([noise(2)], "[vqa] what is the colour of the car?"),
-    "two images": ([noise(1), noise(2)], "describe this image"),
-    "two images, the other way round": ([noise(2), noise(1)], "describe this image"),
-}
-
 
 @pytest.fixture(scope="module")
-def local(checkpoint: Path) -> dict[str, Completion]:
-    """What our own engine answers. It comes first: vLLM changes global state of transformers."""
-    with Engine.load(checkpoint, dtype="float32", device="cpu") as ours:
-        requests = [
-            Request([{"role": "user", "content": _parts("image", "image", *question)}], SAMPLING)
-            for question in QUESTIONS.values()
-        ]
-        # One at a time: a batch rounds differently.
-        return {name: ours.generate([request])[0] for name, request in zip(QUESTIONS, requests, strict=True)}
-
-
-@pytest.fixture(scope="module")
-def llm(checkpoint: Path, local: dict[str, Completion]) -> Iterator[Any]:
+def llm(checkpoint: Path, local: dict[str, Completion], adapter: Path) -> Iterator[Any]:
     with engine(checkpoint, dtype="float32") as llm:
         yield llm
 
@@ -73,14 +52,10 @@ def test_prompt_is_the_same_to_the_token(llm: Any, local: dict[str, Completion])
         assert prompt.count(3) == 4 * len(question[0])
 
 
-def _parts(kind: str, field: str, images: list[Image.Image], text: str) -> list[dict[str, Any]]:
-    return [{"type": kind, field: image} for image in images] + [{"type": "text", "text": text}]
-
-
 def _chat(llm: Any, images: list[Image.Image], text: str) -> Any:
     from vllm import SamplingParams
 
-    messages = [{"role": "user", "content": _parts("image_pil", "image_pil", images, text)}]
+    messages = [{"role": "user", "content": parts("image_pil", "image_pil", images, text)}]
     sampling = SamplingParams(temperature=0, max_tokens=SAMPLING.max_tokens, logprobs=1)
     return llm.chat(messages, sampling, chat_template_content_format="openai", use_tqdm=False)[0]
 

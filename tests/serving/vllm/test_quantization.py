@@ -1,11 +1,11 @@
 """4-bit weights in vLLM: of the language model, and of nothing else."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.engine import Completion
 from serving.launch import MAX_LORA_RANK
 from serving.vllm_plugin import QUANTIZATION_4BIT
 from tests.serving.vllm.conftest import engine, noise
@@ -14,27 +14,27 @@ pytestmark = pytest.mark.vllm
 
 
 def test_language_model_alone_is_quantised_and_answers_with_adapters(
-    checkpoint: Path, make_adapter: Callable[[int], Path]
+    checkpoint: Path, local: dict[str, Completion], adapter: Path
 ) -> None:
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
-    def answer(adapter: Any = None) -> list[int]:
+    def answer(lora: LoRARequest | None = None) -> list[int]:
         content = [{"type": "image_pil", "image_pil": noise(1)}, {"type": "text", "text": "hello world"}]
         outputs = llm.chat(
             [{"role": "user", "content": content}],
             SamplingParams(temperature=0, max_tokens=8),
             chat_template_content_format="openai",
-            lora_request=adapter,
+            lora_request=lora,
             use_tqdm=False,
         )
         return list(outputs[0].outputs[0].token_ids)
 
-    adapter = LoRARequest("taught", 1, str(make_adapter(MAX_LORA_RANK)))
+    taught = LoRARequest("taught", 1, str(adapter))
     quantized = {"quantization": QUANTIZATION_4BIT, "load_format": "bitsandbytes", "dtype": "bfloat16"}
     with engine(checkpoint, **quantized, enable_lora=True, max_lora_rank=MAX_LORA_RANK) as llm:
         stored = llm.apply_model(_stored_types)[0]
-        before, with_adapter, after = answer(), answer(adapter), answer()
+        before, with_adapter, after = answer(), answer(taught), answer()
     assert before == after != with_adapter
     low_bit = {name for name, kind in stored.items() if kind == "torch.uint8"}
     assert len(low_bit) == 8  # in both layers: qkv, output, gate and up, down
