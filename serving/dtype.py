@@ -33,7 +33,12 @@ def free_cores() -> int:
         limit, period = quota.read_text().split()
         if limit != "max":
             allowed = min(allowed, max(1, int(limit) // int(period)))
-    return max(1, allowed - min(_running_elsewhere() for _ in range(3)))
+    return max(1, allowed - _busy_elsewhere())
+
+
+def _busy_elsewhere() -> int:
+    """Threads of other programs that keep running over several looks."""
+    return min(_running_elsewhere() for _ in range(3))
 
 
 def _running_elsewhere() -> int:
@@ -50,7 +55,7 @@ def choose_dtype(name: str, config: PreTrainedConfig, device: torch.device, memo
 
     Args:
         name: one of `DTYPES`, or "auto": on CUDA bfloat16 where the device has it, else float16; on a CPU float32
-            unless a short measurement finds bfloat16 clearly faster for a typical turn.
+            unless a short measurement on a quiet machine finds bfloat16 clearly faster for a typical turn.
         config: of the model, for its matrix shapes.
         device: to load on.
         memo: file that keeps the measurement's result, so that the next start is quicker and answers alike.
@@ -72,6 +77,9 @@ def choose_dtype(name: str, config: PreTrainedConfig, device: torch.device, memo
     )
     known = _read(memo)
     if known.get(key) not in DTYPES:
+        if _busy_elsewhere():
+            # Beside other programs the measurement says more about them; a later start on a quiet machine takes it.
+            return torch.float32
         cost = {name: turn_cost(config, DTYPES[name]) for name in ("float32", "bfloat16")}
         known[key] = "bfloat16" if cost["bfloat16"] < _MARGIN * cost["float32"] else "float32"
         _write(memo, known)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from assistant.training.data.mixture import Mixture
@@ -74,7 +75,13 @@ def batches(chunks: Chunks, first: int, workers: int = 0) -> Iterator[Images]:
     """All batches from number `first` on, the same whatever the number of workers."""
     start, skip = divmod(first, chunks.batches_per_chunk)
     loader = DataLoader(
-        chunks, batch_size=None, sampler=_From(start), num_workers=workers, prefetch_factor=2 if workers else None
+        chunks,
+        batch_size=None,
+        sampler=_From(start),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        # Its own, or beginning in the middle would draw from the generator that dropout uses, and change the run.
+        generator=torch.Generator(),
     )
     for chunk in loader:
         yield from chunk[skip:]

@@ -12,6 +12,11 @@ from tests.tiny import tiny_config
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 0)
+
+
 def test_a_named_format_is_taken_as_it_is() -> None:
     assert choose_dtype("bfloat16", tiny_config(), CPU) == torch.bfloat16
     with pytest.raises(UserError, match="float32, bfloat16, float16"):
@@ -29,6 +34,16 @@ def test_bfloat16_has_to_be_clearly_faster(
     monkeypatch.setattr(dtype, "turn_cost", lambda config, kind: 3.0 - ratio if kind == torch.bfloat16 else 1.5)
     assert choose_dtype("auto", tiny_config(), CPU, memo) == chosen
     assert [path.name for path in memo.parent.iterdir()] == ["dtype.json"]
+
+
+def test_a_busy_machine_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dtype, "turn_cost", lambda config, kind: 0.1 if kind == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 2)
+    memo = tmp_path / "dtype.json"
+    assert choose_dtype("auto", tiny_config(), CPU, memo) == torch.float32
+    assert not memo.exists()
+    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 0)
+    assert choose_dtype("auto", tiny_config(), CPU, memo) == torch.bfloat16
 
 
 def test_a_damaged_or_unwritable_memo_is_no_obstacle(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_held_out_existence_is_balanced_by_question_and_kind(shared_data):
     # Who knows the question only gives its more usual answer; of nouns asked once that is always right.
     often = [count for count in answers.values() if count.total() >= 10]
     blind = sum(max(count.values()) for count in often) / sum(count.total() for count in often)
-    assert len(often) > 20 and blind < 0.6
+    assert len(often) > 20 and blind < 0.65
 
 
 def test_held_out_items_are_the_same_for_the_same_arguments(shared_data):
