@@ -50,6 +50,7 @@ def chat(
     draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Save the image with its boxes.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Look at each claim of the answer again.")] = False,
     closer: Annotated[bool, typer.Option("--look-closer", help="Ask again about the part that matters.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Go on chatting after the answer.")] = False,
 ) -> None:
     """Ask about images. Without a question, on a terminal, it is a conversation."""
     # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
@@ -57,7 +58,8 @@ def chat(
     chosen = parse_task(task) if task is not None else None
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     question = _question(asked, chosen)
-    if question is None and (as_json or not sys.stdin.isatty()):
+    conversation = question is None or interactive
+    if conversation and (as_json or not sys.stdin.isatty()):
         raise UserError('ask a question: fourfold chat photo.jpg "what is this?" (a conversation needs a terminal)')
     if draw is not None:
         _check_drawable(draw, asked)
@@ -66,10 +68,10 @@ def chat(
         raise UserError("--check and --look-closer need an image to look at")
     images = [load_image_file(path) for path in asked.images]
     with _load(model, quantization) as engine:
-        if question is None:
+        if question is None or conversation:
             from fourfold.chat_session import Session
 
-            Session(engine, sampling, images, chosen, draw, looks).run()
+            Session(engine, sampling, images, chosen, draw, looks).run(question)
             return
         request = Request([user_message(images, question)], sampling)
         completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))

@@ -60,11 +60,17 @@ class Session:
         self._messages: list[dict[str, Any]] = []
         self._console = Console(highlight=False)
 
-    def run(self) -> None:
-        """Read lines until /quit or the end of input."""
+    def run(self, first: str | None = None) -> None:
+        """Ask `first`, if it is given, as it stands; then read lines until /quit or the end of input."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (line editing and history for input())
         self._console.print(f"[dim]{self._engine.model_name}; /help lists what you can do[/dim]")
+        if first is not None:
+            self._console.print(f"> {first}", markup=False)
+            try:
+                self._ask(first)
+            except UserError as error:
+                self._console.print(str(error), style="red", markup=False)
         while True:
             try:
                 line = input("> ").strip()

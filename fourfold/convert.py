@@ -58,6 +58,6 @@ def _summary(conversion: "Conversion") -> str:
     if stage.expected:
         figures = ", ".join(f"{name} {value:g}" for name, value in stage.expected.items())
         lines.append(f"the paper's figures for it: {figures}")
-    adapter = f" --adapter {conversion.adapter}" if conversion.adapter else ""
-    lines.append(f"next: fourfold chat --model {conversion.directory}{adapter}")
+    verb, adapter = ("serve", f" --adapter {conversion.adapter}") if conversion.adapter else ("chat", "")
+    lines.append(f"next: fourfold {verb} --model {conversion.directory}{adapter}")
     return "\n".join(lines)

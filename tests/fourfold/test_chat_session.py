@@ -74,6 +74,19 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_conversation_may_begin_with_a_question(tiny_checkpoint: Path, files: Path) -> None:
+    words = ["0.png", "what is it?", "--interactive", "--model", str(tiny_checkpoint), "--max-tokens", "8"]
+    terminal = Terminal(words, files, files / "cache")
+    try:
+        assert "> what is it?" in terminal.read_until(r"\n> $")
+        terminal.send("and what else?\r")
+        terminal.read_until(r"\n> $")
+        terminal.send("/quit\r")
+        assert terminal.wait() == 0
+    finally:
+        terminal.kill()
+
+
 def test_a_conversation_with_every_command(tiny_checkpoint: Path, files: Path) -> None:
     words = ["0.png", "--model", str(tiny_checkpoint), "--max-tokens", "8", "--draw", "boxes.png"]
     terminal = Terminal(words, files, files / "cache")
