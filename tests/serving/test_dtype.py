@@ -23,7 +23,7 @@ def test_a_named_format_is_taken_as_it_is() -> None:
         choose_dtype("float8", tiny_config(), CPU)
 
 
-@pytest.mark.parametrize(("ratio", "chosen"), [(0.5, torch.bfloat16), (0.95, torch.float32), (2.0, torch.float32)])
+@pytest.mark.parametrize(("ratio", "chosen"), [(0.45, torch.bfloat16), (0.55, torch.float32), (2.0, torch.float32)])
 def test_bfloat16_has_to_be_clearly_faster(
     ratio: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
