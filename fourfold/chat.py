@@ -58,8 +58,7 @@ def chat(
     chosen = parse_task(task) if task is not None else None
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     question = _question(asked, chosen)
-    conversation = question is None or interactive
-    if conversation and (as_json or not sys.stdin.isatty()):
+    if (question is None or interactive) and (as_json or not sys.stdin.isatty()):
         raise UserError('ask a question: fourfold chat photo.jpg "what is this?" (a conversation needs a terminal)')
     if draw is not None:
         _check_drawable(draw, asked)
@@ -68,7 +67,7 @@ def chat(
         raise UserError("--check and --look-closer need an image to look at")
     images = [load_image_file(path) for path in asked.images]
     with _load(model, quantization) as engine:
-        if question is None or conversation:
+        if question is None or interactive:
             from fourfold.chat_session import Session
 
             Session(engine, sampling, images, chosen, draw, looks).run(question)
