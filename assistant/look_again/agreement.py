@@ -8,7 +8,7 @@ from PIL import Image
 from assistant.grounding import Box, parse
 from assistant.look_again.asking import Asker, yes_or_no
 from assistant.look_again.claims import is_there
-from assistant.training.data.words import NUMBERS, plural
+from assistant.words import NUMBERS, plural
 from prompts.tasks import Task, instruction
 
 

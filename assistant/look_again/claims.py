@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from assistant.grounding import Box, parse
 from assistant.look_again.asking import yes_or_no
-from assistant.training.data.words import COLOURS, head_noun, singular, with_article, words_of
+from assistant.words import COLOURS, head_noun, singular, with_article, words_of
 from prompts.tasks import INSTRUCTIONS, Task
 
 

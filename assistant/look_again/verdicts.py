@@ -9,7 +9,7 @@ from PIL import Image
 from assistant.grounding import Box, format_box, parse
 from assistant.look_again.asking import Asker, Stopped, around, one_line, yes_or_no
 from assistant.look_again.claims import Claim, is_there
-from assistant.training.data.words import head_noun, related
+from assistant.words import head_noun, related
 from prompts.tasks import Task, instruction
 
 Verdict = Literal["supported", "unsupported", "unsure"]

@@ -1,15 +1,33 @@
-"""Batches of a mixture, in an order that follows from the seed and can begin anywhere."""
+"""Batches of a source of samples, in an order that follows from the seed and can begin anywhere."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from assistant.training.data.mixture import Mixture
-from assistant.training.data.sample import ImageRef
+from assistant.training.data.mixture import MixtureConfig
+from assistant.training.data.sample import ImageRef, Sample
 from assistant.training.packing import Batch, Packer, collate
+
+
+class Source(Protocol):
+    """Where samples come from: a `Mixture`, or what refinement puts beside one. Everything follows from its seed."""
+
+    @property
+    def config(self) -> MixtureConfig:
+        """What is declared, the seed above all."""
+
+    def images(self) -> Iterator[ImageRef]:
+        """Every image that any epoch shows."""
+
+    def epoch(self, epoch: int) -> list[tuple[str, int]]:
+        """The entries of an epoch, in order; every epoch has about as many."""
+
+    def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
+        """The sample of an entry."""
 
 
 @dataclass
@@ -24,18 +42,18 @@ class Chunks(Dataset):
     """Chunk number n of the endless run of epochs: `bucket` batches whose samples were sorted by length together.
 
     Args:
-        mixture: to draw from.
+        source: to draw from.
         packer: to tokenise with.
         batch_size: samples in a batch.
         bucket: batches in a chunk.
     """
 
-    def __init__(self, mixture: Mixture, packer: Packer, batch_size: int, bucket: int) -> None:
-        self._mixture = mixture
+    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int) -> None:
+        self._source = source
         self._packer = packer
         self._batch_size = batch_size
         self._bucket = bucket
-        size = len(mixture.epoch(0))
+        size = len(source.epoch(0))
         self._size = min(size, batch_size * bucket)  # a mixture smaller than a chunk is one chunk
         self.batches_per_chunk = max(1, self._size // batch_size)
         self._chunks_per_epoch = max(1, size // self._size)
@@ -45,13 +63,13 @@ class Chunks(Dataset):
 
     def __getitem__(self, number: int) -> list[Images]:
         epoch, place = divmod(number, self._chunks_per_epoch)
-        entries = self._mixture.epoch(epoch)[place * self._size : (place + 1) * self._size]
-        samples = [self._mixture.draw(entry, epoch) for entry in entries]
+        entries = self._source.epoch(epoch)[place * self._size : (place + 1) * self._size]
+        samples = [self._source.draw(entry, epoch) for entry in entries]
         packed = [(self._packer.pack(sample), sample.image) for sample in samples if sample.turns]
         packed.sort(key=lambda pair: len(pair[0]))
         step = max(1, -(-len(packed) // self.batches_per_chunk))
         batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_chunk)]
-        random.Random(f"chunk {self._mixture.config.seed} {number}").shuffle(batches)
+        random.Random(f"chunk {self._source.config.seed} {number}").shuffle(batches)
         return [
             Images(collate([p for p, _ in batch], self._packer.padding_id), [image for _, image in batch])
             for batch in batches

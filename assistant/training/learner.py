@@ -10,6 +10,7 @@ from torch import nn
 from assistant.model import MiniGPTv2ForConditionalGeneration
 from assistant.training.packing import Batch
 from assistant.training.precision import fast_half, halve
+from assistant.training.preference import Preference
 from assistant.training.recipe import LoraSettings
 
 
@@ -18,7 +19,7 @@ class Loss:
     """Of one batch.
 
     Attributes:
-        value: the weighted mean over answer tokens, to go down on.
+        value: the weighted mean over answer tokens and the preference term, to go down on.
         tokens: cross-entropy of each answer token, detached, in the order of `Batch.targets`.
     """
 
@@ -27,7 +28,7 @@ class Loss:
 
 
 class Learner(nn.Module):
-    """Frozen tower and language model, trainable projector and LoRA adapter.
+    """Frozen tower and language model, trainable LoRA adapter and (unless it is to stay) projector.
 
     On a processor that is fast in half precision the frozen matrices of the language model are rounded to bfloat16;
     on a GPU autocast does the like. All that is trained stays in float32.
@@ -35,11 +36,20 @@ class Learner(nn.Module):
     Args:
         model: in float32; it is changed.
         lora: the adapter; rank 0 for none.
+        preference: what is learnt from rejected answers; None for nothing.
+        projector: whether the projector learns.
     """
 
-    def __init__(self, model: MiniGPTv2ForConditionalGeneration, lora: LoraSettings) -> None:
+    def __init__(
+        self,
+        model: MiniGPTv2ForConditionalGeneration,
+        lora: LoraSettings,
+        preference: Preference | None = None,
+        projector: bool = True,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.preference = preference
         model.requires_grad_(False)
         # Kept out of the module tree: its parameters are the language model's already.
         self._adapter: list[PeftModel] = []
@@ -57,8 +67,8 @@ class Learner(nn.Module):
             self._adapter.append(get_peft_model(language_model, config))
         if model.device.type == "cpu" and fast_half(model.device):
             halve(language_model.layers)
-        model.model.projector.requires_grad_(True)
-        if model.model.vision_block is not None:
+        model.model.projector.requires_grad_(projector)
+        if projector and model.model.vision_block is not None:
             model.model.vision_block.project_in.requires_grad_(True)
             model.model.vision_block.project_out.requires_grad_(True)
 
@@ -106,7 +116,10 @@ class Learner(nn.Module):
         hidden = self.hidden(batch, features)[batch.rows, batch.columns]
         logits = self.model.lm_head(hidden).float()
         tokens = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-        return Loss((tokens * batch.weights).sum() / batch.weights.sum(), tokens.detach())
+        value = (tokens * batch.weights).sum() / batch.weights.sum()
+        if self.preference is not None and len(batch.pairs):
+            value = value + self.preference.loss(tokens, batch)
+        return Loss(value, tokens.detach())
 
     def save_adapter(self, directory: Path) -> None:
         """Write `adapter_model.safetensors` (float16) and `adapter_config.json`; nothing where there is no adapter."""

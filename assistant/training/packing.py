@@ -1,13 +1,13 @@
 """Samples as token sequences: several turns share one image's tokens, and only answers are learnt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from assistant.model import MiniGPTv2Processor
-from assistant.training.data.sample import Sample
+from assistant.training.data.sample import Sample, Turn
 
 PREFIX = 0  # group of what every turn of a sample sees
 _PADDING = -1
@@ -22,12 +22,16 @@ class Packed:
         positions: place of each token as its turn sees it: turns that stand alone all begin behind the image.
         groups: 0 for the shared beginning, from 1 on the turn's number; a token sees its own group and group 0.
         weights: what the prediction of this token counts, 0 for everything but answers.
+        rivals: places of the tokens of rejected answers, which count nothing but whose likelihood is wanted.
+        pairs: a preference each: group of the answer, group of the rejected answer, the turn's margin.
     """
 
     ids: list[int]
     positions: list[int]
     groups: list[int]
     weights: list[float]
+    rivals: list[int] = field(default_factory=list)
+    pairs: list[tuple[int, int, float]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,8 +46,10 @@ class Batch:
         mask: (batch, 1, length, length), true where attention is allowed.
         rows, columns: (targets,), where a prediction is made.
         targets: (targets,), the token that comes next there.
-        weights: (targets,).
+        weights: (targets,), 0 for tokens of rejected answers.
         turns: (targets,), a number for each turn of the batch, to tell losses apart.
+        pairs: (pairs, 2), for each preference the numbers of its two turns, the better one first.
+        margins: (pairs,), by how much the better one was likelier before training, in nats.
     """
 
     ids: torch.Tensor
@@ -54,6 +60,8 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     turns: torch.Tensor
+    pairs: torch.Tensor
+    margins: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
@@ -96,27 +104,53 @@ class Packer:
         """Tokens of a sample; weights of an answer's tokens are 1 / sqrt(their number), end of turn included.
 
         So a long answer counts more than a short one, but not in proportion: otherwise captions would drown yes and no.
+        A rejected answer is a turn of its own, behind the same question, that counts nothing.
+
+        Raises:
+            ValueError: a turn of a conversation has a rejected answer: what comes later would see both.
         """
-        texts = []
-        for number, turn in enumerate(sample.turns):
-            before = self._again if sample.together and number else self._lead
-            texts += [before + turn.question + self._gap, turn.answer + self._end]
-        tokens = self._ids(texts)
-        size = len(self._prefix)
-        ids, positions = list(self._prefix), list(range(size))
-        groups, weights = [PREFIX] * size, [0.0] * size
+        prefix = self._prefix + self._history(sample)
+        size = len(prefix)
+        packed = Packed(list(prefix), list(range(size)), [PREFIX] * size, [0.0] * size)
         place = size
-        for number in range(len(sample.turns)):
-            question, answer = tokens[2 * number], tokens[2 * number + 1]
+        rejected: list[tuple[int, Turn]] = []
+        for number, turn in enumerate(sample.turns):
+            before = self._again if sample.history or (sample.together and number) else self._lead
             if not sample.together:
                 place = size
-            length = len(question) + len(answer)
-            ids += question + answer
-            positions += range(place, place + length)
-            groups += [1 if sample.together else number + 1] * length
-            weights += [0.0] * len(question) + [len(answer) ** -0.5] * len(answer)
-            place += length
-        return Packed(ids, positions, groups, weights)
+            group = 1 if sample.together else number + 1
+            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place)
+            if turn.rejected is not None:
+                rejected.append((group, turn))
+        if rejected and sample.together:
+            raise ValueError("a turn of a conversation cannot have a rejected answer; give what came before as history")
+        for group, turn in rejected:
+            before = self._again if sample.history else self._lead
+            rival = len(sample.turns) + len(packed.pairs) + 1
+            begin = len(packed)
+            assert turn.rejected is not None
+            self._add(packed, before + turn.question + self._gap, turn.rejected, rival, size)
+            packed.rivals.extend(place for place in range(begin, len(packed)) if packed.weights[place])
+            packed.weights[begin:] = [0.0] * (len(packed) - begin)
+            packed.pairs.append((group, rival, turn.margin))
+        return packed
+
+    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int) -> int:
+        """Append a turn whose first token stands at position `place`; returns the position behind it."""
+        asked, said = self._ids([question, answer + self._end])
+        length = len(asked) + len(said)
+        packed.ids.extend(asked + said)
+        packed.positions.extend(range(place, place + length))
+        packed.groups.extend([group] * length)
+        packed.weights.extend([0.0] * len(asked) + [len(said) ** -0.5] * len(said))
+        return place + length
+
+    def _history(self, sample: Sample) -> list[int]:
+        """Tokens of the turns that came before, to stand behind the image."""
+        texts = []
+        for number, (question, answer) in enumerate(sample.history):
+            texts += [(self._again if number else self._lead) + question + self._gap, answer + self._end]
+        return [token for tokens in self._ids(texts) for token in tokens] if texts else []
 
     def prompt(self, question: str) -> list[int]:
         """Tokens of a first question with an image, up to where the answer begins."""
@@ -149,7 +183,15 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
     same = groups.unsqueeze(2) == groups.unsqueeze(1)
     shared = (groups == PREFIX).unsqueeze(1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
-    rows, places = weights.nonzero(as_tuple=True)
+    wanted = weights != 0
+    for row, sample in enumerate(samples):
+        wanted[row, sample.rivals] = True
+    rows, places = wanted.nonzero(as_tuple=True)
+    pairs = [
+        (row * 1000 + better, row * 1000 + worse, margin)
+        for row, sample in enumerate(samples)
+        for better, worse, margin in sample.pairs
+    ]
     return Batch(
         ids=ids,
         positions=positions,
@@ -159,4 +201,6 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
         targets=ids[rows, places],
         weights=weights[rows, places],
         turns=rows * 1000 + groups[rows, places],
+        pairs=torch.tensor([pair[:2] for pair in pairs], dtype=torch.long).reshape(-1, 2),
+        margins=torch.tensor([margin for *_, margin in pairs], dtype=torch.float32),
     )

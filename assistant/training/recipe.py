@@ -141,11 +141,15 @@ def recipe_of(values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
     Raises:
         UserError: as `read_recipe`.
     """
-    return _build(Recipe, values, where)
+    return build(Recipe, values, where)
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `kind`: dataclasses from mappings, tuples from lists, the rest as it is."""
+def build(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type `kind`: dataclasses from mappings, tuples from lists, the rest as it is.
+
+    Raises:
+        UserError: a setting is unknown, missing or of the wrong type; `where` names its origin.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, Mapping):
@@ -154,19 +158,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         if unknown := set(value) - set(hints):
             raise UserError(f"{where}: unknown setting {sorted(unknown)[0]!r}; known are {', '.join(hints)}")
         try:
-            return kind(**{name: _build(hints[name], part, f"{where}, {name}") for name, part in value.items()})
+            return kind(**{name: build(hints[name], part, f"{where}, {name}") for name, part in value.items()})
         except TypeError as error:  # a required field that is not given
             raise UserError(f"{where}: {str(error).partition('() ')[2] or error}") from error
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where} must be a list")
-        return tuple(_build(arguments[0], part, f"{where} {i + 1}") for i, part in enumerate(value))
+        return tuple(build(arguments[0], part, f"{where} {i + 1}") for i, part in enumerate(value))
     if origin is types.UnionType:
-        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value, where)
+        return None if value is None else build(next(a for a in arguments if a is not type(None)), value, where)
     if origin is not None:  # a mapping of names to numbers
         if not isinstance(value, Mapping):
             raise UserError(f"{where} must be a mapping")
-        return {str(name): _build(arguments[1], part, f"{where}, {name}") for name, part in value.items()}
+        return {str(name): build(arguments[1], part, f"{where}, {name}") for name, part in value.items()}
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:  # YAML reads 3e-4 as text
             return float(value)

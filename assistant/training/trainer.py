@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator
 
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.training.batches import Chunks, Images, batches
+from assistant.training.batches import Chunks, Images, Source, batches
 from assistant.training.bridge import export_bridge
 from assistant.training.data.mixture import Mixture
 from assistant.training.features import FeatureStore
 from assistant.training.learner import Learner
 from assistant.training.packing import Packer
+from assistant.training.preference import Preference
 from assistant.training.probes import Probes
 from assistant.training.recipe import Recipe
 from assistant.training.warm_start import closed_form_projector, grounded_images
@@ -44,7 +45,7 @@ def rate(recipe: Recipe, step: int) -> tuple[float, float]:
 
 
 class Trainer:
-    """One run in one directory: `log.jsonl`, `state.pt`, `bridge/`.
+    """One run in one directory: `log.jsonl`, `state.pt`, and, where it teaches a bridge, `bridge/`.
 
     Args:
         recipe: what to do.
@@ -54,6 +55,8 @@ class Trainer:
         features: directory of cached features; None keeps them in memory.
         report: is given every line of the log.
         probes: held-out items to look at, or None for no looks.
+        source: samples to learn from in place of the recipe's mixture. Such a run writes no bridge.
+        preference: what is learnt from rejected answers; None for nothing.
 
     Attributes:
         step: optimiser steps done.
@@ -73,6 +76,8 @@ class Trainer:
         features: Path | None = None,
         report: Report = lambda line: None,
         probes: Callable[[Packer, FeatureStore], Probes] | None = None,
+        source: Source | None = None,
+        preference: Preference | None = None,
     ) -> None:
         self.recipe = recipe
         self.directory = directory
@@ -85,10 +90,13 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.store = FeatureStore(model, processor, features)
         self.packer = Packer(processor)
-        self.mixture = Mixture(recipe.mixture)
+        self._teaches_a_bridge = source is None
+        self._source: Source = source or Mixture(recipe.mixture)
         self._probes = probes(self.packer, self.store) if probes else None
         self._tokenizer = processor.tokenizer
-        self.learner = Learner(model, recipe.lora)
+        # A projector that stays must not be a part of the gradient's norm, which all that learns is clipped by.
+        moves = any(stage.projector_lr > 0 for stage in recipe.stages)
+        self.learner = Learner(model, recipe.lora, preference, projector=moves)
         groups = self.learner.groups()
         self._optimizer = torch.optim.AdamW(
             [
@@ -124,7 +132,7 @@ class Trainer:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         if self.step == 0:
             self._begin()
-        chunks = Chunks(self.mixture, self.packer, recipe.batch_size, recipe.bucket)
+        chunks = Chunks(self._source, self.packer, recipe.batch_size, recipe.bucket)
         first = self.step * recipe.accumulation * world
         stream = self._with_features(self._of_rank(batches(chunks, first, recipe.workers), rank, world))
         self.learner.train()
@@ -167,16 +175,17 @@ class Trainer:
 
     def _begin(self) -> None:
         """What comes before the first step: features and the projector's start."""
-        images = grounded_images(self.mixture)
         if self.recipe.precompute:
             began = time.monotonic()
-            self.store.compute(self.mixture.images(), batch_size=128, workers=self.recipe.workers or 1)
+            self.store.compute(self._source.images(), batch_size=128, workers=self.recipe.workers or 1)
             self._log(step=0, features_seconds=time.monotonic() - began)
-        else:
-            # Only what is there already: the start must not wait for the slowest part of the work.
-            cached = [pair for pair in images if pair[0] in self.store]
-            images = cached if len(cached) >= min(500, len(images)) else images[:500]
         if self.recipe.start == "closed_form":
+            assert isinstance(self._source, Mixture)  # only there is it known what lies where in an image
+            images = grounded_images(self._source)
+            if not self.recipe.precompute:
+                # Only what is there already: the start must not wait for the slowest part of the work.
+                cached = [pair for pair in images if pair[0] in self.store]
+                images = cached if len(cached) >= min(500, len(images)) else images[:500]
             began = time.monotonic()
             count = closed_form_projector(self.learner.model, self._tokenizer, self.store, images)
             self._log(step=0, closed_form_tokens=count, closed_form_images=len(images),
@@ -221,7 +230,7 @@ class Trainer:
         self._report(line)
 
     def _save(self) -> None:
-        """State and bridge, each replaced in one step."""
+        """State, and bridge where there is one, each replaced in one step."""
         self._accelerator.wait_for_everyone()
         if not self._accelerator.is_main_process:
             return
@@ -238,6 +247,8 @@ class Trainer:
         building = self._state_path.with_suffix(".building")
         torch.save(state, building)
         building.replace(self._state_path)
+        if not self._teaches_a_bridge:
+            return
         history = {"trained_on": dict(self.seen), "training_probes": self.figures}
         export_bridge(self.directory / "bridge", self.learner, self.recipe, self.step, history)
 

@@ -14,8 +14,8 @@ from assistant.model import MiniGPTv2ForConditionalGeneration
 from assistant.model.modeling import fold_tokens
 from assistant.training.data.mixture import Mixture
 from assistant.training.data.sample import ImageRef
-from assistant.training.data.words import words_in
 from assistant.training.features import FeatureStore
+from assistant.words import words_in
 
 GroundedImage = tuple[ImageRef, Sequence[tuple[str, Sequence[Box]]]]
 

@@ -1,14 +1,17 @@
 """Reading one box out of an answer and measuring how well it fits, under two declared rules."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
-from assistant.grounding import Box, parse
+from assistant.grounding import parse
+from prompts.errors import UserError
 
 _FOUR_NUMBERS = re.compile(r"[\[(<]\s*" + r"\s*,\s*".join([r"(-?\d{1,7}(?:\.\d{1,20})?)"] * 4) + r"\s*[\])>]")
 _MINIGPT4 = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
+AnyBox = TypeVar("AnyBox")
 Pixels = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the annotated image."""
 
@@ -48,6 +51,30 @@ def read_box(answer: str, box_format: BoxFormat, width: int, height: int) -> Pix
     return scale_box([float(number) for number in match.groups()], box_format, width, height) if match else None
 
 
+def read_boxes(answer: str, box_format: BoxFormat, width: int, height: int) -> list[Pixels]:
+    """All boxes of the answer that can be used, in pixels."""
+    if box_format is BoxFormat.TOKENS:
+        return [box.to_pixels(width, height) for phrase in parse(answer).phrases for box in phrase.boxes]
+    found = (map(float, match.groups()) for match in _FOUR_NUMBERS.finditer(answer))
+    return [box for numbers in found if (box := scale_box(list(numbers), box_format, width, height)) is not None]
+
+
+def check_units(boxes: Iterable[Sequence[float]], declared: BoxFormat | None) -> None:
+    """Notice numbers that cannot be meant as declared (pixels where nothing is).
+
+    Raises:
+        UserError: all lie within 0..1 although they are pixels, or beyond although they are shares.
+    """
+    boxes = list(boxes)
+    if declared in (None, BoxFormat.TOKENS, BoxFormat.PIXELS) and boxes:
+        if all(0 <= number <= 1 for box in boxes for number in box):
+            raise UserError("every predicted box lies within 0..1, but they are read as pixels; say --box-format unit")
+    elif declared is BoxFormat.UNIT and boxes and all(max(box) > 1 for box in boxes):
+        raise UserError(
+            "every predicted box exceeds 1, but --box-format unit was declared; say --box-format pixels or percent"
+        )
+
+
 def read_box_minigpt4(answer: str, width: int, height: int) -> Pixels | None:
     """MiniGPT-v2's own reading: without `<unk>` and spaces, a box at the very start; its numbers unchecked."""
     match = _MINIGPT4.match(answer.replace("<unk>", "").replace(" ", "").strip())
@@ -83,15 +110,29 @@ def size_class(share: float) -> str:
     return "small" if share < 0.1 else "medium" if share < 0.3 else "large"
 
 
-def match_boxes(predicted: Sequence[Box], truths: Sequence[Box], threshold: float = 0.5) -> int:
-    """How many predictions find a truth of their own at IoU >= `threshold`: best pairs first, each used once."""
+def match_boxes(
+    predicted: Sequence[AnyBox],
+    truths: Sequence[AnyBox],
+    threshold: float = 0.5,
+    *,
+    overlap: Callable[[AnyBox, AnyBox], float],
+) -> int:
+    """How many predictions find a truth of their own at an overlap >= `threshold`: best pairs first, each used once.
+
+    Args:
+        predicted: boxes as written.
+        truths: boxes to be found.
+        threshold: least overlap.
+        overlap: of two boxes, 0..1: `iou` for pixels, `Box.iou` for boxes.
+    """
     pairs = sorted(
-        ((p.iou(t), i, j) for i, p in enumerate(predicted) for j, t in enumerate(truths)), key=lambda pair: -pair[0]
+        ((overlap(p, t), i, j) for i, p in enumerate(predicted) for j, t in enumerate(truths)),
+        key=lambda pair: -pair[0],
     )
     used_predicted: set[int] = set()
     used_truths: set[int] = set()
-    for overlap, i, j in pairs:
-        if overlap >= threshold and i not in used_predicted and j not in used_truths:
+    for value, i, j in pairs:
+        if value >= threshold and i not in used_predicted and j not in used_truths:
             used_predicted.add(i)
             used_truths.add(j)
     return len(used_predicted)

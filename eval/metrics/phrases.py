@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from assistant.grounding import Box, GroundedPhrase
-from assistant.training.data.words import head_noun, singular, words_of
+from assistant.words import head_noun, singular, words_of
 from eval.metrics import normalise
 
 Reference = tuple[str, Sequence[Box]]

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from assistant.training.data.photos import EXHAUSTIVE, Photo
-from assistant.training.data.words import related, singular, words_in, words_of
+from assistant.words import related, singular, words_in, words_of
 
 NEGATIVES = ("random", "popular", "adversarial")
 # Captions leave these out though they are there, or mean several things by them.

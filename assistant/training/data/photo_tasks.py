@@ -9,14 +9,15 @@ from collections.abc import Sequence
 
 from assistant.grounding import Box, format_box, format_phrase
 from assistant.training.data.existence import Existence
-from assistant.training.data.photos import EXHAUSTIVE, Photo, Thing, boxes_in
+from assistant.training.data.photos import EXHAUSTIVE, Photo, Thing, boxes_in, tidy_phrase
 from assistant.training.data.sample import WHOLE, Turn, View
-from assistant.training.data.words import (
+from assistant.words import (
     COLOURS,
     PEOPLE,
     colour_of,
     has_side,
     head_noun,
+    is_counted,
     is_plural_only,
     number_of,
     plural,
@@ -59,7 +60,7 @@ def grounded_captions(photo: Photo, view: View, rng: random.Random | None = None
         if text is None or max(len(m.boxes) for m in photo.mentions if m.caption == i) > _MOST_BOXES:
             continue
         pairs = tuple(
-            (caption[m.start : m.end].lower(), boxes_in(view, m.boxes)) for m in photo.mentions if m.caption == i
+            (tidy_phrase(caption[m.start : m.end]), boxes_in(view, m.boxes)) for m in photo.mentions if m.caption == i
         )
         boxes = tuple(box for _, found in pairs for box in found or ())
         facts = {
@@ -194,7 +195,7 @@ def colours(photo: Photo, view: View, rng: random.Random | None = None) -> list[
         if len(named) != 1 or noun not in seen or "mixed" in named:
             continue
         colour = next(iter(named))
-        verb = "are" if is_plural_only(noun) and noun.endswith("s") and noun not in ("dress", "grass", "bus") else "is"
+        verb = "are" if is_plural_only(noun) else "is"
         form = (
             rng.choice(("what colour {v} the {n}?", "what color {v} the {n}?")) if rng else "what colour {v} the {n}?"
         )
@@ -212,7 +213,7 @@ def counts(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
     for noun in dict.fromkeys(noun for thing in photo.things for noun in thing.nouns):
         wanted = [thing for thing in photo.things if noun in thing.nouns]
         boxes = [box for thing in wanted for box in thing.boxes]
-        if any(boxes_in(view, thing.boxes) is None for thing in wanted) or is_plural_only(noun):
+        if any(boxes_in(view, thing.boxes) is None for thing in wanted) or not is_counted(noun):
             continue
         if photo.source in EXHAUSTIVE:
             number = len(boxes)

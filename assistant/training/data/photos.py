@@ -10,7 +10,7 @@ from pathlib import Path
 
 from assistant.grounding import Box, format_phrase
 from assistant.training.data.sample import View
-from assistant.training.data.words import head_noun, singular, words_of
+from assistant.words import head_noun, singular, words_of
 from prompts.errors import UserError
 
 SOURCES = ("flickr8k_entities", "daquar", "coco", "imagenet_sample", "voc2012_100", "raccoon")
@@ -98,7 +98,7 @@ class Photo:
             boxes = boxes_in(view, mention.boxes)
             if boxes is None:
                 return None
-            phrases.append(raw[mention.start : mention.end].lower())
+            phrases.append(tidy_phrase(raw[mention.start : mention.end]))
             marks.append(boxes)
             # A sign that no caption holds keeps the place while the rest is tidied.
             raw = f"{raw[: mention.start]}\x00{raw[mention.end :]}"
@@ -123,6 +123,11 @@ def boxes_in(view: View, boxes: Iterable[Box]) -> tuple[Box, ...] | None:
     if len(kept) < len(moved):
         return None
     return tuple(sorted(kept, key=lambda box: (box.x1, box.y1)))
+
+
+def tidy_phrase(text: str) -> str:
+    """A phrase as a person would write it, in small letters: `A small , brown dog` → `a small, brown dog`."""
+    return re.sub(r"\s+([,;:!?.'])", r"\1", " ".join(text.lower().replace('"', "").split())).strip(" ,.")
 
 
 def tidy_caption(text: str) -> str:
@@ -198,7 +203,7 @@ def _things_of_phrases(phrases: list[dict], box) -> tuple[Thing, ...]:
             place = len(groups)
             groups.append(([], set(), boxes))
         by_entity[phrase["entity"]] = place
-        groups[place][0].append(" ".join(phrase["phrase"].lower().replace("grey", "gray").split()))
+        groups[place][0].append(tidy_phrase(phrase["phrase"]).replace("grey", "gray"))
         groups[place][1].update(phrase["types"])
     things = []
     for names, types, boxes in groups:

@@ -110,6 +110,8 @@ class Turn:
         facts: for scoring. `kind` is the sort of question within the task; the others by kind: `negative` and
             `object` (existence), `references` (captions), `phrase` (refer), `names` (identify: all that count as
             right), `label` (detection), `grounded` (grounding: pairs of phrase and boxes).
+        rejected: a worse answer to the same question, from which a preference is learnt; None for none.
+        margin: how much likelier the model found `answer` than `rejected` before training, in nats.
     """
 
     task: Task
@@ -117,6 +119,8 @@ class Turn:
     answer: str
     boxes: tuple[Box, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    rejected: str | None = None
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,10 @@ class Sample:
         turns: in the order of the conversation.
         together: the turns are one conversation, in which a later turn sees the earlier ones; otherwise each turn
             stands alone with the image and they only share its tokens.
+        history: questions and answers that came before; every turn sees them and nothing is learnt from them.
     """
 
     image: ImageRef
     turns: tuple[Turn, ...]
     together: bool = False
+    history: tuple[tuple[str, str], ...] = ()

@@ -12,7 +12,7 @@ from assistant.grounding import format_box, format_phrase
 from assistant.training.data.photo_tasks import ask, no_detection
 from assistant.training.data.sample import Turn
 from assistant.training.data.scenes import PALETTE, SHAPES, Item, Scene
-from assistant.training.data.words import NUMBERS, plural, with_article
+from assistant.words import NUMBERS, plural, with_article
 from prompts.tasks import Task
 
 

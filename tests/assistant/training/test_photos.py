@@ -6,7 +6,6 @@ from assistant.grounding import Box, parse
 from assistant.training.data import Mixture, MixtureConfig, View, held_out
 from assistant.training.data.photo_tasks import captions, counts, detections, grounded_captions, refers, relations
 from assistant.training.data.photos import Mention, Photo, Thing, tidy_caption
-from assistant.training.data.words import colour_of, head_noun, number_of, plural, related, singular, with_article
 from prompts.errors import UserError
 from prompts.tasks import Task
 
@@ -25,18 +24,6 @@ PHOTO = Photo(
     labels=(),
     qa=(),
 )
-
-
-def test_words():
-    assert head_noun("a group of young people") == "person"
-    assert head_noun("a man in a red shirt") == "man"
-    assert head_noun("the red one") is None and head_noun("pink") is None
-    assert singular("children") == "child" and plural("dog") == "dogs" and singular("grass") == "grass"
-    assert with_article("umbrella") == "an umbrella" and with_article("water") == "water"
-    assert colour_of("a red shirt") == "red" and colour_of("a red and white shirt") is None
-    assert number_of("two small dogs") == 2 and number_of("dogs") is None and number_of("a dog") == 1
-    assert "guy" in related("man") and "woman" not in related("man")
-    assert "puppy" in related("dog")
 
 
 def test_captions_are_tidied():

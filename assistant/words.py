@@ -19,11 +19,11 @@ _IRREGULAR = {
     "wolves": "wolf", "calves": "calf", "sheep": "sheep", "grey": "gray", "puppies": "puppy", "ladies": "lady",
 }  # fmt: skip
 _PLURAL_ONLY = words_in(
-    "shorts jeans pants sunglasses glasses goggles clothes stairs steps trunks scissors jeans overalls tights "
-    "leggings pajamas grass dress bus glass harness moss cross canvas mattress octopus walrus cactus tennis "
-    "gymnastics waitress actress business bikers mess lens gas christmas process class pass chess fitness "
-    "boss address princess toss"
+    "shorts jeans pants sunglasses glasses goggles clothes stairs steps trunks scissors overalls tights leggings "
+    "pajamas"
 )
+# Singular, and no rule about endings says so: "ss", "us" and "is" are seen by rule.
+_ENDS_IN_S = words_in("canvas lens gas christmas gymnastics")
 _IRREGULAR_PLURAL = {one: many for many, one in _IRREGULAR.items() if many not in ("grey", "sheep")}
 # "a group of people" speaks of people; the words before "of" that only measure.
 _MEASURES = words_in(
@@ -99,7 +99,9 @@ def singular(word: str) -> str:
     word = word.lower()
     if word in _IRREGULAR:
         return _IRREGULAR[word]
-    if word in _PLURAL_ONLY or len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+    if word in _PLURAL_ONLY | _ENDS_IN_S or len(word) < 4 or not word.endswith("s"):
+        return word
+    if word.endswith(("ss", "us", "is")):
         return word
     if word.endswith("ies"):
         return word[:-3] + "y"
@@ -112,7 +114,7 @@ def plural(word: str) -> str:
     """The plural of an English noun by rule."""
     if word in _IRREGULAR_PLURAL:
         return _IRREGULAR_PLURAL[word]
-    if word in _PLURAL_ONLY and word.endswith("s") and not word.endswith("ss"):
+    if word in _PLURAL_ONLY:
         return word
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return word[:-1] + "ies"
@@ -120,20 +122,26 @@ def plural(word: str) -> str:
 
 
 def is_plural_only(word: str) -> bool:
-    """Whether the noun has no singular in use ("jeans"), or none that is counted ("grass")."""
+    """Whether the noun has no singular in use: "jeans"."""
     return word in _PLURAL_ONLY
+
+
+def is_counted(word: str) -> bool:
+    """Whether one can ask how many there are: not of "jeans", not of "grass"."""
+    return word not in _PLURAL_ONLY | _MASS
 
 
 _MASS = words_in(
     "water snow grass sand hair dirt mud food clothing equipment ice gear luggage wood surf surfing fire "
-    "smoke air jewelry makeup traffic furniture sky paint foam concrete pavement greenery foliage"
+    "smoke air jewelry makeup traffic furniture sky paint foam concrete pavement greenery foliage moss tennis "
+    "gymnastics chess fitness business gas christmas"
 )
 
 
 def with_article(noun: str) -> str:
     """`a dog`, `an umbrella`, `jeans`, `water`."""
     last = noun.rpartition(" ")[2]
-    if last in _MASS or (is_plural_only(last) and not last.endswith("ss") and last != "bus"):
+    if not is_counted(last):
         return noun
     return f"{'an' if noun[0] in 'aeiou' and not noun.startswith(('uni', 'one', 'us')) else 'a'} {noun}"
 
