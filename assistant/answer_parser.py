@@ -18,6 +18,9 @@ _UNFINISHED = re.compile(
 _NUMBERS = re.compile(r"[\d\s,;<>()\[\]{}]*\.?\s*")
 
 
+_LONGEST_BARE = 40  # characters that unfinished markup without a brace takes at most
+
+
 def parse_so_far(text: str) -> Grounded:
     """Read a text whose end may be missing: markup that is still incomplete is held back, not shown and not malformed.
 
@@ -25,8 +28,40 @@ def parse_so_far(text: str) -> Grounded:
     """
     if _NUMBERS.fullmatch(text):  # it may become a box of four bare numbers; a count is worth the short wait
         return parse("")
-    match = _UNFINISHED.search(text)
+    # It begins at the last brace, which holds no other one, or close to the end: no need to look at a long text again.
+    brace = text.rfind("{")
+    match = _UNFINISHED.match(text, brace) if brace >= 0 else None
+    match = match or _UNFINISHED.search(text, max(len(text) - _LONGEST_BARE, 0))
     return parse(text[: match.start()] if match else text)
+
+
+class GrowingAnswer:
+    """An answer that arrives in pieces.
+
+    Attributes:
+        pieces: what arrived, in order.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: list[str | BaseMessage] = []
+        self._text = ""
+        self._shown: Grounded | None = None
+
+    def add(self, piece: str | BaseMessage) -> Grounded | None:
+        """Take a piece; the answer so far if it looks different now, else None."""
+        self.pieces.append(piece)
+        self._text += piece if isinstance(piece, str) else str(piece.text)
+        return self._show(parse_so_far(self._text))
+
+    def end(self) -> Grounded | None:
+        """Nothing more comes: the whole answer, or None where it was shown already."""
+        return self._show(parse(self._text))
+
+    def _show(self, answer: Grounded) -> Grounded | None:
+        if answer == self._shown:
+            return None
+        self._shown = answer
+        return answer
 
 
 class AnswerParser(BaseTransformOutputParser[Grounded]):
@@ -41,29 +76,17 @@ class AnswerParser(BaseTransformOutputParser[Grounded]):
         return parse(text)
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Grounded]:
-        text, last = "", None
+        growing = GrowingAnswer()
         for chunk in input:
-            text += _text(chunk)
-            answer = parse_so_far(text)
-            if answer != last:
+            if answer := growing.add(chunk):
                 yield answer
-                last = answer
-        whole = parse(text)
-        if whole != last:
-            yield whole
+        if answer := growing.end():
+            yield answer
 
     async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Grounded]:
-        text, last = "", None
+        growing = GrowingAnswer()
         async for chunk in input:
-            text += _text(chunk)
-            answer = parse_so_far(text)
-            if answer != last:
+            if answer := growing.add(chunk):
                 yield answer
-                last = answer
-        whole = parse(text)
-        if whole != last:
-            yield whole
-
-
-def _text(chunk: str | BaseMessage) -> str:
-    return chunk if isinstance(chunk, str) else str(chunk.text)
+        if answer := growing.end():
+            yield answer

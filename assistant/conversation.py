@@ -10,7 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from assistant.answer_parser import AnswerParser, parse_so_far
+from assistant.answer_parser import AnswerParser, GrowingAnswer
 from assistant.data_uri import to_data_uri
 from assistant.grounding import Grounded, parse
 from assistant.history import ChatHistory
@@ -118,39 +118,37 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
     ) -> Iterator[Grounded]:
         """The answer so far, again and again; the last one is the whole."""
         question, messages = self._prepare(input)
-        whole, last = None, None
+        growing = GrowingAnswer()
         try:
             for chunk in self.model.stream(messages, config, **kwargs):
-                whole = chunk if whole is None else whole + chunk
-                answer = parse_so_far(str(whole.text))
-                if answer != last:
+                if answer := growing.add(chunk):
                     yield answer
-                    last = answer
         except GeneratorExit:
-            self._keep(input, question, whole, cancelled=True)
+            self._keep(input, question, _message(growing), cancelled=True)
             raise
-        self._keep(input, question, whole)
-        yield parse(str(whole.text) if whole is not None else "")
+        self._keep(input, question, _message(growing))
+        if answer := growing.end():
+            yield answer
 
     async def astream(
         self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any | None
     ) -> AsyncIterator[Grounded]:
         """`stream` for asyncio."""
         question, messages = await asyncio.to_thread(self._prepare, input)
-        whole, last = None, None
+        growing = GrowingAnswer()
         try:
             async for chunk in self.model.astream(messages, config, **kwargs):
-                whole = chunk if whole is None else whole + chunk
-                answer = parse_so_far(str(whole.text))
-                if answer != last:
+                if answer := growing.add(chunk):
                     yield answer
-                    last = answer
+                # Chunks that have arrived already come without a pause, and others (a cancellation) want their turn.
+                await asyncio.sleep(0)
         except (GeneratorExit, asyncio.CancelledError):
             # Not in a thread: a generator that is being closed may not await.
-            self._keep(input, question, whole, cancelled=True)
+            self._keep(input, question, _message(growing), cancelled=True)
             raise
-        await asyncio.to_thread(self._keep, input, question, whole)
-        yield parse(str(whole.text) if whole is not None else "")
+        await asyncio.to_thread(self._keep, input, question, _message(growing))
+        if answer := growing.end():
+            yield answer
 
     def _prepare(self, given: dict[str, Any]) -> tuple[HumanMessage, list[BaseMessage]]:
         """The new question, and everything that the model gets to read."""
@@ -175,3 +173,11 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
         if cancelled:
             kept.response_metadata = {**kept.response_metadata, "finish_reason": "cancelled"}
         self.history.append(given["conversation"], [question, kept])
+
+
+def _message(growing: GrowingAnswer) -> Any:
+    """The message that the pieces make together; None where nothing came."""
+    if not growing.pieces:
+        return None
+    first, *others = growing.pieces
+    return first + others if others else first  # type: ignore[operator]

@@ -1,13 +1,11 @@
 """Conversations kept in one SQLite file: they survive restarts, crashes and writers beside each other."""
 
-import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict, messages_from_dict
 
 from assistant.data_uri import from_data_uri, media_type, to_data_uri
+from assistant.database import Database, data_directory
 from prompts.errors import UserError
 
 # One script a schema version; a file is brought up to date by those it lacks. Never change one that was released.
@@ -75,9 +74,8 @@ class ConversationInfo:
 
 
 def default_path() -> Path:
-    """`$XDG_DATA_HOME/fourfold/history.sqlite`, or the same below `~/.local/share`."""
-    root = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(root).expanduser() / "fourfold" / "history.sqlite"
+    """`history.sqlite` in the user's data directory."""
+    return data_directory() / "history.sqlite"
 
 
 class ChatHistory:
@@ -93,26 +91,19 @@ class ChatHistory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # SQLite would create it readable by everybody; its -wal and -shm files take the mode of this one.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise UserError(f"the history {self.path} cannot be opened ({error.strerror})") from None
-        with self._connection() as connection:
-            self._migrate(connection)
+        self._database = Database(path, MIGRATIONS, "history")
 
     def create(self, title: str = "") -> str:
         """Start a conversation; its id. Without a title it takes the first words of the first question."""
         name, now = uuid.uuid4().hex, time.time()
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?)", (name, _clean(title).strip(), now, now))
         return name
 
     def conversations(self, search: str = "") -> list[ConversationInfo]:
         """All, the last used first; with `search` only those whose title or text holds it, in upper or lower case."""
         wanted = _clean(search).casefold()
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             rows = connection.execute(
                 """
                 SELECT id, title, created, updated, (SELECT count(*) FROM messages WHERE conversation = id)
@@ -144,7 +135,7 @@ class ChatHistory:
         """
         if not title.strip():
             raise UserError("a conversation needs a title that is not empty")
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             self._require(connection, conversation)
             connection.execute("UPDATE conversations SET title = ? WHERE id = ?", (_clean(title).strip(), conversation))
 
@@ -154,7 +145,7 @@ class ChatHistory:
         Raises:
             UserError: there is none with this id.
         """
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             connection.execute("BEGIN")  # so that messages and images are of one moment
             self._require(connection, conversation)
             rows = connection.execute(
@@ -176,7 +167,7 @@ class ChatHistory:
         stored = [_stored(message) for message in messages]
         words = [_words(message) for message in messages]
         now = time.time()
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             self._require(connection, conversation)
             (position,) = connection.execute(
                 "SELECT coalesce(max(position) + 1, 0) FROM messages WHERE conversation = ?", (conversation,)
@@ -204,71 +195,26 @@ class ChatHistory:
         Raises:
             UserError: there is no such conversation.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             self._require(connection, conversation)
             connection.execute("DELETE FROM messages WHERE conversation = ? AND position >= ?", (conversation, keep))
             self._drop_unused_images(connection)
-        self._scrub()
+        self._database.scrub()
 
     def delete(self, conversation: str) -> None:
         """Delete a conversation for good: its text, and its images unless another conversation shows them.
 
         What was deleted is overwritten in the file (`secure_delete`), the file shrinks, and the write-ahead log is
-        emptied. While another process reads, the log keeps its old pages until that reader is done; the next call that
-        deletes or the last connection to close empties it then.
+        emptied, if need be once others have done reading (`Database.scrub`).
 
         Raises:
             UserError: there is none with this id.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             self._require(connection, conversation)
             connection.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
             self._drop_unused_images(connection)
-        self._scrub()
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = None
-        try:
-            connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            connection.create_function("casefold", 1, str.casefold, deterministic=True)
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA secure_delete = ON")
-            yield connection
-        except sqlite3.Error as error:
-            raise UserError(self._explain(error)) from error
-        finally:
-            if connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as connection:
-            # Taking the lock at once makes a second writer wait here; taken later it could only fail.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version > len(MIGRATIONS) or (version == 0 and tables):
-            connection.execute("ROLLBACK")
-            why = "was made by a newer version of Fourfold" if version else "is a database of something else"
-            raise UserError(f"{self.path} {why}; update Fourfold or name another file")
-        for script in MIGRATIONS[version:]:
-            for statement in _statements(script):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
+        self._database.scrub()
 
     @staticmethod
     def _require(connection: sqlite3.Connection, conversation: str) -> None:
@@ -278,34 +224,6 @@ class ChatHistory:
     @staticmethod
     def _drop_unused_images(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT image FROM uses)")
-
-    def _scrub(self) -> None:
-        """Give free pages back and empty the log. The content is overwritten already, so failing here loses nothing."""
-        with self._connection() as connection:
-            connection.execute("PRAGMA busy_timeout = 1000")  # a reader may take its time; see `delete`
-            for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                with contextlib.suppress(sqlite3.OperationalError):  # another writer, or no room for the copy
-                    connection.execute(statement)
-
-    def _explain(self, error: sqlite3.Error) -> str:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            return f"the history {self.path} could not be written ({error}); is its disk full? Nothing was changed"
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return f"{self.path} is not a history, or it is damaged ({error}); name another file"
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return f"the history {self.path} is in use by another program for too long; try again"
-        return f"the history {self.path} cannot be used ({error})"
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: `executescript` would commit the transaction before it begins."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def _stored(message: BaseMessage) -> tuple[str, dict[str, bytes]]:

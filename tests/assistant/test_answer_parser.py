@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from assistant.answer_parser import AnswerParser, parse_so_far
+from assistant.answer_parser import _UNFINISHED, AnswerParser, parse_so_far
 from assistant.grounding import Box, Grounded, parse
 
 MARKS = """<p> </p> <delim> { } < > & {<1><2><3><4>} {<1><2><3> {<300><2><3><4>} {<a><b><c><d>} <5><6><7><8> 12 -3
@@ -63,6 +63,15 @@ def test_well_formed_answers_only_grow_at_any_cut(pieces):
 @given(TEXTS, st.integers(0, 60))
 def test_no_beginning_raises(text, end):
     assert isinstance(parse_so_far(text[:end]), Grounded)
+
+
+@given(TEXTS, TEXTS)
+def test_only_the_end_of_a_text_is_held_back(start, end):
+    """Looking at the end alone finds what looking at the whole would find."""
+    text = start + "x" * 100 + end
+    whole = _UNFINISHED.search(text)
+    shown = parse(text[: whole.start()] if whole else text)
+    assert parse_so_far(text) == shown
 
 
 @pytest.mark.timeout(60)  # a second if it is linear, hours if it is quadratic

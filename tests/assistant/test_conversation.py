@@ -1,7 +1,9 @@
 """The LangChain runnables against a real HTTP endpoint with scripted answers."""
 
 import asyncio
+import re
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -168,23 +170,23 @@ def test_leaving_a_stream_keeps_what_had_arrived_and_hangs_up(endpoint, history)
 
 
 async def test_a_cancelled_task_keeps_what_had_arrived(endpoint, history):
-    server = endpoint(["word " * 2000], pause=0.005)
+    server = endpoint(["word " * 2000])  # as fast as it can be read: the cancellation must get its turn all the same
     name = history.create()
+    begun = asyncio.Event()
 
     async def read():
-        async for _ in Conversation(model(server), history).astream({"conversation": name, "text": "a"}):
-            pass
+        async for answer in Conversation(model(server), history).astream({"conversation": name, "text": "a"}):
+            if answer.plain:
+                begun.set()
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(1)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    for _ in range(100):
-        if history.messages(name):
-            break
-        await asyncio.sleep(0.05)
-    assert history.messages(name)[1].response_metadata["finish_reason"] == "cancelled"
+    _, kept = history.messages(name)
+    assert kept.response_metadata["finish_reason"] == "cancelled"
+    assert 0 < len(kept.text) < 10_000
 
 
 def test_long_conversations_keep_system_image_and_question(endpoint, image, history):
@@ -204,6 +206,23 @@ def test_long_conversations_keep_system_image_and_question(endpoint, image, hist
     assert [role for role, _ in said[1:]] == ["user", "assistant"] * (len(said) // 2 - 1) + ["user"]
     assert 4 < len(said) < 30
     assert len(history.messages(name)) == 62  # the store forgets nothing
+
+
+def test_the_ten_lines_of_the_readme(endpoint, image, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    [lines] = [block for block in blocks if "assistant.conversation" in block]
+    server = endpoint([DOG, "A dog."])
+    assert "http://127.0.0.1:8000/v1" in lines
+    monkeypatch.chdir(tmp_path)
+    image.save("photo.jpg")
+    exec(compile(lines.replace("http://127.0.0.1:8000/v1", server.url), "README.md", "exec"), {})
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "GroundedPhrase(phrase='dog'" in first
+    assert last == "A dog."
+    history = ChatHistory("chats.sqlite")
+    [chat] = history.conversations()
+    assert [message.text for message in history.messages(chat.id)] == ["what is this?", "A dog."]
 
 
 def test_connect(endpoint, monkeypatch):

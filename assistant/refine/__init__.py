@@ -1,0 +1,1 @@
+"""Learning from corrections: records, memory, adapters and their registry."""

@@ -1,0 +1,135 @@
+"""How corrections are learnt: the settings of a refinement, and the training recipe that follows from them."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from assistant.training.data.mixture import MixtureConfig
+from assistant.training.data.photos import SOURCES
+from assistant.training.data.sample import photos_directory
+from assistant.training.preference import Preference
+from assistant.training.recipe import LoraSettings, Recipe, Stage, build, read_recipe, read_yaml
+from prompts.errors import UserError
+
+DEFAULT = Path(__file__).parent / "recipes" / "default.yaml"
+_MIXTURE = Path(__file__).parents[1] / "training" / "recipes" / "mini_cpu.yaml"
+"""The default model's, for checkpoints that do not say what they were taught."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Settings of a refinement.
+
+    Attributes:
+        lora: the adapter.
+        lora_lr: its peak rate.
+        projector_lr: peak rate of the projector. An adapter cannot carry a projector, neither here nor in vLLM; this
+            is for comparing which part should learn.
+        passes: how often each corrected image should be shown.
+        least_steps, most_steps: between which the number of optimiser steps stays, whatever `passes` asks for.
+        batch_size: images in a step.
+        share: part of a batch that is corrections; the rest is replay.
+        replay: what the model should not forget; None for what it was taught, as far as that is at hand.
+        replay_images: of so many images; their features are the slowest part of a short run.
+        replay_turns: questions about one of them, at most.
+        preference: what is learnt from the answers that were rejected; None for nothing.
+        contrast: derive "red or blue?" where an answer was corrected by one word.
+        annotations: derive what a box holds, and where that is, from corrected boxes with words.
+        held_out: part of the corrected images that is not learnt from, so that the gate can measure.
+    """
+
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(rank=8, alpha=16))
+    lora_lr: float = 6e-4
+    projector_lr: float = 0.0
+    passes: float = 6.0
+    least_steps: int = 20
+    most_steps: int = 60
+    batch_size: int = 8
+    share: float = 0.5
+    replay: MixtureConfig | None = None
+    replay_images: int = 96
+    replay_turns: int = 4
+    preference: Preference | None = field(default_factory=Preference)
+    contrast: bool = True
+    annotations: bool = True
+    held_out: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("share", 0.0, 1.0), ("held_out", 0.0, 0.9)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} of the refinement is {getattr(self, name)}; choose {low:g} to {high:g}")
+        if self.share == 0 or min(self.least_steps, self.most_steps, self.batch_size) < 1:
+            raise UserError("a refinement needs steps, a batch size and a share of corrections above 0")
+
+    def corrections_in_a_batch(self) -> int:
+        """How many samples of a batch are corrections, at least one."""
+        return max(1, round(self.share * self.batch_size))
+
+    def steps(self, samples: int, most: int | None = None) -> int:
+        """Optimiser steps for so many corrected samples."""
+        wanted = round(self.passes * samples / self.corrections_in_a_batch())
+        return min(max(wanted, self.least_steps), self.most_steps, most or self.most_steps)
+
+    def training(self, replay: MixtureConfig, steps: int, seed: int) -> Recipe:
+        """The trainer's recipe."""
+        stage = Stage(steps, warmup=min(5, steps), projector_lr=self.projector_lr, lora_lr=self.lora_lr)
+        return Recipe(
+            base="the model that was corrected",
+            mixture=replay,
+            stages=(stage,),
+            start="random",  # which leaves the projector as it is
+            lora=self.lora,
+            batch_size=self.batch_size,
+            bucket=1,  # corrections and replay must stay in the same batch, whatever their lengths
+            precompute=True,
+            log_every=1,
+            evaluate_every=10**9,
+            checkpoint_every=5,
+            seed=seed,
+        )
+
+
+def read_refinement(path: Path | None = None) -> Refinement:
+    """The settings of a YAML file, those of `recipes/default.yaml` without one.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a setting is unknown or wrong.
+    """
+    path = path or DEFAULT
+    return build(Refinement, read_yaml(path), str(path))
+
+
+def replay_of(model_directory: Path, refinement: Refinement, seed: int) -> MixtureConfig:
+    """What to replay: the refinement's mixture, or the one that the model was taught (its `bridge.json`).
+
+    Photos whose files are not on this machine are left out; rendered scenes are always there.
+
+    Raises:
+        UserError: neither photos nor scenes are left.
+    """
+    mixture = refinement.replay or _own_mixture(model_directory) or read_recipe(_MIXTURE).mixture
+    photos = {source: passes for source, passes in mixture.photos.items() if source in _sources_here()}
+    if not photos and not mixture.scenes:
+        raise UserError(
+            "nothing is left to replay: the photos are not here (FOURFOLD_DATA) and the mixture has no scenes"
+        )
+    return replace(mixture, photos=photos, turns=min(mixture.turns, refinement.replay_turns), together=0.0, seed=seed)
+
+
+def _own_mixture(model_directory: Path) -> MixtureConfig | None:
+    path = model_directory / "bridge.json"
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))["recipe"]["mixture"]
+    except (ValueError, KeyError, TypeError):
+        return None  # a bridge with a shorter story; the default mixture does
+    return build(MixtureConfig, told, str(path))
+
+
+def _sources_here() -> frozenset[str]:
+    try:
+        directory = photos_directory()
+    except UserError:
+        return frozenset()
+    return frozenset(source for source in SOURCES if (directory / f"{source}.jsonl").is_file())

@@ -1,0 +1,110 @@
+"""Batches of corrections and replay: every batch holds the same part of either, so that neither is forgotten."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from assistant.refine.samples import Lesson, plain
+from assistant.training.data.mixture import Mixture, MixtureConfig
+from assistant.training.data.sample import ImageRef, Sample
+from prompts.tasks import Task
+
+_KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
+
+
+class CorrectedMixture:
+    """A source of batches for the trainer; epoch n is batch n.
+
+    Args:
+        corrections: samples of what is to be learnt; at least one.
+        kept: samples of answers that were right.
+        replay: what must not be forgotten.
+        batch_size: samples in a batch.
+        corrected: of these, corrections.
+        images: of so many images of the replay's first epoch; they come again with other questions.
+        retired: answers that replay must not teach, by task; see `retired_answers`.
+    """
+
+    def __init__(
+        self,
+        corrections: Sequence[Sample],
+        kept: Sequence[Sample],
+        replay: Mixture,
+        *,
+        batch_size: int,
+        corrected: int,
+        images: int,
+        retired: frozenset[tuple[Task, str]] = frozenset(),
+    ) -> None:
+        self.corrections = list(corrections)
+        self._kept = list(kept)
+        self._replay = replay
+        self._batch_size, self._corrected = batch_size, corrected
+        self._pool = replay.epoch(0)[:images] if corrected < batch_size else []
+        self.retired = retired
+
+    @property
+    def config(self) -> MixtureConfig:
+        """The replay's; its seed is the run's."""
+        return self._replay.config
+
+    def images(self) -> Iterator[ImageRef]:
+        """Of the corrections, and of the replay."""
+        for sample in (*self.corrections, *self._kept):
+            yield sample.image
+        for entry in self._pool:
+            yield self._replay.draw(entry, 0).image
+
+    def epoch(self, epoch: int) -> list[tuple[str, int]]:
+        """Batch `epoch`: ("correction", n), ("kept", n) and ("replay", n)."""
+        replayed = self._batch_size - self._corrected
+        count = len(self.corrections)
+        first = epoch * self._corrected
+        learnt = [
+            ("correction", self._shuffled("corrections", n, count)) for n in range(first, first + self._corrected)
+        ]
+        return learnt + [self._replayed(number) for number in range(epoch * replayed, (epoch + 1) * replayed)]
+
+    def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
+        """The sample of an entry; of a replayed one the turns that go against no correction."""
+        name, number = entry
+        if name == "correction":
+            return self.corrections[number]
+        if name == "kept":
+            return self._kept[number]
+        showing, place = divmod(number, len(self._pool))
+        sample = self._replay.draw(self._pool[place], showing)
+        turns = tuple(turn for turn in sample.turns if (turn.task, plain(turn.answer)) not in self.retired)
+        return replace(sample, turns=turns)
+
+    def _replayed(self, number: int) -> tuple[str, int]:
+        if self._kept and number % _KEPT == 0:
+            return "kept", self._shuffled("kept", number // _KEPT, len(self._kept))
+        return "replay", number
+
+    def _shuffled(self, what: str, number: int, count: int) -> int:
+        """Entry `number` of endless passes over `count` things, each pass in an order of its own."""
+        turn, place = divmod(number, count)
+        order = list(range(count))
+        random.Random(f"{what} {self.config.seed} {turn}").shuffle(order)
+        return order[place]
+
+
+def retired_answers(lessons: Sequence[Lesson]) -> frozenset[tuple[Task, str]]:
+    """Answers that the corrections put out of use: replay that teaches them would take back what is learnt.
+
+    That is an answer that was rejected on at least two images, always for the same right answer, and never right: where
+    a house says "person", "man" is retired, while of two colours that are mixed up neither is.
+    """
+    instead: dict[tuple[Task, str], Counter[str]] = defaultdict(Counter)
+    right = set()
+    for lesson in lessons:
+        if lesson.answer is not None:
+            turn = lesson.turns[0]
+            right.add((turn.task, plain(turn.answer)))
+            if turn.rejected is not None:
+                instead[turn.task, plain(turn.rejected)][plain(turn.answer)] += 1
+    return frozenset(
+        key for key, answers in instead.items() if key not in right and len(answers) == 1 and answers.total() > 1
+    )

@@ -1,0 +1,199 @@
+"""The steps of a refinement in order, as the command and the page take them; the gate stands between the first two."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from assistant.refine.deploy import serve_adapter, withdraw_adapter
+from assistant.refine.fingerprint import checkpoint_fingerprint
+from assistant.refine.registry import Registry, Revision, State
+from assistant.refine.store import CorrectionStore
+from assistant.refine.strength import at_strength
+from prompts.errors import UserError
+
+_NEW = Path("adapters") / ".new"
+
+
+def train_adapter(
+    store: CorrectionStore,
+    registry: Registry,
+    model_directory: Path,
+    *,
+    max_steps: int | None = None,
+    seed: int = 0,
+    recipe: Path | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Revision:
+    """Train an adapter from the store's corrections and register it. One that was interrupted is gone on with.
+
+    Args:
+        store: the corrections; those with consent are learnt.
+        registry: of the same directory.
+        model_directory: the checkpoint that was corrected.
+        max_steps: optimiser steps at most; None for the recipe's.
+        seed: of all randomness.
+        recipe: settings; None for the default.
+        on_step: told steps done, steps in all and the loss; None for a progress bar on stderr.
+
+    Raises:
+        UserError: there is nothing to learn, a training runs already, corrections are on images of a benchmark, or one
+            of them was forgotten meanwhile.
+    """
+    from assistant.refine.learn import train
+
+    if refused := store.excluded():
+        ids = ", ".join(correction.id for correction in refused[:5])
+        raise UserError(
+            f"{len(refused)} corrections are on images that are excluded as a benchmark's: {ids}; "
+            "forget them first (fourfold refine forget ID)"
+        )
+    out = registry.directory / _NEW
+    with _training(registry):
+        shutil.rmtree(out, ignore_errors=True)  # of a process that was killed before it could register it
+        train(registry.directory, model_directory, out, max_steps=max_steps, seed=seed, recipe=recipe, on_step=on_step)
+        told = json.loads((out / "training.json").read_text(encoding="utf-8"))
+        records = [*told["corrections"]["learnt"], *told["corrections"]["kept"]]
+        if gone := set(records) & set(store.forgotten()):
+            shutil.rmtree(out)
+            raise UserError(
+                f"{len(gone)} corrections were forgotten while they were learnt; the adapter is deleted, train again"
+            )
+        return registry.register(out, base=told["model"], data=told["data"], records=records)
+
+
+def promote(
+    store: CorrectionStore,
+    registry: Registry,
+    revision: str,
+    *,
+    force: bool = False,
+    endpoint: str | None = None,
+    admin_key: str | None = None,
+    strength: float = 1.0,
+) -> State:
+    """Make a revision current; with an endpoint, a server that runs answers with it from now on.
+
+    The server comes first: where it refuses, nothing has changed.
+
+    Args:
+        store: knows what was forgotten; adapters that have learnt it and are no longer current are deleted.
+        registry: of the same directory.
+        revision: its id.
+        force: although the gate refused it or was not asked.
+        endpoint: base URL of the server.
+        admin_key: its key.
+        strength: 0..1, of what the server loads.
+
+    Raises:
+        UserError: the gate did not let it pass, it has learnt what was forgotten, or the server cannot load it.
+    """
+    registry.check_promotable(revision, force=force)
+    if revision in registry.holding(list(store.forgotten())):
+        raise UserError(f"the adapter {revision} has learnt a correction that was forgotten; train again without it")
+    if endpoint:
+        serve_adapter(endpoint, admin_key, at_strength(registry, revision, strength))
+    registry.promote(revision, force=force)
+    return _delete_stale(store, registry)
+
+
+def roll_back(
+    store: CorrectionStore, registry: Registry, *, endpoint: str | None = None, admin_key: str | None = None
+) -> State:
+    """Make the one before current again, in a running server as well; before the first is the model as it was shipped.
+
+    A server then no longer knows the adapter's name: ask for the model by its own.
+
+    Raises:
+        UserError: nothing is promoted, or the server refuses.
+    """
+    state = registry.state()
+    if endpoint and state.current is not None:
+        if state.previous is None:
+            withdraw_adapter(endpoint, admin_key)
+        else:
+            serve_adapter(endpoint, admin_key, registry.path(state.previous))
+    registry.rollback()
+    return _delete_stale(store, registry)
+
+
+def forget(store: CorrectionStore, registry: Registry, record: str) -> str | None:
+    """Delete a correction, and everything that was made of it except the adapter that is current.
+
+    Returns:
+        The current revision where it has learnt the correction: promoting one that was trained without it deletes it,
+        and so does `drop_current`.
+
+    Raises:
+        UserError: there is no such correction.
+    """
+    store.forget(record)
+    registry.drop_reports()  # they may show its picture
+    # A training that runs now is told at its end.
+    with contextlib.suppress(UserError), _training(registry):
+        for name in (_NEW, _NEW.with_name(f"{_NEW.name}.work")):
+            shutil.rmtree(registry.directory / name, ignore_errors=True)
+    state = _delete_stale(store, registry)
+    return state.current if state.current in registry.holding([record]) else None
+
+
+def drop_current(
+    store: CorrectionStore, registry: Registry, *, endpoint: str | None = None, admin_key: str | None = None
+) -> State:
+    """Delete the current revision because of what it has learnt; what was current before it is current again.
+
+    Raises:
+        UserError: the server refuses; then nothing has changed.
+    """
+    state = registry.state()
+    if state.current is None:
+        return state
+    stale = registry.holding(list(store.forgotten()))
+    left = [id for id in state.promoted if id != state.current and id not in stale]
+    if endpoint and left:
+        serve_adapter(endpoint, admin_key, registry.path(left[-1]))
+    elif endpoint:
+        withdraw_adapter(endpoint, admin_key)
+    return registry.remove(list({state.current, *stale}))
+
+
+def current_adapter(registry: Registry, model_directory: Path, strength: float = 1.0) -> Path | None:
+    """The adapter to load with a model at its start; None where the model answers as it was shipped.
+
+    Raises:
+        UserError: the current revision belongs to another checkpoint, or its files are missing or changed.
+    """
+    state = registry.state()
+    if state.current is None:
+        return None
+    base = state.revisions[state.current].base
+    if base != checkpoint_fingerprint(model_directory):
+        raise UserError(
+            f"the adapter {state.current} was trained for another checkpoint than {model_directory}; "
+            "train again (fourfold refine train), or roll back"
+        )
+    return at_strength(registry, state.current, strength)
+
+
+@contextlib.contextmanager
+def _training(registry: Registry) -> Iterator[None]:
+    registry.directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(registry.directory / "training.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another training runs with this store; wait until it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _delete_stale(store: CorrectionStore, registry: Registry) -> State:
+    """Delete adapters that have learnt what was forgotten, the current one excepted."""
+    state = registry.state()
+    stale = [id for id in registry.holding(list(store.forgotten())) if id != state.current]
+    return registry.remove(stale) if stale else state

@@ -1,0 +1,184 @@
+"""Corrections as JSON lines: one correction a line, its image a file beside it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from assistant.data_uri import from_data_uri, media_type
+from assistant.files import write_bytes
+from assistant.refine.pictures import read_image_file
+from assistant.refine.record import Correction, check, from_fields, to_fields
+from assistant.refine.store import Candidate, CorrectionStore
+from prompts.errors import UserError
+
+MAX_LINE = 4 * 2**20
+"""Bytes; a longer line is no correction."""
+_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
+_IMAGE = {"type": "image"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        added: new records.
+        known: lines whose record the store has already, word for word.
+        forgotten: lines whose record was forgotten; they stay forgotten.
+    """
+
+    added: int
+    known: int
+    forgotten: int
+
+
+def import_corrections(store: CorrectionStore, path: str | Path) -> Imported:
+    """Read a JSON-lines file into the store, all of it or nothing.
+
+    A line is `{"image": path, "messages": [...], "rejected": text, "chosen": text or null, "boxes": [{"phrase": text or
+    null, "box": [x1, y1, x2, y2]}] or null, "consent": bool}` with boxes in parts of the image, and whatever else
+    `export_corrections` writes. `image` is relative to the file or absolute. Messages may show the image as OpenAI's
+    `image_url` part (the same path, or a data URI of the same file) or `{"type": "image"}`; where none does, it belongs
+    to the first message of the user. A line without `id` gets one made from its content, so that reading a file twice
+    adds nothing.
+
+    Raises:
+        UserError: a line cannot be read; its number, and why. Nothing was imported.
+    """
+    path = Path(path)
+    known = {record.id: record for record in store.list()}
+    forgotten = store.forgotten()
+    candidates: dict[str, Candidate] = {}
+    skipped = dropped = 0
+    for number, line in _lines(path):
+        try:
+            candidate = _read(store, line, path.parent)
+            id = candidate.correction.id
+            if id in candidates:
+                raise UserError(f"an earlier line holds the same correction ({id}); remove one of them")
+            if id in forgotten:
+                dropped += 1
+            elif id in known:
+                if replace(candidate.correction, created=known[id].created) != known[id]:
+                    raise UserError(f"the store has another correction with the id {id!r}; leave out the id")
+                skipped += 1
+            else:
+                candidates[id] = candidate
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}; nothing was imported") from None
+    store.add_all(list(candidates.values()))
+    return Imported(len(candidates), skipped, dropped)
+
+
+def export_corrections(store: CorrectionStore, path: str | Path) -> int:
+    """Write all records to a JSON-lines file that `import_corrections` reads, their images into `images/` beside it.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        UserError: they cannot be written there.
+    """
+    path = Path(path)
+    records = store.list()
+    names: dict[str, str] = {}
+    lines = []
+    try:
+        for record in records:
+            if record.image not in names:
+                data = store.image(record.image)
+                names[record.image] = f"images/{record.image}{_SUFFIXES.get(media_type(data), '.img')}"
+                write_bytes(path.parent / names[record.image], data)
+            fields = {"image": names[record.image], **to_fields(record)}
+            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+        write_bytes(path, "".join(lines).encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+    return len(records)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise UserError(f"{path}, line {number}: longer than {MAX_LINE // 2**20} MiB; nothing was imported")
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _read(store: CorrectionStore, line: bytes, directory: Path) -> Candidate:
+    try:
+        fields = json.loads(line, parse_constant=_refuse_constant)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON ({str(error)[:100]})") from None
+    if not isinstance(fields, dict):
+        raise UserError("must be a JSON object")
+    name = fields.pop("image", None)
+    if not isinstance(name, str) or not name:
+        raise UserError("image must be the path of an image file")
+    source = directory / name
+    correction = from_fields(fields)
+    data = read_image_file(source, f"image {name[:200]}")
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    def is_the_image(url: str) -> bool:
+        if url.startswith("data:"):
+            return hashlib.sha256(from_data_uri(url)).hexdigest() == sha256
+        return url == name or directory / url == source
+
+    correction = replace(correction, messages=_with_placeholders(correction.messages, is_the_image))
+    check(correction)
+    if not correction.id:
+        correction = replace(correction, id=_id_of(correction, sha256))
+    return store.prepare(correction, source)
+
+
+def _with_placeholders(messages: tuple[Any, ...], is_the_image: Callable[[str], bool]) -> tuple[Any, ...]:
+    """Messages whose image parts are `{"type": "image"}`, at least one of them; all else is left for the store."""
+    whole: list[Any] = []
+    shown = False
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            parts = []
+            for part in message["content"]:
+                if isinstance(part, dict) and part.get("type") == "image_url":
+                    link = part.get("image_url")
+                    url = link.get("url") if isinstance(link, dict) else link
+                    if not isinstance(url, str) or not is_the_image(url):
+                        raise UserError(
+                            "a message shows another image than the line's; a correction is about one image"
+                        )
+                    part = _IMAGE
+                shown |= part == _IMAGE
+                parts.append(part)
+            message = {**message, "content": parts}
+        whole.append(message)
+    for place, message in enumerate(whole):
+        if shown:
+            break
+        if isinstance(message, dict) and message.get("role") == "user":
+            content = message.get("content")
+            text = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            if isinstance(text, list):
+                whole[place] = {**message, "content": [_IMAGE, *text]}
+            break
+    return tuple(whole)
+
+
+def _id_of(correction: Correction, sha256: str) -> str:
+    content = json.dumps([sha256, {**to_fields(correction), "created": 0}], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _refuse_constant(name: str) -> None:
+    raise UserError(f"{name} is no number of JSON")

@@ -1,0 +1,117 @@
+"""What makes a correction, and what does not."""
+
+import json
+import math
+
+import pytest
+
+from assistant.grounding import Box
+from assistant.refine.record import MAX_TEXT, CorrectedBox, Correction, check, from_fields, to_fields
+from prompts.errors import UserError
+from tests.assistant.refine.corrections import correction
+
+
+def test_a_record_is_the_same_after_json() -> None:
+    boxes = (CorrectedBox("a dög", Box(0.1, 1 / 3, 0.2, 1.0)), CorrectedBox(None, Box(0, 0, 0, 0)))
+    said = correction(
+        id="a-b_1", boxes=boxes, chosen=None, model="m", adapter="a", parameters={"temperature": 0.1}, created=1.5
+    )
+    check(said)
+    fields = json.loads(json.dumps(to_fields(said)))
+    assert from_fields(fields, said.image) == said
+    assert from_fields({**fields, "boxes": []}).boxes == ()
+    assert said.question == "[vqa] what colour is thing 0?"
+
+
+def test_what_a_hand_written_line_leaves_out_has_defaults() -> None:
+    fields = {"messages": list(correction().messages), "rejected": "a", "chosen": "b", "consent": True}
+    assert from_fields(fields) == Correction(
+        messages=correction().messages, rejected="a", chosen="b", consent=True, verdict="down", boxes=None
+    )
+
+
+IMAGE = {"type": "image"}
+
+
+def asked(*parts: object, role: str = "user") -> tuple:
+    return ({"role": role, "content": list(parts)},)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": "../../x"}, "id must"),
+        ({"id": 7}, "id must"),
+        ({"messages": ()}, "messages must"),
+        ({"messages": "hello"}, "messages must"),
+        ({"messages": ("hello",)}, r"messages\[0\]"),
+        ({"messages": asked(IMAGE, {"type": "text", "text": "x"}, role="tool")}, r"messages\[0\] must have a role"),
+        ({"messages": asked(IMAGE, {"type": "text", "text": "x"}, role=["user"])}, r"messages\[0\] must have a role"),
+        ({"messages": asked({"type": "text", "text": "x"})}, "no message shows the image"),
+        ({"messages": asked(IMAGE)}, "the user's question"),
+        ({"messages": asked(IMAGE, {"type": "text", "text": "  "})}, "content is empty"),
+        ({"messages": asked(IMAGE, {"type": "text", "text": 3})}, "content must be text"),
+        ({"messages": asked(IMAGE, {"type": "image_url", "image_url": "x"})}, "a part must be"),
+        ({"messages": asked({**IMAGE, "image": b"x"}, {"type": "text", "text": "x"})}, "a part must be"),
+        ({"messages": (*correction().messages, {"role": "assistant", "content": "x"})}, "the user's question"),
+        ({"messages": ({"role": "assistant", "content": [IMAGE]}, *correction().messages)}, "a user's image"),
+        ({"messages": correction().messages * 201}, "1 to 200 messages"),
+        ({"rejected": None}, "rejected must be text"),
+        ({"rejected": "x" * (MAX_TEXT + 1)}, "limit is 20,000"),
+        ({"chosen": " "}, "chosen is empty"),
+        ({"chosen": "red "}, "nothing is corrected"),
+        ({"chosen": "\ud83d"}, "lone surrogate"),
+        ({"boxes": [CorrectedBox(None, Box(0, 0, 1, 1))]}, "boxes must be a tuple"),
+        ({"boxes": (CorrectedBox("", Box(0, 0, 1, 1)),)}, r"boxes\[0\].phrase is empty"),
+        ({"verdict": "sideways"}, "verdict"),
+        ({"verdict": ["up"]}, "verdict"),
+        ({"verdict": "up"}, "right as it is"),
+        ({"consent": 1}, "consent"),
+        ({"consent": None}, "consent"),
+        ({"model": None}, "model"),
+        ({"adapter": 3}, "adapter"),
+        ({"parameters": [1]}, "parameters"),
+        ({"parameters": {"x": math.nan}}, "finite"),
+        ({"parameters": {"x": {1, 2}}}, "JSON values"),
+        ({"parameters": {"x": "y" * MAX_TEXT}}, "parameters must be shorter"),
+        ({"created": math.nan}, "created"),
+        ({"created": True}, "created"),
+        ({"created": "now"}, "created"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(fields: dict, message: str) -> None:
+    check(correction())
+    with pytest.raises(UserError, match=message):
+        check(correction(**fields))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ("none", "boxes must be a list"),
+        ([[0, 0, 1, 1]], r"boxes\[0\] must be of the form"),
+        ([{"phrase": "x", "box": [0, 0, 1, 1], "score": 1}], r"boxes\[0\] must be of the form"),
+        ([{"phrase": "x"}], r"boxes\[0\].box must be four numbers"),
+        ([{"box": [0, 0, 1]}], "four numbers"),
+        ([{"box": [0, 0, 1, "1"]}], "four numbers"),
+        ([{"box": [0, 0, 1, True]}], "four numbers"),
+        ([{"box": [0, 0, 1, 1]}, {"box": [0, 0, 1, math.nan]}], r"boxes\[1\].box must be \[x1"),
+        ([{"box": [0, 0, 1, math.inf]}], "parts of the image"),
+        ([{"box": [0, 0, 1, 10**400]}], "parts of the image"),
+        ([{"box": [0.5, 0, 0.4, 1]}], "parts of the image"),
+        ([{"box": [0, 0, 64, 48]}], "parts of the image"),
+        ([{"phrase": 3, "box": [0, 0, 1, 1]}], "phrase must be text"),
+    ],
+)
+def test_boxes_that_are_none_are_refused(boxes: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(from_fields({**to_fields(correction()), "boxes": boxes}))
+
+
+def test_missing_and_unknown_fields_are_named() -> None:
+    fields = to_fields(correction())
+    for name in ("messages", "rejected", "consent"):
+        with pytest.raises(UserError, match=f"'{name}' is missing"):
+            from_fields({key: value for key, value in fields.items() if key != name})
+    with pytest.raises(UserError, match="'choosen' is no field"):
+        from_fields({**fields, "choosen": "x"})

@@ -1,0 +1,84 @@
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from assistant.refine.replay import CorrectedMixture, retired_answers
+from assistant.refine.samples import lessons_of, plain
+from assistant.training.data.mixture import Mixture, MixtureConfig
+from assistant.training.data.sample import ImageRef, Sample, Turn
+from prompts.tasks import Task
+from tests.assistant.refine.test_samples import correction
+
+CONFIG = MixtureConfig(
+    scenes=12, scenes_per_epoch=12, turns=3, together=0.0, scene_tasks={"existence": 1, "colour": 1, "count": 1}, seed=5
+)
+
+
+def sample(name):
+    return Sample(ImageRef(name), (Turn(Task.VQA, f"[vqa] {name}?", "yes"),))
+
+
+def mixture(count=5, kept=0, **changes):
+    options = {"batch_size": 8, "corrected": 4, "images": 6, **changes}
+    return CorrectedMixture(
+        [sample(f"c{n}") for n in range(count)], [sample(f"k{n}") for n in range(kept)], Mixture(CONFIG), **options
+    )
+
+
+def test_every_batch_holds_the_same_part_of_corrections():
+    source = mixture()
+    shown = Counter()
+    for batch in range(10):
+        entries = source.epoch(batch)
+        assert [name for name, _ in entries] == ["correction"] * 4 + ["replay"] * 4
+        shown.update(number for name, number in entries if name == "correction")
+    assert set(shown.values()) == {8}  # 40 showings of 5 corrections
+    assert source.epoch(3) == mixture().epoch(3) != source.epoch(4)
+
+
+def test_replay_shows_few_images_with_new_questions():
+    source = mixture()
+    images = {image.id for image in source.images()}
+    assert len(images) == 5 + 6
+    asked = Counter()
+    for batch in range(12):
+        for entry in source.epoch(batch):
+            drawn = source.draw(entry, batch)
+            assert drawn.image.id in images
+            if entry[0] == "replay":
+                asked.update((drawn.image.id, turn.question) for turn in drawn.turns)
+    assert len({image for image, _ in asked}) == 6 and len(asked) > 6 * 3
+
+
+def test_answers_said_to_be_right_are_replayed_too():
+    names = Counter(name for batch in range(6) for name, _ in mixture(kept=2).epoch(batch))
+    assert names == {"correction": 24, "kept": 8, "replay": 16}
+
+
+def test_a_batch_of_corrections_alone_needs_no_replay():
+    source = mixture(corrected=8)
+    assert {name for name, _ in source.epoch(0)} == {"correction"} and len(list(source.images())) == 5
+
+
+@pytest.mark.parametrize(
+    ("pairs", "retired"),
+    [
+        ([("man", "person"), ("Man.", "person"), ("woman", "person")], {"man"}),
+        ([("blue", "red"), ("blue", "red"), ("red", "blue")], set()),  # mixed up, not renamed
+        ([("blue", "red"), ("blue", "green")], set()),
+    ],
+)
+def test_only_answers_out_of_use_are_retired(pairs, retired):
+    given = [correction(str(n), rejected=old, chosen=new, image=f"image {n}") for n, (old, new) in enumerate(pairs)]
+    found = retired_answers(lessons_of(given).corrected)
+    assert found == {(Task.VQA, answer) for answer in retired}
+
+
+def test_replay_does_not_teach_what_was_retired():
+    source = mixture(retired=frozenset({(Task.VQA, "yes")}))
+    turns = [turn for batch in range(8) for entry in source.epoch(batch) if entry[0] == "replay"
+             for turn in source.draw(entry, batch).turns]  # fmt: skip
+    assert turns and all(plain(turn.answer) != "yes" for turn in turns)
+    assert any(plain(turn.answer) == "yes" for n in range(6) for turn in mixture().draw(("replay", n), 0).turns)
+    assert replace(turns[0]).task is Task.VQA
