@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from assistant.model import MiniGPTv2ForConditionalGeneration
 from prompts.errors import UserError
+from serving.adapter_files import check_adapter_files
 
 BASE = 0  # serial number of "no adapter"
 
@@ -41,6 +42,7 @@ class Adapters:
         self._serial = BASE
         self._in_use = BASE
         self._live = {BASE}
+        self._replaced: dict[str, Adapter] = {}
         self._layers: list[Any] = []  # PEFT's; importing it takes a second that most starts need not spend
 
     def serial(self, name: str) -> int:
@@ -61,12 +63,33 @@ class Adapters:
         Raises:
             UserError: the name is taken or empty, or the adapter is unreadable or does not fit.
         """
-        import peft
-
         if not name or name in self.loaded:
             raise UserError(f"an adapter called {name!r} is loaded already" if name else "an adapter needs a name")
-        if not (path / "adapter_config.json").is_file():
-            raise UserError(f"{path} is no adapter: it has no adapter_config.json")
+        self.loaded[name] = self._add(name, path)
+        return self.loaded[name]
+
+    def replace(self, name: str, path: Path) -> tuple[Adapter, Adapter | None]:
+        """Give the name to another adapter; `load` where nothing has it.
+
+        Returns:
+            The new one, and one that may be deleted now. That is the one before the one that is replaced: a request
+            that has just asked for the name may still be on its way with the latter.
+
+        Raises:
+            UserError: as `load`; the name keeps its adapter.
+        """
+        if name not in self.loaded:
+            return self.load(name, path), None
+        adapter = self._add(name, path)
+        outlived = self._replaced.get(name)
+        self._replaced[name] = self.loaded[name]
+        self.loaded[name] = adapter
+        return adapter, outlived
+
+    def _add(self, name: str, path: Path) -> Adapter:
+        import peft
+
+        check_adapter_files(path)
         self._serial += 1
         label = f"fourfold_{self._serial}"
         try:
@@ -91,21 +114,20 @@ class Adapters:
             what, keys = ("lacks", missing) if missing else ("has weights that nothing takes:", result.unexpected_keys)
             raise UserError(f"the adapter {path} does not fit this model: it {what} {keys[0]} and {len(keys) - 1} more")
         self._layers = self._tuner_layers()
-        self.loaded[name] = Adapter(name, path, self._serial)
         self._live.add(self._serial)
         self._activate(self._in_use)
-        return self.loaded[name]
+        return Adapter(name, path, self._serial)
 
-    def withdraw(self, name: str) -> Adapter:
-        """Forget the name, so that no new request can ask for it; `delete` frees the memory."""
+    def withdraw(self, name: str) -> list[Adapter]:
+        """Forget the name, so that no new request can ask for it; `delete` frees the memory of what is returned."""
         self.serial(name)
-        return self.loaded.pop(name)
+        replaced = self._replaced.pop(name, None)
+        return [self.loaded.pop(name), *([replaced] if replaced else [])]
 
     def delete(self, serial: int) -> None:
         """Free an adapter's weights."""
         self._live.discard(serial)
         self._remove_layers(f"fourfold_{serial}")
-        self._activate(self._in_use)
 
     def use(self, serial: int) -> None:
         """Send the next forward passes through this adapter, or none for `BASE`.
@@ -133,3 +155,4 @@ class Adapters:
         for layer in self._tuner_layers():
             layer.delete_adapter(label)
         getattr(self._model, "peft_config", {}).pop(label, None)
+        #XX self._activate(self._in_use)  # PEFT activates another adapter in place of one that goes

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from prompts.errors import UserError
+from serving.adapter_files import check_adapter_files
 from serving.answers import Answer, Answers, unless_gone
 from serving.api_errors import ApiError, answer_errors_in_json, as_api_error
 from serving.chat_response import ChatResponse, encode
@@ -70,6 +72,7 @@ class AdapterPath(AdapterName):
     """An adapter by name and by its directory on the server."""
 
     lora_path: str = Field(min_length=1, max_length=4096)
+    load_inplace: bool = Field(False, description="replace the adapter that has this name")
 
 
 def create_app(
@@ -191,7 +194,8 @@ def create_app(
             raise ApiError(400, "that is the base model's name; choose another", param="lora_name")
         directory = _adapter_directory(body.lora_path)
         try:
-            await asyncio.get_running_loop().run_in_executor(changes, engine.load_adapter, body.lora_name, directory)
+            load = partial(engine.load_adapter, body.lora_name, directory, in_place=body.load_inplace)
+            await asyncio.get_running_loop().run_in_executor(changes, load)
         except UserError as error:
             raise ApiError(400, str(error), param="lora_path") from None
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
@@ -279,12 +283,12 @@ def _require_json(request: Request) -> None:
 
 
 def _adapter_directory(text: str) -> Path:
-    """PEFT would take what is no directory for a name on the Hub, and would unpickle what is no safetensors file."""
     try:
         directory = Path(text)
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            if not (directory / name).is_file():
-                raise ApiError(400, f"lora_path must be a directory of this server with {name}", param="lora_path")
+        check_adapter_files(directory)
+    except UserError:
+        files = "adapter_config.json and adapter_model.safetensors"
+        raise ApiError(400, f"lora_path must be a directory of this server with {files}", param="lora_path") from None
     except (OSError, ValueError):  # a NUL byte, a name too long
         raise ApiError(400, "lora_path is not a path", param="lora_path") from None
     return directory

@@ -271,7 +271,7 @@ class Batcher:
         works.sort(key=lambda pair: pair[1].count > 1)
         started = time.perf_counter()
         self._adapters.use(adapter)
-        logits = self._runner.step([work for _, work in works])
+        logits = self._runner.step([work for _, work in works], adapter)
         drawing = [row for row, work in works if work.keep]
         tokens = draw_tokens(logits, [row.generation.sampler for row in drawing]) if drawing else []
         elapsed = time.perf_counter() - started

@@ -1,24 +1,36 @@
-"""In which number format a model runs fastest here, and on how many threads."""
+"""In which number format a model runs here, and on how many threads."""
 
-import json
 import os
 import time
-from itertools import cycle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedConfig
 
 from prompts.errors import UserError
+from serving.decoder_graph import WeightFormat, can_be_built, product_graph
+from serving.quantization import Quantization
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DtypeName = Literal["auto", "int8", "float32", "bfloat16", "float16"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# A typical turn: an image and some words are read, a few dozen tokens are said.
-_READ_TOKENS, _SAID_TOKENS = 128, 48
-# float32 is the safer format, and the measurement leaves out what both have in common (all the small operators): the
-# other has to be clearly faster.
-_MARGIN = 0.5
-_BEYOND_CACHES = 96 * 2**20
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """How a loaded model keeps its numbers.
+
+    Attributes:
+        dtype: of everything that torch computes.
+        decoder: of the weights of the language model's products where onnxruntime computes it (`Decoder`); None where
+            torch does.
+    """
+
+    dtype: torch.dtype
+    decoder: WeightFormat | None = None
 
 
 def free_cores() -> int:
@@ -50,86 +62,69 @@ def _running_elsewhere() -> int:
     return max(0, int(loadavg.read_text().split()[3].split("/")[0]) - 1)
 
 
-def choose_dtype(name: str, config: PreTrainedConfig, device: torch.device, memo: Path | None = None) -> torch.dtype:
+def choose_format(
+    name: DtypeName, config: PreTrainedConfig, device: torch.device, quantization: Quantization | None = None
+) -> NumberFormat:
     """The number format to load a model in.
 
+    onnxruntime computes the language model where it is a plain LLaMA on a CPU, in float32 or with int8 weights, and
+    bitsandbytes has no part in it; torch computes everything else.
+
     Args:
-        name: one of `DTYPES`, or "auto": on CUDA bfloat16 where the device has it, else float16; on a CPU float32
-            unless a short measurement on a quiet machine finds bfloat16 clearly faster for a typical turn.
-        config: of the model, for its matrix shapes.
+        name: "auto" takes bfloat16 on CUDA where the device has it, else float16; on a CPU int8 for the language
+            model where the processor is good at it, and float32 for the rest.
+        config: of the model.
         device: to load on.
-        memo: file that keeps the measurement's result, so that the next start is quicker and answers alike.
+        quantization: by bitsandbytes.
 
     Raises:
-        UserError: there is no such format.
+        UserError: there is no such format, or not here.
     """
-    if name != "auto":
-        if name not in DTYPES:
-            raise UserError(f"no dtype is called {name!r}; there are: auto, {', '.join(DTYPES)}")
-        return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    text, vision = config.text_config, config.vision_config
-    key = (
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
-        f"text {text.hidden_size}x{text.intermediate_size}x{text.num_hidden_layers}, "
-        f"vision {vision.hidden_size}x{vision.num_hidden_layers}x{config.grid_width}"
-    )
-    known = _read(memo)
-    if known.get(key) not in DTYPES:
-        if _busy_elsewhere():
-            # Beside other programs the measurement says more about them; a later start on a quiet machine takes it.
-            return torch.float32
-        cost = {name: turn_cost(config, DTYPES[name]) for name in ("float32", "bfloat16")}
-        known[key] = "bfloat16" if cost["bfloat16"] < _MARGIN * cost["float32"] else "float32"
-        _write(memo, known)
-    return DTYPES[known[key]]
+    if name not in ("auto", "int8", *_DTYPES):
+        raise UserError(f"no dtype is called {name!r}; there are: auto, int8, {', '.join(_DTYPES)}")
+    if name == "auto" and device.type == "cuda":
+        return NumberFormat(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    dtype = _DTYPES.get(name, torch.float32)
+    possible = device.type == "cpu" and quantization is None and can_be_built(config.text_config)
+    if name == "int8" and not possible:
+        raise UserError("int8 is for plain LLaMA language models on a CPU, without bitsandbytes; choose another dtype")
+    if not possible or dtype != torch.float32:
+        return NumberFormat(dtype)
+    return NumberFormat(dtype, "int8" if name == "int8" or (name == "auto" and int8_is_good()) else "float32")
 
 
-def turn_cost(config: PreTrainedConfig, dtype: torch.dtype) -> float:
-    """Estimated seconds of a typical turn's matrix products: vision tower, prompt, answer.
+@cache
+def int8_is_good() -> bool:
+    """Whether this processor multiplies with int8 weights correctly and faster than in float32; takes milliseconds.
 
-    Measured on matrices of the language model's MLP, as many as no cache holds, so that the answer's products wait for
-    memory as they do in the model.
+    onnxruntime has kernels for processors with instructions for it; on others it unpacks all weights at every product.
     """
-    text, vision = config.text_config, config.vision_config
-    size = text.hidden_size * text.intermediate_size
-    copies = max(2, min(32, -(-_BEYOND_CACHES // (size * dtype.itemsize))))
-    matrices = [torch.full((text.intermediate_size, text.hidden_size), 0.01, dtype=dtype) for _ in range(copies)]
-    said = _seconds_per_product(torch.ones(1, text.hidden_size, dtype=dtype), matrices, copies) / size
-    read = _seconds_per_product(torch.ones(_READ_TOKENS, text.hidden_size, dtype=dtype), matrices, 4) / size
-    text_weights = text.num_hidden_layers * 4 * size + text.vocab_size * text.hidden_size
-    vision_weights = vision.num_hidden_layers * 12 * vision.hidden_size**2
-    images = config.grid_width**2 / _READ_TOKENS
-    return text_weights * (read + _SAID_TOKENS * said) + vision_weights * images * read
+    import onnxruntime
 
-
-def _seconds_per_product(inputs: torch.Tensor, matrices: list[torch.Tensor], products: int) -> float:
-    best = float("inf")
-    with torch.inference_mode():
-        for _ in range(4):  # the least of several: other programs only ever add time
-            started = time.perf_counter()
-            for _, matrix in zip(range(products), cycle(matrices), strict=False):
-                torch.nn.functional.linear(inputs, matrix)
-            best = min(best, (time.perf_counter() - started) / products)
-    return best
-
-
-def _read(memo: Path | None) -> dict[str, str]:
+    outputs, inputs = 4096, 1024
+    # The largest sums that can come up: where a kernel adds in 16 bits, they show it.
+    weight = torch.ones(outputs, inputs)
+    weight[1::2] = -1
+    graph = product_graph(weight)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    ones = torch.ones(1, inputs)
+    feeds = {"inputs": ones.numpy()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        known = json.loads(memo.read_text(encoding="utf-8")) if memo else {}
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+        exact = torch.nn.functional.linear(ones, weight)
+        found = torch.from_numpy(session.run(None, feeds)[0])
+        right = torch.allclose(found, exact, rtol=0.02)
+        int8 = min(_seconds(lambda: session.run(None, feeds)) for _ in range(7))
+        float32 = min(_seconds(lambda: torch.nn.functional.linear(ones, weight)) for _ in range(7))
+    finally:
+        torch.set_num_threads(threads)
+    return right and int8 < float32
 
 
-def _write(memo: Path | None, known: dict[str, str]) -> None:
-    if memo is None:
-        return
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        part = memo.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        part.replace(memo)
-    except OSError:  # a read-only cache only costs the measurement at the next start
-        return
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,7 +16,8 @@ from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processo
 from prompts.errors import UserError
 from serving.adapters import Adapter, Adapters
 from serving.batching import Batcher, Stats
-from serving.dtype import choose_dtype, free_cores
+from serving.decoder_graph import WeightFormat
+from serving.dtype import DtypeName, choose_format, free_cores
 from serving.generation import Generation
 from serving.loading import end_tokens, load_config, load_model, load_processor
 from serving.preparation import Preparer
@@ -40,8 +40,6 @@ __all__ = [
     "TokenLogprob",
 ]
 
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-
 
 class Engine:
     """A loaded model that answers. Every method may be called from any thread.
@@ -54,6 +52,8 @@ class Engine:
         name: under which it is known.
         max_rows: answers made at the same time.
         max_waiting: requests that may wait in `submit`.
+        decoder: format of the language model's weights where onnxruntime computes it, see `choose_format`; None for
+            torch.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Engine:
         *,
         max_rows: int = 16,
         max_waiting: int = 64,
+        decoder: WeightFormat | None = None,
     ) -> None:
         text = model.config.text_config
         window = getattr(text, "sliding_window", None)
@@ -80,7 +81,11 @@ class Engine:
         memory = _free_memory(self.device)
         cuda = self.device.type == "cuda"
         self._runner = Runner(
-            model, self.context_length, cache_bytes=memory // 2, feature_bytes=min(256 * 2**20, memory // 16)
+            model,
+            self.context_length,
+            cache_bytes=memory // 2,
+            feature_bytes=min(256 * 2**20, memory // 16),
+            decoder=decoder,
         )
         self._max_rows = max_rows
         self._batcher = Batcher(
@@ -105,20 +110,18 @@ class Engine:
         name: str | None = None,
         max_rows: int = 16,
         max_waiting: int = 64,
-        memo: Path | None = None,
     ) -> "Engine":
         """Load a checkpoint.
 
         Args:
             directory: an ordinary transformers checkpoint with its processor.
             quantization: "4bit" or "8bit" for the language model by bitsandbytes, None for none.
-            dtype: "auto" chooses by device, on a CPU by a short measurement.
+            dtype: see `choose_format`; "int8" is for the language model, the rest is then float32.
             device: "auto" for CUDA where there is one.
             adapter: directory of a LoRA adapter, then the default one, called by its directory's name.
             name: of the model; by default the directory's.
             max_rows: answers made at the same time.
             max_waiting: requests that may wait in `submit`.
-            memo: file that keeps which dtype was found best, see `choose_dtype`.
 
         Raises:
             UserError: the checkpoint, the adapter or an option is unusable; one line says why.
@@ -129,8 +132,16 @@ class Engine:
         if where.type == "cpu":
             torch.set_num_threads(free_cores())
         processor = load_processor(directory, config)
-        model = load_model(directory, choose_dtype(dtype, config, where, memo), where, quantization)
-        engine = cls(model, processor, name or directory.resolve().name, max_rows=max_rows, max_waiting=max_waiting)
+        numbers = choose_format(dtype, config, where, quantization)
+        model = load_model(directory, numbers.dtype, where, quantization)
+        engine = cls(
+            model,
+            processor,
+            name or directory.resolve().name,
+            max_rows=max_rows,
+            max_waiting=max_waiting,
+            decoder=numbers.decoder,
+        )
         if adapter is not None:
             try:
                 engine.default_adapter = engine.load_adapter(Path(adapter).resolve().name, adapter).name
@@ -223,13 +234,23 @@ class Engine:
         """The loaded adapters."""
         return list(self._adapters.loaded.values())
 
-    def load_adapter(self, name: str, path: str | Path) -> Adapter:
+    def load_adapter(self, name: str, path: str | Path, *, in_place: bool = False) -> Adapter:
         """Load a LoRA adapter that PEFT saved; running answers go on as they were.
+
+        Args:
+            name: what requests call it.
+            path: its directory.
+            in_place: let it replace the adapter that has the name.
 
         Raises:
             UserError: the name is taken, or the adapter does not fit the model.
         """
-        return self._batcher.call(lambda: self._adapters.load(name, Path(path)))
+        if not in_place:
+            return self._batcher.call(lambda: self._adapters.load(name, Path(path)))
+        adapter, outlived = self._batcher.call(lambda: self._adapters.replace(name, Path(path)))
+        if outlived is not None:
+            self._batcher.retire(outlived.serial)
+        return adapter
 
     def unload_adapter(self, name: str) -> None:
         """Accept no new request for an adapter; its memory is freed when the last answer that uses it is ready.
@@ -240,7 +261,8 @@ class Engine:
         withdrawn = self._batcher.call(lambda: self._adapters.withdraw(name))
         if self.default_adapter == name:
             self.default_adapter = ""
-        self._batcher.retire(withdrawn.serial)
+        for adapter in withdrawn:
+            self._batcher.retire(adapter.serial)
 
     @property
     def stats(self) -> Stats:

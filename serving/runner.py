@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from assistant.model import MiniGPTv2ForConditionalGeneration
+from serving.adapters import BASE
 from serving.cache import FeatureCache
+from serving.decoder import Decoder
+from serving.decoder_graph import WeightFormat
 from serving.preparation import Prompt
 from serving.slots import ATTENTION, KVSlots, StepLayout, Stretch
 
@@ -41,10 +44,17 @@ class Runner:
         context: tokens a row may have.
         cache_bytes: of the KV cache at most.
         feature_bytes: of kept image features at most.
+        decoder: format of the language model's weights where onnxruntime is to compute it (`Decoder`), None for torch.
+            Under an adapter it is always torch.
     """
 
     def __init__(
-        self, model: MiniGPTv2ForConditionalGeneration, context: int, cache_bytes: int, feature_bytes: int
+        self,
+        model: MiniGPTv2ForConditionalGeneration,
+        context: int,
+        cache_bytes: int,
+        feature_bytes: int,
+        decoder: WeightFormat | None = None,
     ) -> None:
         self.model = model
         self.device = model.device
@@ -55,6 +65,10 @@ class Runner:
         self.images_encoded = self.images_reused = 0
         self._language_model = model.model.language_model
         self._language_model.set_attn_implementation(ATTENTION)
+        self._decoder: Decoder | None = None
+        if decoder is not None:
+            threads = torch.get_num_threads()
+            self._decoder = Decoder(self._language_model, model.lm_head.weight, decoder, self.slots, context, threads)
 
     def embed(self, prompt: Prompt, start: int) -> torch.Tensor:
         """Embeddings (tokens, text width) of a prompt from position `start` on; encodes the images that this needs."""
@@ -68,15 +82,18 @@ class Runner:
         visual = projected.reshape(-1, projected.shape[-1])[-places:]
         return self.model.model.embed(ids, visual[None])[0]
 
-    def step(self, works: Sequence[Work]) -> torch.Tensor:
-        """Run the new tokens of all rows through the language model at once. **The decode step is this one place.**
+    def step(self, works: Sequence[Work], adapter: int = BASE) -> torch.Tensor:
+        """Run the new tokens of all rows through the language model. **The decode step is this one place.**
 
         Args:
             works: those with a single new token first.
+            adapter: serial of the adapter in use.
 
         Returns:
-            Logits (kept positions, vocabulary), in the order of `works`.
+            Logits (kept positions, vocabulary) in the order of `works`, to be used before the next step.
         """
+        if self._decoder is not None and adapter == BASE:
+            return self._decoder.step(works)
         lengths = self.slots.lengths
         layout = StepLayout(self.slots, [Stretch(work.row, lengths[work.row], work.count) for work in works])
         hidden = self._language_model(

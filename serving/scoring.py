@@ -32,7 +32,7 @@ def mean_log_likelihoods(
     stored = _read_prefix(runner, prefixes, adapter, first_prompt, shared)
     scores: list[float] = []
     for begin in range(0, len(candidates), rows):
-        scores.extend(_score(runner, candidates[begin : begin + rows], stored, shared))
+        scores.extend(_score(runner, adapter, candidates[begin : begin + rows], stored, shared))
     return scores
 
 
@@ -48,7 +48,7 @@ def _read_prefix(runner: Runner, prefixes: PrefixCache, adapter: int, prompt: Pr
             runner.slots.write(row, known.stored, common)
         head = Prompt(prompt.ids[:shared], keys, prompt.images)
         embeds = runner.embed(head, common)
-        runner.step([Work(row, embeds, keep=0)])
+        runner.step([Work(row, embeds, keep=0)], adapter)
         stored = runner.slots.read(row)
     finally:
         runner.slots.remove(row)
@@ -56,7 +56,9 @@ def _read_prefix(runner: Runner, prefixes: PrefixCache, adapter: int, prompt: Pr
     return stored
 
 
-def _score(runner: Runner, candidates: Sequence[tuple[Prompt, int]], stored: torch.Tensor, shared: int) -> list[float]:
+def _score(
+    runner: Runner, adapter: int, candidates: Sequence[tuple[Prompt, int]], stored: torch.Tensor, shared: int
+) -> list[float]:
     works: list[tuple[int, Work]] = []
     try:
         for index, (prompt, first) in enumerate(candidates):
@@ -67,7 +69,7 @@ def _score(runner: Runner, candidates: Sequence[tuple[Prompt, int]], stored: tor
             embeds = runner.embed(prompt, shared)[:-1]
             works[-1] = (index, Work(row, embeds, keep=len(prompt.ids) - first))
         works.sort(key=lambda pair: pair[1].count > 1)
-        log_probabilities = runner.step([work for _, work in works]).float().log_softmax(-1)
+        log_probabilities = runner.step([work for _, work in works], adapter).float().log_softmax(-1)
     finally:
         for _ in works:
             runner.slots.remove(len(runner.slots.lengths) - 1)

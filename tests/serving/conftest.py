@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from serving.engine import Engine
-from tests.serving.live import Live, live_server
+from serving.keys import collect_keys
+from tests.serving.live import ADMIN, PLAIN, Live, live_server
 from tests.tiny import tiny_model
 
 
@@ -23,6 +24,15 @@ def tiny_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
 def live(tiny_engine: Engine) -> Iterator[Live]:
     """A server without keys."""
     with live_server(tiny_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server with an ordinary key, an admin's and one that may be used twice a minute; one for each file of tests."""
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(f"# people\n{PLAIN} name=alice\n\n{ADMIN} name=root admin\nlimited-key-0123456789 per-minute=2\n")
+    with live_server(tiny_engine, keys=collect_keys([], file, {})) as server:
         yield server
 
 

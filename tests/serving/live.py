@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from serving.keys import KeyRing
 from serving.limits import ServerLimits
 from serving.remote_images import RemoteImages
 from serving.server import Server, bind
+
+HOT = {"temperature": 1.0, "seed": 7}
+ADMIN, PLAIN = "admin-key-0123456789", "plain-key-0123456789"
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,15 @@ def image_part(url: str) -> dict[str, Any]:
 def text_part(text: str) -> dict[str, Any]:
     """Text as OpenAI's API takes it in a list."""
     return {"type": "text", "text": text}
+
+
+def bearer(key: str) -> dict[str, str]:
+    """A request's header with an API key."""
+    return {"authorization": f"Bearer {key}"}
+
+
+def chunks(response: httpx.Response) -> list[dict[str, Any]]:
+    """The objects of a streamed answer, which must have been ended in order."""
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]

@@ -1,4 +1,4 @@
-"""`fourfold serve` as a process: what it says when it cannot start, and how it ends."""
+"""`fourfold serve` as people start it: what it says when it cannot start, how it serves, and how it ends."""
 
 import json
 import os
@@ -7,96 +7,174 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from fourfold.cli import main
 from serving.server import is_loopback
-from tests.serving.live import wait_for
+from tests.serving.live import HOT, bearer, chunks, data_uri, image_part, text_part, wait_for
+
+KEY = "process-key-0123456789"
 
 
-def start(*options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fourfold.cli", "serve", *options]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("FOURFOLD_")}
-    environment["FOURFOLD_OFFLINE"] = "1"
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in [name for name in os.environ if name.startswith("FOURFOLD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FOURFOLD_OFFLINE", "1")
 
 
-def fails(options: Sequence[str]) -> str:
-    process = start(*options)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, err
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "fourfold.cli", "serve", *options]
+
+
+def complaint(options: Sequence[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command refuses to start; in this process, to spare the start of another."""
+    monkeypatch.setattr(sys, "argv", ["fourfold", "serve", *options])
+    with pytest.raises(SystemExit) as left:
+        main()
+    out, err = capfd.readouterr()
+    assert left.value.code == 2
     assert not out and err.count("\n") == 1 and err.startswith("fourfold: "), err
     return err
 
 
-def test_open_to_others_without_a_key() -> None:
+def test_who_is_loopback() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.7", "example.com"):
         assert not is_loopback(host)
     for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"):
         assert is_loopback(host)
-    assert "--api-key-file" in fails(["--host", "0.0.0.0"])
-
-
-def test_busy_port(tiny_checkpoint: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert "in use" in fails(["--model", str(tiny_checkpoint), "--port", port])
-
-
-def test_foreign_address(tiny_checkpoint: Path) -> None:
-    options = ["--model", str(tiny_checkpoint), "--host", "192.0.2.7", "--api-key", "k" * 16, "--port", "0"]
-    assert "cannot listen on 192.0.2.7" in fails(options)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--host", "0.0.0.0"], "--api-key-file"),
         (["--api-key", "short"], "at least 16"),
         (["--api-key-file", "/nonexistent"], "cannot be read"),
         (["--model", "/nonexistent"], "no model is called"),
+        (["--adapter", "/nonexistent"], "/nonexistent is no LoRA adapter"),
         (["--allow-image-host", "https://x"], "is not a host name"),
         (["something"], "unexpected"),
+        (["--engine", "vllm", "--max-running", "4"], "--max-num-seqs"),
     ],
 )
-def test_bad_options(options: list[str], message: str) -> None:
-    assert message in fails(["--port", "0", *options])
+def test_bad_options(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message in complaint(["--port", "0", *options], monkeypatch, capfd)
 
 
-def test_bad_checkpoint_and_adapter(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_foreign_address(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(tiny_checkpoint), "--host", "192.0.2.7", "--api-key", KEY, "--port", "0"]
+    assert "cannot listen on 192.0.2.7" in complaint(options, monkeypatch, capfd)
+
+
+def test_bad_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
-    assert "broken" in fails(["--port", "0", "--model", str(broken)])
-    missing = str(tmp_path / "no-such-adapter")
-    assert "no-such-adapter" in fails(["--port", "0", "--model", str(tiny_checkpoint), "--adapter", missing])
+    assert "broken" in complaint(["--port", "0", "--model", str(broken)], monkeypatch, capfd)
 
 
-def test_serves_says_where_and_ends_in_order(tiny_checkpoint: Path) -> None:
-    process = start("--model", str(tiny_checkpoint), "--port", "0")
-    lines: list[str] = []
+def test_busy_port(tiny_checkpoint: Path) -> None:
+    """As a process of its own: nothing else may come out, and nothing heavy may be loaded before it ends."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = command("--model", str(tiny_checkpoint), "--port", port)
+        ended = subprocess.run(options, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2 and not ended.stdout
+    assert ended.stderr.count("\n") == 1 and "in use" in ended.stderr
+
+
+@dataclass(frozen=True)
+class Started:
+    """A running `fourfold serve`, by what it printed."""
+
+    process: subprocess.Popen[str]
+    url: str
+    curl: str
+
+    def chat(self, **fields: object) -> httpx.Response:
+        picture = [image_part(data_uri()), text_part("what is it?")]
+        body = {"messages": [{"role": "user", "content": picture}], "max_tokens": 12, **HOT, **fields}
+        return httpx.post(f"{self.url}/chat/completions", json=body, headers=bearer(KEY), timeout=120)
+
+
+@pytest.fixture(scope="module")
+def started(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Started]]:
+    """One checkpoint served plainly and in 4 bits, by processes that start side by side."""
+    ways = {"plain": ["--api-key", KEY], "4bit": ["--api-key", KEY, "--quantization", "4bit"]}
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("FOURFOLD_")}
+    environment |= {"FOURFOLD_OFFLINE": "1", "FOURFOLD_CACHE": str(tmp_path_factory.mktemp("cache")), "KEY": KEY}
+    processes = {
+        name: subprocess.Popen(
+            command("--model", str(tiny_checkpoint), "--port", "0", *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        for name, options in ways.items()
+    }
+    servers = {}
     try:
-        assert process.stdout is not None
-        where, curl = process.stdout.readline(), process.stdout.readline()
-        url = where.split()[-1]
-        assert url.startswith("http://127.0.0.1:") and f"curl {url}/chat/completions" in curl
-        ran = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60)
-        assert json.loads(ran.stdout)["choices"]
-
-        def read() -> None:
-            body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 200, "stream": True, "temperature": 1}
-            with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as response:
-                lines.extend(line for line in response.iter_lines() if line)
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        wait_for(lambda: lines)
-        process.send_signal(signal.SIGTERM)
-        reader.join(60)
-        assert lines[-1] == "data: [DONE]"
-        assert process.wait(60) == 0
+        for name, process in processes.items():
+            assert process.stdout is not None
+            where, curl = process.stdout.readline(), process.stdout.readline()
+            servers[name] = Started(process, where.split()[-1], curl)
+        yield servers
     finally:
-        process.kill()
-        process.communicate()
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+
+
+def test_says_where_it_listens_and_how_to_ask(started: dict[str, Started]) -> None:
+    server = started["plain"]
+    assert server.url.startswith("http://127.0.0.1:") and f"curl {server.url}/chat/completions" in server.curl
+    asked = subprocess.run(
+        ["bash", "-c", server.curl], env={**os.environ, "KEY": KEY}, capture_output=True, text=True, timeout=120
+    )
+    assert json.loads(asked.stdout)["choices"]
+
+
+def test_four_bits_answer_whole_and_streamed(started: dict[str, Started]) -> None:
+    server = started["4bit"]
+    whole = server.chat(logprobs=True).json()
+    assert whole["usage"]["completion_tokens"] == 12
+    events = chunks(server.chat(stream=True))
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert text == whole["choices"][0]["message"]["content"]
+
+    def first(answer: dict) -> float:
+        return answer["choices"][0]["logprobs"]["content"][0]["logprob"]
+
+    # Rounding to 4 bits moves the log-probabilities of a random model a little, but it does move them.
+    quantised, plain = (first(server.chat(logprobs=True, temperature=0).json()) for server in started.values())
+    assert 1e-4 < abs(quantised - plain) < 0.5
+
+
+def test_ends_in_order(started: dict[str, Started]) -> None:
+    """Comes last in this file: it ends the plain server, whose answers may be finished before it goes."""
+    server, lines = started["plain"], []
+
+    def read() -> None:
+        body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 200, "stream": True, "temperature": 1}
+        url = f"{server.url}/chat/completions"
+        with httpx.stream("POST", url, json=body, headers=bearer(KEY), timeout=120) as response:
+            lines.extend(line for line in response.iter_lines() if line)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wait_for(lambda: lines, 60)
+    server.process.send_signal(signal.SIGTERM)
+    reader.join(120)
+    assert lines[-1] == "data: [DONE]"
+    assert server.process.wait(60) == 0

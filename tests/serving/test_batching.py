@@ -207,7 +207,7 @@ def test_a_step_that_fails_ends_its_answers_and_the_engine_goes_on(
 ) -> None:
     expected = ask(engine, conversations()[0], max_tokens=5).token_ids
 
-    def fail(works: Any) -> Any:
+    def fail(works: Any, adapter: int) -> Any:
         raise MemoryError("out of memory")
 
     monkeypatch.setattr(engine._runner, "step", fail)

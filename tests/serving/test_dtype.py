@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,61 +5,63 @@ import torch
 
 from prompts.errors import UserError
 from serving import dtype
-from serving.dtype import choose_dtype, free_cores, turn_cost
+from serving.dtype import NumberFormat, choose_format, free_cores, int8_is_good
+from serving.engine import Engine
+from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint
 from tests.tiny import tiny_config
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 0)
+@pytest.mark.parametrize("good", [True, False])
+def test_int8_is_taken_where_the_processor_is_good_at_it(good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtype, "int8_is_good", lambda: good)
+    chosen = choose_format("auto", tiny_config(), CPU)
+    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32")
 
 
 def test_a_named_format_is_taken_as_it_is() -> None:
-    assert choose_dtype("bfloat16", tiny_config(), CPU) == torch.bfloat16
-    with pytest.raises(UserError, match="float32, bfloat16, float16"):
-        choose_dtype("float8", tiny_config(), CPU)
+    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8")
+    assert choose_format("float32", tiny_config(), CPU) == NumberFormat(torch.float32, "float32")
+    assert choose_format("bfloat16", tiny_config(), CPU) == NumberFormat(torch.bfloat16)
+    with pytest.raises(UserError, match="int8, float32, bfloat16, float16"):
+        choose_format("float8", tiny_config(), CPU)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("ratio", "chosen"), [(0.45, torch.bfloat16), (0.55, torch.float32), (2.0, torch.float32)])
-def test_bfloat16_has_to_be_clearly_faster(
-    ratio: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(dtype, "turn_cost", lambda config, kind: ratio if kind == torch.bfloat16 else 1.0)
-    memo = tmp_path / "cache" / "dtype.json"
-    assert choose_dtype("auto", tiny_config(), CPU, memo) == chosen
-    # Later starts keep to it, whatever a second measurement would say.
-    monkeypatch.setattr(dtype, "turn_cost", lambda config, kind: 3.0 - ratio if kind == torch.bfloat16 else 1.5)
-    assert choose_dtype("auto", tiny_config(), CPU, memo) == chosen
-    assert [path.name for path in memo.parent.iterdir()] == ["dtype.json"]
+def test_other_language_models_and_bitsandbytes_are_torchs() -> None:
+    biased = tiny_config()
+    biased.text_config.attention_bias = True
+    assert choose_format("auto", biased, CPU) == NumberFormat(torch.float32)
+    assert choose_format("auto", tiny_config(), CPU, "4bit") == NumberFormat(torch.float32)
+    for config, quantization in ((biased, None), (tiny_config(), "8bit")):
+        with pytest.raises(UserError, match="plain LLaMA"):
+            choose_format("int8", config, CPU, quantization)  # type: ignore[arg-type]
 
 
-def test_a_busy_machine_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(dtype, "turn_cost", lambda config, kind: 0.1 if kind == torch.bfloat16 else 1.0)
-    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 2)
-    memo = tmp_path / "dtype.json"
-    assert choose_dtype("auto", tiny_config(), CPU, memo) == torch.float32
-    assert not memo.exists()
-    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 0)
-    assert choose_dtype("auto", tiny_config(), CPU, memo) == torch.bfloat16
+def test_a_kernel_that_adds_up_wrongly_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = int8_is_good()
+    assert answer == int8_is_good()
+    # A graph with other weights stands for a kernel whose sums overflow.
+    exact = dtype.product_graph
+    monkeypatch.setattr(dtype, "product_graph", lambda weight: exact(weight * 0.9))
+    int8_is_good.cache_clear()
+    try:
+        assert int8_is_good() is False
+    finally:
+        int8_is_good.cache_clear()
 
 
-def test_a_damaged_or_unwritable_memo_is_no_obstacle(tmp_path: Path) -> None:
-    memo = tmp_path / "dtype.json"
-    for content in ("{", "[]", '{"x": "int3"}'):
-        memo.write_text(content)
-        assert choose_dtype("auto", tiny_config(), CPU, memo) in (torch.float32, torch.bfloat16)
-        assert set(json.loads(memo.read_text()).values()) & {"float32", "bfloat16"}
-    (tmp_path / "file").write_text("")
-    assert choose_dtype("auto", tiny_config(), CPU, tmp_path / "file" / "dtype.json") is not None
-
-
-def test_the_measured_cost_grows_with_the_model() -> None:
-    small = tiny_config()
-    large = tiny_config()
-    large.text_config.num_hidden_layers = 2000
-    assert 0 < turn_cost(small, torch.float32) < turn_cost(large, torch.float32)
+def test_int8_answers_about_as_float32_does(tmp_path: Path) -> None:
+    checkpoint = save_lively_checkpoint(tmp_path / "checkpoint")
+    reference = Reference(checkpoint)
+    with Engine.load(checkpoint, dtype="int8", device="cpu") as engine:
+        for messages in conversations():
+            completion = ask(engine, messages, max_tokens=8, logprobs=0)
+            assert completion.logprobs is not None
+            expected = reference.logprobs(messages, completion.token_ids)
+            for step, entry in enumerate(completion.logprobs):
+                assert entry.logprob == pytest.approx(float(expected[step, entry.token_id]), abs=0.2)
+            assert ask(engine, messages, max_tokens=8).token_ids == completion.token_ids
 
 
 def test_threads_leave_busy_cores_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -182,6 +183,19 @@ def launched(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def litellm_answer(url: str, model: str) -> str:
+    """What the LiteLLM snippet of docs/serving.md prints when it asks `model` at `url`."""
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = (
+        code for code in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "litellm" in code
+    )
+    code = code.replace("http://127.0.0.1:8000/v1", url).replace("fourfold-mini", model)
+    environment = {**os.environ, "FOURFOLD_KEY": USER_KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout.strip()
 
 
 def _wait(process: subprocess.Popen[bytes], server: Server) -> None:

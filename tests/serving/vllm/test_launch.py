@@ -1,18 +1,24 @@
 """The launcher, up to the point where it becomes vLLM."""
 
+import argparse
 import hashlib
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fourfold.cli import main
 from prompts.errors import UserError
+from serving.engine import Completion
 from serving.keys import Key, KeyRing
 from serving.launch import launch_vllm
+from serving.vllm_gate import SETTINGS_VARIABLE
 from serving.vllm_plugin import QUANTIZATION_4BIT
 from tests.serving.vllm.conftest import ADMIN_KEY, USER_KEY
 
@@ -25,6 +31,9 @@ class Executed(Exception):
     def __init__(self, program: str, command: list[str], environment: dict[str, str]) -> None:
         super().__init__(program)
         self.command, self.environment = command, environment
+
+
+Parse = Callable[[Executed], argparse.Namespace]
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +111,116 @@ def test_four_bits(checkpoint: Path, port: int) -> None:
 def test_further_arguments_come_last(checkpoint: Path, port: int) -> None:
     command = executed(checkpoint, port, extra=["--tensor-parallel-size", "2"]).command
     assert command[-2:] == ["--tensor-parallel-size", "2"]
+
+
+@pytest.fixture
+def parsed(local: dict[str, Completion], adapter: Path) -> Parse:
+    """Reads a command line with vLLM's own parser, which knows every option or refuses.
+
+    `local` and `adapter` come first because vLLM changes the classes of transformers in this process.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    def parse(made: Executed) -> argparse.Namespace:
+        assert made.command[1:4] == ["-m", "vllm.entrypoints.cli.main", "serve"]
+        # As `vllm serve` sees it: the model is its one positional argument.
+        read = make_arg_parser(FlexibleArgumentParser()).parse_args(made.command[4:])
+        validate_parsed_serve_args(read)
+        return read
+
+    return parse
+
+
+def on_the_command_line(monkeypatch: pytest.MonkeyPatch, *words: str) -> Executed:
+    """What `fourfold serve --engine vllm` becomes."""
+    monkeypatch.setattr(sys, "argv", ["fourfold", "serve", "--engine", "vllm", *words])
+    with pytest.raises(Executed) as caught:
+        main()
+    return caught.value
+
+
+PARALLEL = {
+    "tensor": (["--tensor-parallel-size", "4"], {"tensor_parallel_size": 4}),
+    "pipeline": (["--pipeline-parallel-size", "2"], {"pipeline_parallel_size": 2}),
+    "data": (["--data-parallel-size", "4"], {"data_parallel_size": 4}),
+    "data, with adapters": (
+        ["--data-parallel-size", "2", "--api-server-count", "1"],
+        {"data_parallel_size": 2, "api_server_count": 1},
+    ),
+    "several nodes": (
+        [*("--tensor-parallel-size", "8", "--pipeline-parallel-size", "2"), "--distributed-executor-backend", "ray"],
+        {"tensor_parallel_size": 8, "pipeline_parallel_size": 2, "distributed_executor_backend": "ray"},
+    ),
+    "memory": (
+        ["--max-model-len", "4096", "--gpu-memory-utilization", "0.8", "--max-num-seqs", "8"],
+        {"max_model_len": 4096, "gpu_memory_utilization": 0.8, "max_num_seqs": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARALLEL)
+def test_vllms_own_options_are_passed_through(
+    case: str, checkpoint: Path, port: int, parsed: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, expected = PARALLEL[case]
+    made = on_the_command_line(monkeypatch, "--model", str(checkpoint), "--port", str(port), "--", *words)
+    read = vars(parsed(made))
+    assert {name: read[name] for name in expected} == expected
+
+
+def test_every_option_of_the_command(
+    checkpoint: Path, adapter: Path, port: int, parsed: Parse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"{ADMIN_KEY} name=root admin\n")
+    made = on_the_command_line(
+        monkeypatch,
+        *("--model", str(checkpoint), "--host", "0.0.0.0", "--port", str(port)),
+        *("--api-key", USER_KEY, "--api-key-file", str(keys), "--rate-limit", "30"),
+        *("--quantization", "4bit", "--adapter", str(adapter)),
+        *("--allow-image-host", "a.example", "--allow-image-host", "b.example"),
+    )
+    read = parsed(made)
+    assert (read.host, read.port, read.served_model_name) == ("0.0.0.0", port, [checkpoint.name])
+    assert (read.quantization, read.load_format) == (QUANTIZATION_4BIT, "bitsandbytes")
+    assert [(module.name, module.path) for module in read.lora_modules] == [("taught", str(adapter))]
+    assert read.enable_lora and read.max_lora_rank == 64
+    assert read.allowed_media_domains == ["a.example", "b.example"]
+    assert read.middleware == ["serving.vllm_gate.VLLMGate"] and read.disable_fastapi_docs
+    assert read.limit_mm_per_prompt == {"image": 16} and read.mm_processor_cache_gb == 0
+    assert read.override_generation_config == {"temperature": 0}
+    assert read.chat_template_content_format == "openai" and read.max_num_queued_reqs == 256
+    gate = json.loads(made.environment[SETTINGS_VARIABLE])
+    assert [(key["admin"], key["per_minute"]) for key in gate["keys"]] == [(False, 30), (True, 30)]
+    assert gate["local_names_only"] is False
+    set_here = {"VLLM_SERVER_DEV_MODE": "0", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", "HF_HUB_OFFLINE": "1"}
+    set_here |= {"VLLM_MAX_IMAGE_PIXELS": "50000000", "VLLM_MAX_N_SEQUENCES": "8", "DO_NOT_TRACK": "1"}
+    assert set_here.items() <= made.environment.items()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--host", "0.0.0.0"], "--api-key-file"),
+        (["--max-running", "4"], "--max-num-seqs"),
+        (["--adapter", "/nonexistent"], "is no LoRA adapter"),
+        (["--quantization", "8bit"], "8 bit only what was saved so"),
+    ],
+)
+def test_options_that_are_refused(
+    words: list[str],
+    message: str,
+    checkpoint: Path,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fourfold", "serve", "--engine", "vllm", "--model", str(checkpoint), *words])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    out = capsys.readouterr()
+    assert message in out.err and out.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

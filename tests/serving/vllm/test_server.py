@@ -14,7 +14,7 @@ from PIL import Image
 
 from serving.engine import Completion
 from serving.vllm_gate import ROUTES
-from tests.serving.vllm.conftest import ADMIN_KEY, QUESTIONS, USER_KEY, Server, launched, noise
+from tests.serving.vllm.conftest import ADMIN_KEY, QUESTIONS, USER_KEY, Server, launched, litellm_answer, noise
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]  # on a busy machine the server takes minutes to start
 
@@ -70,6 +70,10 @@ def test_streaming_gives_the_same_text_in_pieces(server: Server) -> None:
     assert "".join(texts) == whole.choices[0].message.content
     assert sum(bool(piece) for piece in texts) > 3
     assert pieces[-1].usage == whole.usage
+
+
+def test_litellm(server: Server) -> None:
+    assert litellm_answer(f"{server.url}/v1", server.name)
 
 
 def test_model_is_listed_by_name_not_by_path(server: Server, checkpoint: Path) -> None:

@@ -1,0 +1,226 @@
+"""A LLaMA as one ONNX graph for onnxruntime: a step of the decoder is then one call instead of hundreds.
+
+Written by hand from the weights, with onnxruntime's own fused operators: attention with rotary positions that writes
+into the caller's keys and values (GroupQueryAttention), addition with the norm behind it
+(SkipSimplifiedLayerNormalization), products with 8-bit weights (MatMulNBits). Their definitions:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from transformers import PreTrainedConfig
+
+WeightFormat = Literal["float32", "int8"]
+BLOCK = 32
+"""Neighbouring inputs of a product that share a scale, in int8: of its weights, and of what is multiplied with them."""
+
+_CONTRIB = "com.microsoft"
+# The angle of a position does not depend on how long the text is.
+_FIXED_ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
+
+
+@dataclass(frozen=True)
+class DecoderGraph:
+    """A graph and its weights.
+
+    Attributes:
+        model: serialised; it has inputs `embeds` (rows, tokens, width), `last` (rows) and `total` (), see `Decoder`,
+            `kept` (positions) of the tokens end to end, and `keys.N`, `values.N` (rows, key-value heads, capacity, head
+            size) of each layer; outputs `logits` (positions, vocabulary) and `new_keys.N`, `new_values.N`, which are to
+            be the same memory as the inputs.
+        weights: by name, what `model` only refers to.
+    """
+
+    model: bytes
+    weights: dict[str, np.ndarray]
+
+
+def can_be_built(config: PreTrainedConfig) -> bool:
+    """Whether a language model is a plain LLaMA, of which `decoder_graph` knows every operator."""
+    rotation = getattr(config, "rope_parameters", None) or {}
+    return (
+        config.model_type == "llama"
+        and config.hidden_act == "silu"
+        and not (config.attention_bias or config.mlp_bias)
+        and rotation.get("rope_type", "default") in _FIXED_ROTATIONS
+        and rotation.get("partial_rotary_factor", 1) == 1
+        and config.head_dim % 16 == 0
+        and all(size % BLOCK == 0 for size in (config.hidden_size, config.intermediate_size))
+        and config.num_attention_heads * config.head_dim % BLOCK == 0
+    )
+
+
+def decoder_graph(language_model: Any, head: torch.Tensor, weights: WeightFormat, context: int) -> DecoderGraph:
+    """The graph of a transformers LLaMA.
+
+    Args:
+        language_model: `LlamaModel` in float32 on the CPU, without adapters.
+        head: (vocabulary, width) of the vocabulary head.
+        weights: in which format products keep theirs.
+        context: positions that it may be asked about.
+    """
+    return _Writer(language_model, head, weights).write(context)
+
+
+def product_graph(weight: torch.Tensor) -> bytes:
+    """`inputs` (rows, inputs) times the transpose of an int8 `weight` (outputs, inputs), alone: to try it out."""
+    quantised, scales = quantise(weight)
+    constants = [
+        onnx.numpy_helper.from_array(quantised.numpy(), "weight"),
+        onnx.numpy_helper.from_array(scales.numpy(), "scales"),
+    ]
+    node = helper.make_node(
+        "MatMulNBits", ["inputs", "weight", "scales"], ["outputs"], domain=_CONTRIB, **_int8(weight)
+    )
+    inputs, outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
+        for name, size in (("inputs", weight.shape[1]), ("outputs", weight.shape[0]))
+    )
+    return _serialised(helper.make_graph([node], "product", [inputs], [outputs], constants))
+
+
+class _Writer:
+    def __init__(self, language_model: Any, head: torch.Tensor, weights: WeightFormat) -> None:
+        self._model, self._head, self._format = language_model, head, weights
+        self._config = language_model.config
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._weights: dict[str, np.ndarray] = {}
+
+    def write(self, context: int) -> DecoderGraph:
+        config, heads = self._config, self._config.num_key_value_heads
+        inputs = [
+            helper.make_tensor_value_info("embeds", TensorProto.FLOAT, ["rows", "tokens", config.hidden_size]),
+            helper.make_tensor_value_info("last", TensorProto.INT32, ["rows"]),
+            helper.make_tensor_value_info("total", TensorProto.INT32, []),
+            helper.make_tensor_value_info("kept", TensorProto.INT64, ["positions"]),
+        ]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["positions", config.vocab_size])]
+        for layer in range(config.num_hidden_layers):
+            for name in ("keys", "values"):
+                shape = ["rows", heads, "capacity", config.head_dim]
+                inputs.append(helper.make_tensor_value_info(f"{name}.{layer}", TensorProto.FLOAT, shape))
+                outputs.append(helper.make_tensor_value_info(f"new_{name}.{layer}", TensorProto.FLOAT, shape))
+        self._rotations(context)
+        hidden = self._layers()
+        flat = self._add("Reshape", [hidden, self._constant("flat", np.array([-1, config.hidden_size]))], "flattened")
+        kept = self._add("Gather", [flat, "kept"], "kept_hidden", axis=0)
+        self._product(kept, "logits", [self._head])
+        graph = helper.make_graph(self._nodes, "decoder", inputs, outputs, self._constants)
+        return DecoderGraph(_serialised(graph), self._weights)
+
+    def _layers(self) -> str:
+        """All layers; the name of the last norm's output."""
+        norms = [
+            norm for layer in self._model.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
+        norms.append(self._model.norm)
+        names = [self._constant(f"norm.{number}", norm.weight) for number, norm in enumerate(norms)]
+        epsilon = self._config.rms_norm_eps
+        residual = "embeds"
+        normed = self._add("SimplifiedLayerNormalization", ["embeds", names[0]], "normed", axis=-1, epsilon=epsilon)
+        for number, layer in enumerate(self._model.layers):
+            for part, branch in enumerate((self._attention, self._mlp)):
+                added = branch(number, layer, normed)
+                name = f"{number}.{part}"
+                self._node(
+                    "SkipSimplifiedLayerNormalization",
+                    [residual, added, names[2 * number + part + 1]],
+                    [f"normed.{name}", "", "", f"residual.{name}"],
+                    epsilon=epsilon,
+                )
+                normed, residual = f"normed.{name}", f"residual.{name}"
+        return normed
+
+    def _attention(self, number: int, layer: Any, normed: str) -> str:
+        attention, config = layer.self_attn, self._config
+        projections = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+        packed = self._product(normed, f"qkv.{number}", projections)
+        self._node(
+            "GroupQueryAttention",
+            [packed, "", "", f"keys.{number}", f"values.{number}", "last", "total", "cosines", "sines"],
+            [f"attended.{number}", f"new_keys.{number}", f"new_values.{number}"],
+            num_heads=config.num_attention_heads,
+            kv_num_heads=config.num_key_value_heads,
+            scale=float(attention.scaling),
+            do_rotary=1,
+        )
+        return self._product(f"attended.{number}", f"attention.{number}", [attention.o_proj.weight])
+
+    def _mlp(self, number: int, layer: Any, normed: str) -> str:
+        gate = self._product(normed, f"gate.{number}", [layer.mlp.gate_proj.weight])
+        up = self._product(normed, f"up.{number}", [layer.mlp.up_proj.weight])
+        self._node("QuickGelu", [gate], [f"gated.{number}"], alpha=1.0)  # x * sigmoid(1 x), which is SiLU
+        inner = self._add("Mul", [f"gated.{number}", up], f"inner.{number}")
+        return self._product(inner, f"mlp.{number}", [layer.mlp.down_proj.weight])
+
+    def _rotations(self, context: int) -> None:
+        """Cosines and sines (context, head size / 2) of every position, as the model itself computes them."""
+        positions = torch.arange(context)[None]
+        for name, table in zip(("cosines", "sines"), self._model.rotary_emb(torch.zeros(1), positions), strict=True):
+            self._weight(name, table[0, :, : self._config.head_dim // 2])
+
+    def _product(self, inputs: str, output: str, weights: list[torch.Tensor]) -> str:
+        """Multiply with the transpose of weights (outputs, inputs), several laid end to end."""
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        if self._format == "float32":
+            return self._add("MatMul", [inputs, self._weight(f"{output}.weight", weight.detach().t())], output)
+        quantised, scales = quantise(weight.detach())
+        names = [inputs, self._weight(f"{output}.weight", quantised), self._weight(f"{output}.scales", scales)]
+        self._node("MatMulNBits", names, [output], **_int8(weight))
+        return output
+
+    def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """A standard operator with one output, whose name is returned."""
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        """An operator of onnxruntime's own."""
+        self._nodes.append(helper.make_node(operator, inputs, outputs, domain=_CONTRIB, **attributes))
+
+    def _constant(self, name: str, value: "torch.Tensor | np.ndarray") -> str:
+        array = value.detach().float().numpy() if isinstance(value, torch.Tensor) else value
+        self._constants.append(onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def _weight(self, name: str, value: torch.Tensor) -> str:
+        """A tensor that the graph refers to: inside, all together could be at most 2 GiB."""
+        array = value.contiguous().numpy()
+        proto = TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=TensorProto.EXTERNAL,
+        )
+        proto.external_data.add(key="location", value="in memory")
+        self._constants.append(proto)
+        self._weights[name] = array
+        return name
+
+
+def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (outputs, inputs) to (outputs, blocks, `BLOCK`) uint8 around 128, and their scales (outputs, blocks).
+
+    weight = (quantised - 128) * scale, with the scale of a block its largest magnitude / 127.
+    """
+    blocks = weight.reshape(weight.shape[0], -1, BLOCK)
+    scales = blocks.abs().amax(-1) / 127
+    steps = blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[..., None]
+    return steps.round_().add_(128).to(torch.uint8), scales
+
+
+def _int8(weight: torch.Tensor) -> dict[str, Any]:
+    """Attributes of MatMulNBits for a weight (outputs, inputs)."""
+    # Accuracy level 4: what is multiplied is put into int8 as well, block by block, and sums are integers.
+    return {"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+
+
+def _serialised(graph: onnx.GraphProto) -> bytes:
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
+    return helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
