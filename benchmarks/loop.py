@@ -1,35 +1,46 @@
 """Does looking again help? Every loop of `assistant.look_again`, before and after, on held-out photos and scenes.
 
-    python -m benchmarks.loop --limit 200 --json out/loop.json
+    python -m benchmarks.loop --limit 60 --out out/loop
 
 Each row of the table compares a model's first answers with those after one loop, on the same items: how many are
 right, how many wrong answers it mended and how many right ones it broke, what it cost in questions and seconds, and a
 sign-flip test over whole images. The loops' rules were fixed before anything was measured here.
+
+`OUT/answers.jsonl` gets a line an item, so a run that was stopped goes on with the same command; `OUT/loop.json` holds
+every figure and `OUT/loop.md` the table.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assistant.grounding import parse
-from assistant.look_again import Ask, Budget, LookedAgain, claims_of, look_again, with_images
+from assistant.look_again import Ask, Budget, claims_of, look_again, with_images
 from assistant.look_again.agreement import number_in
 from assistant.look_again.asking import yes_or_no
 from assistant.training.data import Sample, held_out
-from assistant.training.data.words import related, singular, words_of
+from assistant.words import related, singular, words_of
+from benchmarks.loop_table import table
+from eval.answers import AnswerLog, model_fingerprint, write_whole
 from eval.statistics import clustered_mean, paired
 from prompts.tasks import Task
 
 if TYPE_CHECKING:
     from serving.engine import Engine
+
+_MAX_TOKENS = 96
+Records = Mapping[str, Mapping[str, Any]]
+"""What became of each item, by `key`."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,14 @@ def text_right(sample: Sample, answer: str) -> float:
 
 def claims_right(sample: Sample, answer: str) -> float:
     """Part of a caption's claims that some reference caption mentions; 1 for a caption without claims."""
-    right = [mentioned(sample, claim.thing) for claim in claims_of(sample.turns[0].question, answer)]
-    return sum(right) / len(right) if right else 1.0
+    right, wrong = claims_counted(sample, answer)
+    return right / (right + wrong) if right + wrong else 1.0
+
+
+def claims_counted(sample: Sample, answer: str) -> tuple[int, int]:
+    """How many of a caption's claims some reference caption mentions, and how many none does."""
+    said = [mentioned(sample, claim.thing) for claim in claims_of(sample.turns[0].question, answer)]
+    return sum(said), len(said) - sum(said)
 
 
 def mentioned(sample: Sample, thing: str) -> bool:
@@ -92,6 +109,7 @@ LOOPS = (
     Loop("look closer: is it there? (scenes)", Task.VQA, "scenes", "existence", exists, {"closer": True}),
     Loop("look closer: where is it? (photos)", Task.REFER, "photos", None, box_right, {"closer": True}),
     Loop("look closer: where is it? (scenes)", Task.REFER, "scenes", None, box_right, {"closer": True}),
+    Loop("check: where is it? (photos)", Task.REFER, "photos", None, box_right, {"check_claims": True}),
     Loop("check: claims of captions (photos)", Task.CAPTION, "photos", None, claims_right, CHECK),
     Loop("agree: how many? (photos)", Task.VQA, "photos", "count", count_right, {"agreement": True}),
     Loop("agree: how many? (scenes)", Task.VQA, "scenes", "count", count_right, {"agreement": True}),
@@ -111,23 +129,48 @@ def items_of(loop: Loop, seed: int, limit: int) -> list[Sample]:
     return samples[:limit]
 
 
-def run(loop: Loop, samples: Sequence[Sample], ask: Ask, budget: Budget, workers: int) -> dict[str, Any]:
-    """Measure one loop; the result is plain JSON."""
+def key(loop: Loop, sample: Sample) -> str:
+    """The item's name in the log."""
+    return f"{loop.name}/{sample.image.id}/{sample.turns[0].question}"
 
-    def one(sample: Sample) -> tuple[str, float, LookedAgain]:
-        image, question = sample.image.open(), sample.turns[0].question
-        start = time.perf_counter()
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-        first = ask([message], [image])
-        seconds = time.perf_counter() - start
-        return first, seconds, look_again(ask, image, question, first, budget=budget, **loop.options)
 
+def look(loop: Loop, sample: Sample, ask: Ask, budget: Budget) -> dict[str, Any]:
+    """Ask, look again, and say what came of it as plain JSON."""
+    image, question = sample.image.open(), sample.turns[0].question
     start = time.perf_counter()
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+    first = ask([message], [image])
+    seconds = time.perf_counter() - start
+    looked = look_again(ask, image, question, first, budget=budget, **loop.options)
+    return {
+        "first": first,
+        "answer": looked.answer,
+        "seconds_first": seconds,
+        "seconds_loop": looked.seconds,
+        "calls": looked.calls,
+        "stopped": looked.stopped,
+        "verdicts": [[checked.claim.thing, checked.verdict] for checked in looked.claims],
+        "agrees": None if looked.agreement is None else str(looked.agreement.agrees),
+    }
+
+
+def measure(loop: Loop, samples: Sequence[Sample], ask: Ask, budget: Budget, workers: int, log: AnswerLog) -> None:
+    """Look at every sample that the log does not have yet."""
+    waiting = [sample for sample in samples if key(loop, sample) not in log.done]
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(one, samples))
-    wall = time.perf_counter() - start
-    before = [loop.score(sample, first) for sample, (first, _, _) in zip(samples, results, strict=True)]
-    after = [loop.score(sample, looked.answer) for sample, (_, _, looked) in zip(samples, results, strict=True)]
+        running = {pool.submit(look, loop, sample, ask, budget): sample for sample in waiting}
+        try:
+            for done in as_completed(running):
+                log.add(key(loop, running[done]), **done.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def summary(loop: Loop, samples: Sequence[Sample], records: Records) -> dict[str, Any]:
+    """The figures of one loop; plain JSON."""
+    rows = [records[key(loop, sample)] for sample in samples]
+    before = [loop.score(sample, row["first"]) for sample, row in zip(samples, rows, strict=True)]
+    after = [loop.score(sample, row["answer"]) for sample, row in zip(samples, rows, strict=True)]
     images = [sample.image.id for sample in samples]
     change = paired(before, after, images)
     right = [i for i, value in enumerate(before) if value == 1]
@@ -142,63 +185,44 @@ def run(loop: Loop, samples: Sequence[Sample], ask: Ask, budget: Budget, workers
         "mended": change.better,
         "broken": change.worse,
         "right_that_broke_percent": 100 * sum(after[i] < 1 for i in right) / len(right) if right else None,
-        "calls": statistics.mean(looked.calls for *_, looked in results),
-        "seconds_first": statistics.median(seconds for _, seconds, _ in results),
-        "seconds_loop": statistics.median(looked.seconds for *_, looked in results),
-        "wall_seconds": wall,
-        "stopped": sum(looked.stopped is not None for *_, looked in results),
-        **_details(samples, before, [looked for *_, looked in results]),
+        "calls": statistics.mean(row["calls"] for row in rows),
+        "seconds_first": statistics.median(row["seconds_first"] for row in rows),
+        "seconds_loop": statistics.median(row["seconds_loop"] for row in rows),
+        "stopped": sum(row["stopped"] is not None for row in rows),
+        **_details(samples, before, rows),
     }
 
 
-def _details(samples: Sequence[Sample], before: Sequence[float], looked: Sequence[LookedAgain]) -> dict[str, Any]:
+def _details(samples: Sequence[Sample], before: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Verdicts against the truth, and how right the answers are that agree with themselves."""
-    details: dict[str, Any] = {}
     verdicts: dict[str, list[float]] = {}
     agrees: dict[str, list[float]] = {}
-    for sample, right, result in zip(samples, before, looked, strict=True):
-        for checked in result.claims:
-            if "references" in sample.turns[0].facts:
-                right = float(mentioned(sample, checked.claim.thing))
-            verdicts.setdefault(checked.verdict, []).append(right)
-        if result.agreement is not None:
-            agrees.setdefault(str(result.agreement.agrees), []).append(right)
-    for name, table in (("verdicts", verdicts), ("agrees", agrees)):
-        if table:
-            details[name] = {key: {"n": len(v), "right_percent": 100 * statistics.mean(v)} for key, v in table.items()}
+    for sample, right, row in zip(samples, before, rows, strict=True):
+        for thing, verdict in row["verdicts"]:
+            truth = float(mentioned(sample, thing)) if "references" in sample.turns[0].facts else right
+            verdicts.setdefault(verdict, []).append(truth)
+        if row["agrees"] is not None:
+            agrees.setdefault(row["agrees"], []).append(right)
+    details: dict[str, Any] = {
+        name: {key: {"n": len(v), "right_percent": 100 * statistics.mean(v)} for key, v in table.items()}
+        for name, table in (("verdicts", verdicts), ("agrees", agrees))
+        if table
+    }
+    if all("references" in sample.turns[0].facts for sample in samples):
+        # A caption that says nothing has no wrong claim either, so both sorts are told.
+        for time_, field_ in (("before", "first"), ("after", "answer")):
+            pairs = [claims_counted(sample, row[field_]) for sample, row in zip(samples, rows, strict=True)]
+            right, wrong = (statistics.mean(one) for one in zip(*pairs, strict=True))
+            details.setdefault("claims", {})[time_] = {"right": right, "wrong": wrong}
     return details
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """The results as a Markdown table."""
-    lines = [
-        "| loop | items | before | after | difference [95 %] | p | mended / broken | right ones broken | questions |"
-        " s first / loop |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        d, broke = r["difference"], r["right_that_broke_percent"]
-        interval = f" [{d['low']:+.1f}, {d['high']:+.1f}]" if d["low"] is not None else ""
-        lines.append(
-            f"| {r['loop']} | {r['items']} | {r['before']['value']:.1f} | {r['after']['value']:.1f} "
-            f"| {d['value']:+.1f}{interval} | {r['p_value']:.3f} | {r['mended']} / {r['broken']} "
-            f"| {'-' if broke is None else f'{broke:.1f} %'} | {r['calls']:.1f} "
-            f"| {r['seconds_first']:.1f} / {r['seconds_loop']:.1f} |"
-        )
-    for r in results:
-        for name in ("verdicts", "agrees"):
-            if name in r:
-                cells = (f"{key}: {v['right_percent']:.1f} % right of {v['n']}" for key, v in sorted(r[name].items()))
-                lines.append(f"\n{r['loop']}, {name}: {'; '.join(cells)}")
-    return "\n".join(lines)
-
-
-def engine_ask(engine: "Engine", max_tokens: int = 96) -> Ask:
+def engine_ask(engine: "Engine") -> Ask:
     """Greedy answers of a local engine."""
     from serving.requests import Request, Sampling
 
     def ask(messages: list[dict[str, Any]], images: list) -> str:
-        return engine.generate([Request(with_images(messages, images), Sampling(max_tokens=max_tokens))])[0].text
+        return engine.generate([Request(with_images(messages, images), Sampling(max_tokens=_MAX_TOKENS))])[0].text
 
     return ask
 
@@ -207,39 +231,41 @@ def main() -> None:
     """Measure all loops, or those whose name holds `--only`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="checkpoint directory or name; default: fourfold-mini")
-    parser.add_argument("--limit", type=int, default=200, help="items a loop")
+    parser.add_argument("--limit", type=int, default=60, help="items a loop")
     parser.add_argument("--seed", type=int, default=0, help="draws other held-out items")
     parser.add_argument("--only", default="", help="part of a loop's name")
     parser.add_argument("--workers", type=int, default=4, help="items at the same time; 1 for honest seconds")
-    parser.add_argument("--json", type=Path, help="where to write everything")
+    parser.add_argument("--out", type=Path, default=Path("out/loop"), help="folder of this run")
     given = parser.parse_args()
 
     from assistant.checkpoints.resolve import resolve_model
     from serving.engine import Engine
 
     directory = resolve_model(given.model)
-    results = []
-    with Engine.load(directory) as engine:
-        ask = engine_ask(engine)
-        for loop in LOOPS:
-            if given.only not in loop.name:
-                continue
-            samples = items_of(loop, given.seed, given.limit)
-            if not samples:
-                print(f"{loop.name}: no items", file=sys.stderr)
-                continue
-            results.append(run(loop, samples, ask, Budget(), given.workers))
-            print(f"{loop.name}: {results[-1]['wall_seconds']:.0f} s", file=sys.stderr)
-            if given.json:
-                setup = {
-                    "model": engine.model_name,
-                    "seed": given.seed,
-                    "workers": given.workers,
-                    "budget": asdict(Budget()),
-                }
-                given.json.parent.mkdir(parents=True, exist_ok=True)
-                given.json.write_text(json.dumps(setup | {"results": results}, indent=2) + "\n")
-    print(table(results))
+    measured: dict[str, Any] = {
+        "model": directory.name,
+        "fingerprint": model_fingerprint(directory),
+        "budget": asdict(Budget()),
+        "max_tokens": _MAX_TOKENS,
+    }
+    plans = [(loop, items_of(loop, given.seed, given.limit)) for loop in LOOPS if given.only in loop.name]
+    plans = [(loop, samples) for loop, samples in plans if samples]
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(AnswerLog(given.out / "answers.jsonl", {"suite": "loops", **measured}))
+        if any(key(loop, sample) not in log.done for loop, samples in plans for sample in samples):
+            ask = engine_ask(stack.enter_context(Engine.load(directory)))
+            for loop, samples in plans:
+                print(f"{loop.name}: {len(samples)} items", file=sys.stderr, flush=True)
+                measure(loop, samples, ask, Budget(), given.workers, log)
+        measured |= {
+            "seed": given.seed,
+            "workers": given.workers,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        measured["results"] = [summary(loop, samples, log.done) for loop, samples in plans]
+    write_whole(given.out / "loop.json", json.dumps(measured, indent=1) + "\n")
+    write_whole(given.out / "loop.md", table(measured))
+    print(table(measured))
 
 
 if __name__ == "__main__":

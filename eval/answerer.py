@@ -2,28 +2,32 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from eval.answers import AnswerLog, model_fingerprint
-from eval.asking import MAX_TOKENS, Ask
+from eval.asking import Ask
+from eval.manner import Manner
 from prompts.errors import UserError
+
+if TYPE_CHECKING:
+    from eval.local import LocalModel
 
 Records = dict[str, dict[str, Any]]
 """Log records by sample."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answerer:
-    """Either `endpoints` or `checkpoint` answers, greedily.
+    """Either `endpoints` or `checkpoint` answers, greedily. A checkpoint stays loaded until `close`, or a `with` ends.
 
     Attributes:
         endpoints: base URLs of OpenAI-compatible servers that serve the same model.
         checkpoint: folder of a model that answers in this process.
         model: name of the served model; None for the first that the first endpoint lists.
         api_key: for the endpoints.
-        max_tokens: length of an answer.
         seed: sent along, for servers that need one even for greedy decoding.
         concurrency: requests in flight an endpoint at most.
         device: of the checkpoint, as for `Engine.load`.
@@ -36,10 +40,11 @@ class Answerer:
     checkpoint: Path | None = None
     model: str | None = None
     api_key: str = "none"
-    max_tokens: int = MAX_TOKENS
     seed: int = 0
     concurrency: int = 16
     device: str = "auto"
+    _identity: str | None = field(default=None, init=False, repr=False)
+    _local: "LocalModel | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.endpoints) == bool(self.checkpoint):
@@ -47,6 +52,11 @@ class Answerer:
 
     def identity(self) -> str:
         """What the answers depend on: the served name, or the checkpoint's name and fingerprint."""
+        if self._identity is None:
+            self._identity = self._find_identity()
+        return self._identity
+
+    def _find_identity(self) -> str:
         if self.checkpoint is not None:
             return f"{self.checkpoint.name}@{model_fingerprint(self.checkpoint)}"
         if self.model is not None:
@@ -55,39 +65,59 @@ class Answerer:
 
         return served_model(self.endpoints[0], self.api_key)
 
-    def answer(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any]) -> Records | None:
+    def answer(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: Manner) -> Records | None:
         """Ask what `out` has no answer to yet; every record there is, or None in helpers of `accelerate launch`.
+
+        Args:
+            asks: the questions.
+            out: folder with the log of answers.
+            configuration: all that the answers depend on, `model` among it.
+            manner: of which length and chat template are used here; the wording is in the questions already.
 
         Raises:
             UserError: nobody answers (any more); what was answered is kept.
         """
         if self.checkpoint is not None:
-            return self._in_process(asks, out, configuration)
-        from eval.endpoint import ask_endpoints
+            return self._in_process(asks, out, configuration, manner)
+        from eval.endpoint import Terms, ask_endpoints
 
+        terms = Terms(
+            model=configuration["model"],
+            api_key=self.api_key,
+            max_tokens=manner.max_tokens,
+            template=manner.template,
+            seed=self.seed,
+            concurrency=self.concurrency,
+        )
         with AnswerLog(out / "answers.jsonl", configuration) as log:
-            ask_endpoints(
-                asks,
-                log,
-                self.endpoints,
-                model=configuration["model"],
-                api_key=self.api_key,
-                max_tokens=self.max_tokens,
-                seed=self.seed,
-                concurrency=self.concurrency,
-            )
+            ask_endpoints(asks, log, self.endpoints, terms)
             return log.done
 
-    def _in_process(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any]) -> Records | None:
-        from eval.local import ask_engine
-        from serving.engine import Engine
+    def close(self) -> None:
+        """Let go of the checkpoint; the next question would load it again."""
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _in_process(
+        self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: Manner
+    ) -> Records | None:
+        from eval.local import LocalModel, ask_engine
 
         assert self.checkpoint is not None
         index, processes, device = 0, 1, self.device
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            state = PartialState()
+            state = PartialState(cpu=self.device == "cpu")
             index, processes = state.process_index, state.num_processes
             device = str(state.device) if self.device == "auto" else self.device
         # What is done is looked up in all logs before anybody writes, so that another number of processes can go on.
@@ -96,10 +126,11 @@ class Answerer:
             state.wait_for_everyone()
         share = [ask for ask in asks if ask.key not in done][index::processes]
         if share:
+            if self._local is None:
+                self._local = LocalModel(self.checkpoint, device)
             name = "answers.jsonl" if processes == 1 else f"answers-{index}.jsonl"
-            log = AnswerLog(out / name, configuration)
-            with log, Engine.load(self.checkpoint, device=device) as engine:
-                ask_engine(engine, share, log, max_tokens=self.max_tokens)
+            with AnswerLog(out / name, configuration) as log:
+                ask_engine(self._local.engine(manner.template), share, log, max_tokens=manner.max_tokens)
         if processes > 1:
             state.wait_for_everyone()
         return logged(out, configuration) if index == 0 else None

@@ -10,13 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from eval.benchmarks import Benchmark, Item
-from eval.metrics.boxes import BoxFormat
+from eval.manner import Manner
 from eval.probes import Probe, Shuffle, with_claim, wrong_claims
 from prompts.benchmarks import benchmark_prompt
 from prompts.errors import UserError
-
-MAX_TOKENS = 20
-"""As in MiniGPT-v2's evaluation. Models that think or write JSON need more."""
 
 
 class Control(StrEnum):
@@ -65,44 +62,13 @@ class Ask:
         return messages
 
 
-def wording(bench: Benchmark, item: Item, style: str, box_format: BoxFormat | None) -> str:
-    """The prompt of an item in a named style.
-
-    `minigpt4` is MiniGPT-v2's. `plain` is for models without task tags: the question with a request for a short answer,
-    and for RefCOCO a request for four numbers in the declared box format.
-    """
-    fields = bench.prompt_fields(item)
-    if style == "minigpt4":
-        return benchmark_prompt(bench.prompt_name, **fields)
-    if style != "plain":
-        raise UserError(f"no prompt style is called {style!r}; there are: minigpt4, plain")
-    if "sent" in fields:
-        unit = _UNITS.get(box_format or BoxFormat.TOKENS)
-        if unit is None:
-            raise UserError("the plain prompt needs --box-format unit, percent or pixels; 0..100 tokens need minigpt4")
-        return f"Where is this in the image: {fields['sent']}? Answer with its box as [x1, y1, x2, y2], {unit}."
-    if "caption" in fields:
-        return f"Is this statement about the image true or false? {fields['caption']}\nAnswer with one word."
-    if "text" in fields:
-        return f'The image carries the text "{fields["text"]}". Is it hateful? Answer yes or no.'
-    return f"{fields['question']}\nAnswer the question with a single word or a short phrase."
-
-
-_UNITS = {
-    BoxFormat.UNIT: "each number a share of the image's width or height from 0 to 1",
-    BoxFormat.PERCENT: "each number in hundredths of the image's width or height from 0 to 100",
-    BoxFormat.PIXELS: "in pixels of the image",
-}
-
-
 def asks_for(
     bench: Benchmark,
     items: Sequence[Item],
     find: Callable[[str], Path | None],
     *,
     control: Control,
-    style: str,
-    box_format: BoxFormat | None,
+    manner: Manner,
     seed: int,
     probe: Probe = Probe.NONE,
 ) -> list[Ask]:
@@ -112,7 +78,7 @@ def asks_for(
     prompts.
 
     Raises:
-        UserError: only one image is there, so that none is a wrong one.
+        UserError: only one image is there, so that none is a wrong one; or no wrong answer in words can be claimed.
     """
     images = list(dict.fromkeys(item.image for item in items))
     if control is Control.WRONG_IMAGE and len(images) < 2:
@@ -124,6 +90,10 @@ def asks_for(
     claims = [""] * len(items)
     if probe is Probe.DISTRACTOR:
         claims = wrong_claims(items, [right_answer(item) for item in items], seed)
+        if not any(claims):
+            raise UserError(
+                f"the probe distractor claims a wrong answer in words; these questions of {bench.name} have none"
+            )
     edit = Shuffle(seed=seed) if probe is Probe.PATCH_SHUFFLE else None
     asks = []
     for item, claim in zip(items, claims, strict=True):
@@ -135,20 +105,25 @@ def asks_for(
         if control is Control.TEXT_ONLY:
             prompt = next(iter(bench.prompt_fields(item).values()))
         else:
-            prompt = wording(bench, item, style, box_format)
+            prompt = prompt_of(bench, item, manner)
         asks.append(Ask(item.id, with_claim(prompt, claim), image, item.candidates, edit=edit if image else None))
     return asks
 
 
+def prompt_of(bench: Benchmark, item: Item, manner: Manner) -> str:
+    """The prompt of an item in the wording of the manner."""
+    return benchmark_prompt(bench.name, manner.wording, box_format=manner.box_format, **bench.prompt_fields(item))
+
+
 def right_answer(item: Item) -> str:
-    """The right answer in a few words, the most frequent where annotators differ; "" for a box."""
+    """The right answer in words, the most frequent where annotators differ; "" for boxes and where none is known."""
     reference = item.reference
     if isinstance(reference, bool):
         return "yes" if reference else "no"
     if isinstance(reference, int):
         return item.candidates[reference]
     if isinstance(reference, tuple):
-        return Counter(reference).most_common(1)[0][0]
+        return Counter(reference).most_common(1)[0][0] if reference else ""
     if isinstance(reference, dict):
         return str(reference.get("answer", ""))
     return ""

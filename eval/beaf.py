@@ -15,6 +15,7 @@ from typing import Any
 from eval.answerer import Answerer
 from eval.asking import Ask
 from eval.images import ImageFolder
+from eval.manner import Manner
 from eval.metrics.yes_no import first_verdict
 from eval.predictions import read_json
 from eval.probes import PaintOut
@@ -89,7 +90,7 @@ def _touch(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def removal_asks(removals: Sequence[Removal], files: Mapping[str, Path]) -> list[Ask]:
+def removal_asks(removals: Sequence[Removal], files: Mapping[str, Path], wording: str) -> list[Ask]:
     """Before and after, about the removed object and about the kept one; keys end in `/removed/before` and so on."""
     asks = []
     for removal in removals:
@@ -97,7 +98,7 @@ def removal_asks(removals: Sequence[Removal], files: Mapping[str, Path]) -> list
             if label is None:
                 continue
             article = "an" if label[0] in "aeiou" else "a"
-            prompt = benchmark_prompt("pope", question=f"Is there {article} {label} in the image?")
+            prompt = benchmark_prompt("pope", wording, question=f"Is there {article} {label} in the image?")
             for time, edit in (("before", None), ("after", removal.edit)):
                 asks.append(Ask(f"{removal.image}/{role}/{time}", prompt, files[removal.image], edit=edit))
     return asks
@@ -140,6 +141,7 @@ def run_beaf(
     images: Path,
     out: Path,
     *,
+    manner: Manner,
     limit: int | None,
     seed: int,
     skip_missing: bool = False,
@@ -164,14 +166,17 @@ def run_beaf(
     configuration = {
         "suite": "beaf",
         "model": answerer.identity(),
-        "max_tokens": answerer.max_tokens,
+        "wording": manner.wording,
+        "max_tokens": manner.max_tokens,
         "seed": seed,
+        "recipe": manner.recipe,
+        "template": dict(manner.template),
         "file": boxes.name,
         "file_sha256": hashlib.sha256(boxes.read_bytes()).hexdigest(),
     }
     claim(out, configuration)
-    asks = removal_asks(removals, files)
-    records = answerer.answer(asks, out, configuration)
+    asks = removal_asks(removals, files, manner.wording)
+    records = answerer.answer(asks, out, configuration, manner)
     if records is None:
         return None
     answers = {ask.key: records.get(ask.key, {}).get("answer") for ask in asks}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.asking import Ask, Control, right_answer, wording
+from eval.asking import Ask, Control, prompt_of, right_answer
 from eval.benchmarks import Benchmark, Item, benchmark_named
 from eval.benchmarks.refcoco import Referent
 from eval.images import ImageFolder
@@ -69,7 +69,7 @@ class _Talk:
         """The answers of one round."""
         if not asks:
             return {}
-        records = self.options.answerer.answer(asks, self.options.out, self.configuration)
+        records = self.options.answerer.answer(asks, self.options.out, self.configuration, self.options.manner)
         if records is None:
             return None
         found = {ask.key: records[ask.key]["answer"] for ask in asks if "answer" in records.get(ask.key, {})}
@@ -77,12 +77,12 @@ class _Talk:
         return found
 
     def prompt(self, item: Item) -> str:
-        """The item's question in the run's style."""
-        return wording(self.bench, item, self.options.style, self.options.scoring.box_format)
+        """The item's question in the run's wording."""
+        return prompt_of(self.bench, item, self.options.manner)
 
     def say(self, text: str) -> str:
-        """Words of the scripted user, with the task's tag where the style has tags."""
-        return with_tag(Task.VQA, text) if self.options.style == "minigpt4" else text
+        """Words of the scripted user, with the task's tag where the wording has tags."""
+        return with_tag(Task.VQA, text) if self.options.manner.wording == "minigpt4" else text
 
     def right(self, items: Sequence[Item], answers: Mapping[str, str]) -> dict[str, bool]:
         """Item id -> whether its answer (by item id) is right under the headline's rule, or at least half right."""

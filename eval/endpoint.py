@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,29 @@ _HOPELESS = 3  # so few samples may fail in turn before the endpoint is suspecte
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 _REFUSED = frozenset({400, 413, 422})  # this sample, not the endpoint, is the matter
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is the same for every request.
+
+    Attributes:
+        model: its served name.
+        api_key: for the endpoints.
+        max_tokens: length of an answer.
+        seed: sent along.
+        concurrency: requests in flight an endpoint at most.
+        template: variables for the chat template, sent as `chat_template_kwargs`; not sent where there are none.
+        timeout: seconds that an answer may take.
+    """
+
+    model: str
+    api_key: str
+    max_tokens: int
+    seed: int
+    concurrency: int
+    template: Mapping[str, bool] = field(default_factory=dict)
+    timeout: float = 120.0
 
 
 @dataclass
@@ -91,25 +114,14 @@ class _Failed(Exception):
         self.retry_after = retry_after
 
 
-def ask_endpoints(
-    asks: Sequence[Ask],
-    log: AnswerLog,
-    endpoints: Sequence[str],
-    *,
-    model: str,
-    api_key: str,
-    max_tokens: int,
-    seed: int,
-    concurrency: int,
-    timeout: float = 120.0,
-) -> None:
+def ask_endpoints(asks: Sequence[Ask], log: AnswerLog, endpoints: Sequence[str], terms: Terms) -> None:
     """Ask everything that has no answer yet; every answer is in the log before the next is awaited.
 
     Raises:
         UserError: an endpoint does not know the model or the key, or no endpoint answers any more; what was answered
         stays.
     """
-    asyncio.run(_ask_all(asks, log, endpoints, model, api_key, max_tokens, seed, concurrency, timeout))
+    asyncio.run(_ask_all(asks, log, endpoints, terms))
 
 
 def served_model(endpoint: str, api_key: str) -> str:
@@ -139,17 +151,7 @@ def _short(error: Exception) -> str:
     return str(error).replace("\n", " ")[:200] or type(error).__name__
 
 
-async def _ask_all(
-    asks: Sequence[Ask],
-    log: AnswerLog,
-    endpoints: Sequence[str],
-    model: str,
-    api_key: str,
-    max_tokens: int,
-    seed: int,
-    concurrency: int,
-    timeout: float,
-) -> None:
+async def _ask_all(asks: Sequence[Ask], log: AnswerLog, endpoints: Sequence[str], terms: Terms) -> None:
     import openai
 
     waiting = deque(_Waiting(ask) for ask in asks if ask.key not in log.done)
@@ -158,8 +160,8 @@ async def _ask_all(
         lanes = [
             Lane(
                 url,
-                openai.AsyncOpenAI(base_url=_base(url), api_key=api_key, max_retries=0, timeout=timeout),
-                concurrency,
+                openai.AsyncOpenAI(base_url=_base(url), api_key=terms.api_key, max_retries=0, timeout=terms.timeout),
+                terms.concurrency,
             )
             for url in endpoints
         ]
@@ -169,7 +171,7 @@ async def _ask_all(
                 for lane in sorted(lanes, key=lambda lane: lane.running / lane.window):
                     alone = all(other.dead for other in lanes if other is not lane)
                     while lane.free and (one := _next(waiting, "" if alone else lane.url)) is not None:
-                        request = _ask_one(lane.client, one.ask, model, max_tokens, seed)
+                        request = _ask_one(lane.client, one.ask, terms)
                         running[asyncio.create_task(request)] = (one, lane)
                         lane.running += 1
                 if not running and all(lane.dead for lane in lanes):
@@ -238,19 +240,21 @@ def _settle(
     return True
 
 
-async def _ask_one(client: "AsyncOpenAI", ask: Ask, model: str, max_tokens: int, seed: int) -> dict[str, Any]:
+async def _ask_one(client: "AsyncOpenAI", ask: Ask, terms: Terms) -> dict[str, Any]:
     import openai
 
     image = None if ask.image is None else {"type": "image_url", "image_url": {"url": data_uri(ask.image, ask.edit)}}
     options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20} if ask.candidates else {}
+    if terms.template:
+        options["extra_body"] = {"chat_template_kwargs": dict(terms.template)}
     begun = time.monotonic()
     try:
         reply = await client.chat.completions.create(
-            model=model,
+            model=terms.model,
             messages=ask.messages(image),  # type: ignore[arg-type]
-            max_tokens=max_tokens,
+            max_tokens=terms.max_tokens,
             temperature=0,
-            seed=seed,
+            seed=terms.seed,
             **options,
         )
     except (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError) as error:

@@ -21,14 +21,15 @@ class Prediction:
     """One answer of a model.
 
     `answer` is raw text, or None where the model gave none; `box` is four numbers as given, in the field named by
-    `box_field` ("box" means x1, y1, x2, y2; "bbox" means x, y, width, height as in COCO files); `score` is P(yes),
-    `scores` one log-likelihood a candidate.
+    `box_field` ("box" means x1, y1, x2, y2; "bbox" means x, y, width, height as in COCO files); `boxes` are several,
+    x1, y1, x2, y2 each; `score` is P(yes), `scores` one log-likelihood a candidate.
     """
 
     id: str
     answer: str | None = None
     box: tuple[float, ...] | None = None
     box_field: str | None = None
+    boxes: tuple[tuple[float, ...], ...] | None = None
     score: float | None = None
     scores: tuple[float, ...] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -128,6 +129,7 @@ def _prediction(record: Any, where: str) -> Prediction:
     answer = next((record[name] for name in _ANSWER_FIELDS if name in record), None)
     if isinstance(answer, list) and box is not None:
         answer = None
+    boxes = _numeric_boxes(record, where)
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = str(answer)
     if answer is not None and not isinstance(answer, str):
@@ -141,7 +143,7 @@ def _prediction(record: Any, where: str) -> Prediction:
         scores = tuple(_finite(value, f"{where}: scores") for value in scores)
     if (
         answer is None
-        and box is None
+        and boxes is None
         and score is None
         and scores is None
         and not any(n in record for n in _ANSWER_FIELDS)
@@ -149,7 +151,7 @@ def _prediction(record: Any, where: str) -> Prediction:
         raise UserError(
             f"{where}: no answer, text, prediction, box or score; its fields are {', '.join(map(str, record))}"
         )
-    return Prediction(normal_id(identifier, where), answer, box, box_field, score, scores, record)
+    return Prediction(normal_id(identifier, where), answer, box, box_field, boxes, score, scores, record)
 
 
 def _numeric_box(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...] | None, str | None]:
@@ -163,6 +165,19 @@ def _numeric_box(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ..
             raise UserError(f"{where}: {name} has {len(value)} numbers; a box has four")
         return tuple(_finite(number, f"{where}: {name}") for number in value), "bbox" if name == "bbox" else "box"
     return None, None
+
+
+def _numeric_boxes(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], ...] | None:
+    boxes = record.get("boxes")
+    if boxes is None:
+        box, box_field = _numeric_box(record, where)
+        if box is not None and box_field == "bbox":
+            x, y, width, height = box
+            box = (x, y, x + width, y + height)
+        return None if box is None else (box,)
+    if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) == 4 for box in boxes):
+        raise UserError(f"{where}: boxes must be a list of boxes, four numbers x1, y1, x2, y2 each")
+    return tuple(tuple(_finite(number, f"{where}: boxes") for number in box) for box in boxes)
 
 
 def _finite(value: Any, where: str) -> float:

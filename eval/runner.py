@@ -14,6 +14,7 @@ from eval.answers import configuration_hash, write_whole
 from eval.asking import Ask, Control, asks_for
 from eval.benchmarks import Benchmark, Item, Options, benchmark_named
 from eval.images import ImageFolder
+from eval.manner import Manner
 from eval.metrics.ranking import p_yes
 from eval.predictions import Prediction
 from eval.probes import Probe
@@ -36,8 +37,8 @@ class RunOptions:
         limit: at most so many questions, drawn by the seed; a larger limit keeps those of a smaller one.
         control: what the model gets to see.
         probe: how questions are disturbed.
-        style: wording of the prompts, see `eval.asking.wording`.
-        scoring: what is declared about the files.
+        manner: wording, length, box format, chat template.
+        gt_field: the ground truth's field in VQA files.
         seed: of all draws.
         skip_missing_images: leave out questions whose image is not there, and say how many.
     """
@@ -51,10 +52,15 @@ class RunOptions:
     limit: int | None = None
     control: Control = Control.NONE
     probe: Probe = Probe.NONE
-    style: str = "minigpt4"
-    scoring: Options = field(default_factory=Options)
+    manner: Manner = field(default_factory=Manner)
+    gt_field: str = "answer"
     seed: int = 0
     skip_missing_images: bool = False
+
+    @property
+    def scoring(self) -> Options:
+        """What is declared about the files."""
+        return Options(self.gt_field, self.manner.box_format)
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,11 @@ def run_benchmark(options: RunOptions) -> Run:
         items,
         folder.find,
         control=options.control,
-        style=options.style,
-        box_format=options.scoring.box_format,
+        manner=options.manner,
         seed=options.seed,
         probe=options.probe,
     )
-    records = options.answerer.answer(asks, options.out, configuration)
+    records = options.answerer.answer(asks, options.out, configuration, options.manner)
     if records is None:
         return Run(None, 0, 0, options.out)  # another process of `accelerate launch` goes on from here
     return _finish(bench, items, asks, records, configuration, options, skipped, folder)
@@ -125,18 +130,20 @@ def questions_of(bench: Benchmark, options: RunOptions) -> tuple[list[Item], int
 
 def configuration_of(options: RunOptions, **more: Any) -> dict[str, Any]:
     """All that an answer depends on."""
-    source = options.annotations or options.questions
+    source, manner = options.annotations or options.questions, options.manner
     assert source is not None
     return {
         "benchmark": options.benchmark,
         "model": options.answerer.identity(),
         "control": str(options.control),
         "probe": str(options.probe),
-        "style": options.style,
-        "box_format": str(options.scoring.box_format) if options.scoring.box_format else None,
-        "max_tokens": options.answerer.max_tokens,
+        "wording": manner.wording,
+        "box_format": str(manner.box_format) if manner.box_format else None,
+        "max_tokens": manner.max_tokens,
         "temperature": 0,
         "seed": options.seed,
+        "recipe": manner.recipe,
+        "template": dict(manner.template),
         "file": source.name,
         "file_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         **more,
@@ -197,11 +204,11 @@ def _finish(
         }
         write_whole(options.out / "result.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     by_id = {prediction.id: prediction for prediction in predictions}
-    samples = [
-        sample_record(
-            item, ask, folder.find(item.image), by_id.get(item.id), records.get(item.id, {}), result, options.scoring
-        )
-        for item, ask in zip(items, asks, strict=True)
-    ]
+    samples = []
+    for item, ask in zip(items, asks, strict=True):
+        prediction = by_id.get(item.id)
+        drawing = bench.drawing(item, prediction, options.scoring)
+        file, record = folder.find(item.image), records.get(item.id, {})
+        samples.append(sample_record(item, ask, file, prediction, record, result, drawing))
     write_whole(options.out / "samples.json", json.dumps(samples, ensure_ascii=False) + "\n")
     return Run(result, len(items), failed, options.out)

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking import Ask, right_answer
-from eval.benchmarks import Item, Options
-from eval.benchmarks.refcoco import Referent, predicted_box
+from eval.benchmarks import Drawing, Item
 from eval.predictions import Prediction
 from eval.score import Result
 
@@ -20,7 +19,7 @@ def sample_record(
     prediction: Prediction | None,
     record: dict[str, Any],
     result: Result | None,
-    options: Options,
+    drawing: Drawing | None,
 ) -> dict[str, Any]:
     """A JSON-ready record; `score` is the headline's, 0..1, boxes are in pixels of the annotated image."""
     answer = prediction.answer if prediction is not None else None
@@ -42,10 +41,9 @@ def sample_record(
         shown["score"] = result.headline.by_item.get(item.id)
     if record.get("error"):
         shown["error"] = record["error"]
-    if isinstance(item.reference, Referent):
-        box = predicted_box(prediction, item.reference, "official", options.box_format) if prediction else None
-        shown["size"] = [item.reference.width, item.reference.height]
-        shown["boxes"] = {"truth": [item.reference.box], "predicted": [box] if box else []}
+    if drawing is not None:
+        shown["size"] = drawing.size
+        shown["boxes"] = {"truth": drawing.truth, "predicted": drawing.predicted}
     return shown
 
 

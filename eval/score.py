@@ -58,8 +58,8 @@ def score_files(
     """
     options = options or Options()
     bench = benchmark_named(benchmark)
-    if rule is not None and rule not in bench.rules:
-        raise UserError(f"{bench.name} has no rule {rule!r}; it has: {', '.join(bench.rules)}")
+    if rule is not None and rule not in bench.known_rules:
+        raise UserError(f"{bench.name} has no rule {rule!r}; it has: {', '.join(bench.known_rules)}")
     items = bench.read(annotations, questions, options)
     facts = {"predictions": str(predictions), "annotations": str(annotations)}
     if questions:

@@ -135,7 +135,6 @@ def _check_drawable(path: Path, asked: Asked) -> None:
 
 
 def _load(model: str | None, quantization: QuantizationName | None) -> "Engine":
-    from assistant.checkpoints.cache import cache_directory
     from assistant.checkpoints.resolve import resolve_model
 
     directory = resolve_model(model)
@@ -149,7 +148,6 @@ def _load(model: str | None, quantization: QuantizationName | None) -> "Engine":
         return Engine.load(
             directory,
             quantization=quantization.value if quantization else None,
-            memo=cache_directory() / "dtype.json",
             max_rows=1,
         )
 

@@ -5,11 +5,13 @@ import sys
 import typer
 
 from fourfold import eval as eval_verbs
+from fourfold import refine as refine_verbs
 from fourfold import train as train_verbs
 from fourfold.chat import chat
 from fourfold.convert import convert
 from fourfold.doctor import doctor
 from fourfold.serve import serve
+from fourfold.ui import ui
 from prompts.errors import UserError
 
 app = typer.Typer(
@@ -21,8 +23,10 @@ app = typer.Typer(
 )
 app.command()(chat)
 app.command()(serve)
+app.command()(ui)
 app.add_typer(eval_verbs.app, name="eval")
 app.add_typer(train_verbs.app, name="train")
+app.add_typer(refine_verbs.app, name="refine")
 app.command()(convert)
 app.command()(doctor)
 

@@ -51,12 +51,16 @@ def serve(
         list[str] | None,
         typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
     ] = None,
-    max_running: Annotated[int, typer.Option(min=1, help="Answers made at the same time.")] = 16,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Answers waiting; more get a 429.")] = 64,
+    max_running: Annotated[
+        int | None, typer.Option(min=1, help="Answers made at the same time (local engine).", show_default="16")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(min=1, help="Answers waiting; more get a 429 (local engine).", show_default="64")
+    ] = None,
 ) -> None:
     """Serve OpenAI's chat completions about images."""
-    from assistant.checkpoints.cache import cache_directory
     from assistant.checkpoints.resolve import resolve_model
+    from serving.adapter_files import check_adapter_files
     from serving.limits import ServerLimits
     from serving.remote_images import RemoteImages
     from serving.server import Server, bind, is_loopback
@@ -66,9 +70,13 @@ def serve(
         raise UserError(
             f"--host {host} lets other machines in: give keys (--api-key-file FILE), or --allow-unauthenticated"
         )
+    if adapter is not None:
+        check_adapter_files(adapter)
     if engine is EngineName.VLLM:
         from serving.launch import launch_vllm
 
+        if max_running or max_waiting:
+            raise UserError("--max-running and --max-waiting are the local engine's; vLLM has -- --max-num-seqs N")
         launch_vllm(
             resolve_model(model),
             host=host,
@@ -101,9 +109,8 @@ def serve(
         directory,
         quantization=quantization.value if quantization else None,
         adapter=adapter,
-        memo=cache_directory() / "dtype.json",
-        max_rows=max_running,
-        max_waiting=max_waiting,
+        max_rows=max_running or 16,
+        max_waiting=max_waiting or 64,
     ) as loaded:
         app = create_app(
             loaded, keys=keys, limits=limits, remote=remote, local_names_only=not keys and is_loopback(host)

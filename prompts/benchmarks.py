@@ -1,4 +1,4 @@
-"""The questions with which MiniGPT-v2 was evaluated, a prompt for each benchmark."""
+"""The questions of the benchmarks, in MiniGPT-v2's words and in plain ones."""
 
 from collections.abc import Mapping
 from string import Formatter
@@ -6,44 +6,83 @@ from types import MappingProxyType
 
 from prompts.errors import UserError
 
-_SHORT = "[vqa] Based on the image, respond to this question with a short answer: {question}"
+_TAGGED_SHORT = "[vqa] Based on the image, respond to this question with a short answer: {question}"
+_PLAIN_SHORT = "{question}\nAnswer the question with a single word or a short phrase."
+_PLAIN_BOX = "Where is this in the image: {sent}? Answer with its box as [x1, y1, x2, y2], {unit}."
 
 # OK-VQA, GQA, VizWiz, VSR and RefCOCO are asked as MiniGPT-v2 was. HatefulMemes had no tag; its wording here is ours.
-# For the other benchmarks the short-answer form stands in.
-BENCHMARK_PROMPTS: Mapping[str, str] = MappingProxyType(
+# For the other benchmarks the short-answer form stands in; phrases are pointed at like RefCOCO's expressions.
+_MINIGPT4 = {
+    "okvqa": _TAGGED_SHORT,
+    "gqa": _TAGGED_SHORT,
+    "iconvqa": _TAGGED_SHORT,
+    "textvqa": _TAGGED_SHORT,
+    "pope": _TAGGED_SHORT,
+    "vqav2": _TAGGED_SHORT,
+    "vizwiz": _TAGGED_SHORT + " and reply 'unanswerable' when the provided information is insufficient",
+    "vsr": "[vqa] Based on the image, is this statement true or false? {caption}",
+    "refcoco": "[refer] give me the location of {sent}",
+    "refcoco+": "[refer] give me the location of {sent}",
+    "refcocog": "[refer] give me the location of {sent}",
+    "phrase-grounding": "[refer] give me the location of {sent}",
+    "detection": "[detection] {label}",
+    "hatefulmemes": 'This is an image with the text "{text}" on it. Is it hateful? Answer yes or no.',
+}
+
+# For models without task tags. `{unit}` says how the numbers of a box are meant.
+_PLAIN = {
+    **dict.fromkeys(("okvqa", "gqa", "iconvqa", "textvqa", "pope", "vqav2"), _PLAIN_SHORT),
+    "vizwiz": _PLAIN_SHORT + " Answer 'unanswerable' where the image does not tell.",
+    "vsr": "Is this statement about the image true or false? {caption}\nAnswer with one word.",
+    **dict.fromkeys(("refcoco", "refcoco+", "refcocog", "phrase-grounding"), _PLAIN_BOX),
+    "detection": (
+        "Where in the image is each {label}? Answer with one box [x1, y1, x2, y2] for each of them, {unit}; "
+        "answer none if there is none."
+    ),
+    "hatefulmemes": 'The image carries the text "{text}". Is it hateful? Answer yes or no.',
+}
+
+WORDINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"minigpt4": MappingProxyType(_MINIGPT4), "plain": MappingProxyType(_PLAIN)}
+)
+"""The ways of asking by name; each has a prompt for every benchmark."""
+
+BOX_UNITS: Mapping[str, str] = MappingProxyType(
     {
-        "okvqa": _SHORT,
-        "gqa": _SHORT,
-        "iconvqa": _SHORT,
-        "textvqa": _SHORT,
-        "pope": _SHORT,
-        "vqav2": _SHORT,
-        "vizwiz": _SHORT + " and reply 'unanswerable' when the provided information is insufficient",
-        "vsr": "[vqa] Based on the image, is this statement true or false? {caption}",
-        "refcoco": "[refer] give me the location of {sent}",
-        "refcoco+": "[refer] give me the location of {sent}",
-        "refcocog": "[refer] give me the location of {sent}",
-        "hateful_memes": 'This is an image with the text "{text}" on it. Is it hateful? Answer yes or no.',
+        "unit": "each number a share of the image's width or height from 0 to 1",
+        "percent": "each number in hundredths of the image's width or height from 0 to 100",
+        "pixels": "in pixels of the image",
     }
 )
+"""How the numbers of a box are meant, in words for a plain prompt."""
 
 
-def benchmark_prompt(benchmark: str, **fields: str) -> str:
+def benchmark_prompt(benchmark: str, wording: str = "minigpt4", *, box_format: str | None = None, **fields: str) -> str:
     """The evaluation question of `benchmark`, with the sample's own words left as they are.
 
     Args:
-        benchmark: a key of `BENCHMARK_PROMPTS`.
-        **fields: the sample's text: `question`, `caption` (VSR), `sent` (RefCOCO) or `text` (HatefulMemes).
+        benchmark: its name.
+        wording: a key of `WORDINGS`.
+        box_format: a key of `BOX_UNITS`, which plain prompts for boxes need; others take no notice of it.
+        **fields: the sample's text: `question`, `caption` (VSR), `sent` (an expression or phrase), `label` (detection)
+            or `text` (HatefulMemes).
 
     Raises:
-        UserError: the benchmark is unknown, or the fields are not the ones it takes.
+        UserError: the benchmark or the wording is unknown, the fields are not the ones it takes, or the box format is
+            none that the wording can ask for.
     """
+    if wording not in WORDINGS:
+        raise UserError(f"no wording is called {wording!r}; there are: {', '.join(WORDINGS)}")
     try:
-        form = BENCHMARK_PROMPTS[benchmark]
+        form = WORDINGS[wording][benchmark]
     except KeyError:
-        names = ", ".join(BENCHMARK_PROMPTS)
-        raise UserError(f"no benchmark is called {benchmark!r}; there are: {names}") from None
+        raise UserError(f"no benchmark is called {benchmark!r}; there are: {', '.join(_MINIGPT4)}") from None
     needed = {name for _, name, _, _ in Formatter().parse(form) if name}
+    if "unit" in needed:
+        if box_format is None or box_format not in BOX_UNITS:
+            names = ", ".join(BOX_UNITS)
+            raise UserError(f"the {wording} prompt of {benchmark} needs a box format of numbers: --box-format {names}")
+        fields["unit"] = BOX_UNITS[box_format]
     if needed != set(fields):
         given = ", ".join(sorted(fields)) or "nothing"
         raise UserError(f"the prompt of {benchmark} takes {', '.join(needed)}; got {given}")

@@ -1,14 +1,16 @@
 """The benchmarks: which files they come in, what they ask, how answers are scored."""
 
-from eval.benchmarks.benchmark import Benchmark, Item, Options, RuleScore
+from eval.benchmarks.benchmark import Benchmark, Drawing, Item, Options, RuleScore
+from eval.benchmarks.detection import Detection
 from eval.benchmarks.gqa import GQA
 from eval.benchmarks.iconvqa import IconVQA
+from eval.benchmarks.phrase_grounding import PhraseGrounding
 from eval.benchmarks.refcoco import RefCOCO
 from eval.benchmarks.vqa import VQA, VizWiz
 from eval.benchmarks.yes_no import POPE, VSR, HatefulMemes
 from prompts.errors import UserError
 
-__all__ = ["BENCHMARKS", "Benchmark", "Item", "Options", "RuleScore", "benchmark_named"]
+__all__ = ["BENCHMARKS", "Benchmark", "Drawing", "Item", "Options", "RuleScore", "benchmark_named"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -21,6 +23,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         RefCOCO("refcoco"),
         RefCOCO("refcoco+"),
         RefCOCO("refcocog"),
+        PhraseGrounding(),
+        Detection(),
         POPE(),
         VSR(),
         HatefulMemes(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eval.metrics.boxes import BoxFormat
+from eval.metrics.boxes import BoxFormat, Pixels
 from eval.predictions import Prediction
 from eval.statistics import Estimate, clustered_mean
 from prompts.errors import UserError
@@ -31,6 +31,15 @@ class Item:
     reference: Any
     groups: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Boxes to look at, x1, y1, x2, y2 in pixels of an annotated image of `size` (width, height)."""
+
+    size: tuple[int, int]
+    truth: tuple[Pixels, ...]
+    predicted: tuple[Pixels, ...]
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,20 @@ class RuleScore:
 class Benchmark(ABC):
     """A benchmark: reading its files, asking its questions, scoring answers under its rules.
 
-    `rules` has the headline's rule first. `scored` predictions may lack items (allowed missing ones), which count as
-    wrong.
+    Attributes:
+        name: as the command line and `prompts.benchmarks` call it.
+        rules: those that are shown, the headline's first.
+        max_tokens: that an answer may take; MiniGPT-v2's evaluation has 20 everywhere.
     """
 
     name: ClassVar[str]
     rules: ClassVar[tuple[str, ...]]
+    max_tokens: ClassVar[int] = 20
+
+    @property
+    def known_rules(self) -> tuple[str, ...]:
+        """All rules that can be asked for by name."""
+        return self.rules
 
     @abstractmethod
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
@@ -94,13 +111,11 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, items: Sequence[Item], answers: Mapping[str, Prediction], rule: str, options: Options) -> RuleScore:
-        """Score under one of `rules`; ids in `items` without an answer are wrong."""
+        """Score under one of `known_rules`; ids in `items` without an answer (allowed missing ones) are wrong."""
 
     @abstractmethod
     def prompt_fields(self, item: Item) -> dict[str, str]:
         """The fields of `prompts.benchmarks.benchmark_prompt` for this item."""
-
-    prompt_name: ClassVar[str]
 
     def rekey(self, predictions: Sequence[Prediction], items: Sequence[Item]) -> list[Prediction]:
         """Predictions under the items' ids, for benchmarks whose official results name something else than an id."""
@@ -113,6 +128,10 @@ class Benchmark(ABC):
     def submission(self, items: Sequence[Item], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         """Predictions in the benchmark's own result format (EvalAI's for VQA), which `eval score` reads too."""
         return [{"question_id": _number(prediction.id), "answer": text_of(prediction)} for prediction in predictions]
+
+    def drawing(self, item: Item, prediction: Prediction | None, options: Options) -> Drawing | None:
+        """True and predicted boxes for the report; None where a benchmark is not about places."""
+        return None
 
     def facts(self, items: Sequence[Item]) -> dict[str, Any]:
         """What the result should say about the files, such as the split that they are."""

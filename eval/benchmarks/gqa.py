@@ -20,7 +20,6 @@ class GQA(Benchmark):
     """
 
     name: ClassVar[str] = "gqa"
-    prompt_name: ClassVar[str] = "gqa"
     rules: ClassVar[tuple[str, ...]] = ("official", "cleaned", "minigpt4")
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:

@@ -20,7 +20,6 @@ class IconVQA(Benchmark):
     """
 
     name: ClassVar[str] = "iconvqa"
-    prompt_name: ClassVar[str] = "iconvqa"
     rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:

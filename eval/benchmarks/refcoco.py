@@ -8,8 +8,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eval.benchmarks.benchmark import Benchmark, Item, Options, RuleScore, mean_by_group, text_of, unique_ids
-from eval.metrics.boxes import BoxFormat, Pixels, iou, iou_inclusive, read_box, read_box_minigpt4, scale_box, size_class
+from eval.benchmarks.benchmark import (
+    Benchmark,
+    Drawing,
+    Item,
+    Options,
+    RuleScore,
+    mean_by_group,
+    text_of,
+    unique_ids,
+)
+from eval.metrics.boxes import (
+    BoxFormat,
+    Pixels,
+    check_units,
+    iou,
+    iou_inclusive,
+    read_box,
+    read_box_minigpt4,
+    scale_box,
+    size_class,
+)
 from eval.predictions import Prediction, normal_id, read_json
 from eval.statistics import Estimate, bootstrap, clustered_mean
 from prompts.errors import UserError
@@ -43,10 +62,9 @@ class RefCOCO(Benchmark):
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
-        self.prompt_name = name  # type: ignore[misc]
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
-        """A list of records with img_id, sents, bbox (xywh pixels), height and width."""
+        """Records with img_id (the referent), sents, bbox (xywh pixels), height, width; `image` if img_id lacks it."""
         content = read_json(annotations, f"{self.name} annotations")
         needed = {"img_id", "sents", "bbox", "height", "width"}
         if not isinstance(content, list) or not all(isinstance(r, Mapping) and needed <= set(r) for r in content):
@@ -65,7 +83,7 @@ class RefCOCO(Benchmark):
 
     def score(self, items: Sequence[Item], answers: Mapping[str, Prediction], rule: str, options: Options) -> RuleScore:
         """acc@0.5 in percent; mean IoU (0..1), both by object size; answers without a usable box count as wrong."""
-        _check_units(answers.values(), items, options.box_format)
+        check_units((one.box for one in answers.values() if one.box is not None), options.box_format)
         overlap = iou if rule == "official" else iou_inclusive
         ious: dict[str, float] = {}
         failures = 0
@@ -123,6 +141,12 @@ class RefCOCO(Benchmark):
             result.append(replace(prediction, id=found[place] if place < len(found) else f"{key} (answer {place + 1})"))
         return result
 
+    def drawing(self, item: Item, prediction: Prediction | None, options: Options) -> Drawing | None:
+        """The referent's box and the one that the official rule reads."""
+        referent = item.reference
+        box = predicted_box(prediction, referent, "official", options.box_format) if prediction else None
+        return Drawing((referent.width, referent.height), (referent.box,), (box,) if box else ())
+
     def facts(self, items: Sequence[Item]) -> dict[str, Any]:
         """Which split this is, by its denominator."""
         split = next((split for split, count in SPLITS[self.name].items() if count == len(items)), None)
@@ -148,16 +172,6 @@ def predicted_box(prediction: Prediction, referent: Referent, rule: str, declare
     return read_box(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
 
 
-def _check_units(predictions: Any, items: Sequence[Item], declared: BoxFormat | None) -> None:
-    boxes = [prediction.box for prediction in predictions if prediction.box is not None]
-    if declared in (None, BoxFormat.PIXELS) and boxes and all(0 <= number <= 1 for box in boxes for number in box):
-        raise UserError("every predicted box lies within 0..1, but they are read as pixels; say --box-format unit")
-    if declared is BoxFormat.UNIT and boxes and all(max(box) > 1 for box in boxes):
-        raise UserError(
-            "every predicted box exceeds 1, but --box-format unit was declared; say --box-format pixels or percent"
-        )
-
-
 def _percent(sums: np.ndarray) -> np.ndarray:
     return 100 * sums[:, 0] / sums[:, 1]
 
@@ -175,6 +189,6 @@ def _item(number: int, record: Mapping[str, Any], where: str) -> Item:
     if w <= 0 or h <= 0 or width <= 0 or height <= 0:
         raise UserError(f"{where}: the box {box} in an image of {width} x {height} has no area")
     referent = normal_id(record["img_id"], where)
-    image = referent.rsplit("_", 1)[0] if referent.count("_") > 2 else referent
+    image = str(record.get("image") or (referent.rsplit("_", 1)[0] if referent.count("_") > 2 else referent))
     reference = Referent((x, y, x + w, y + h), int(width), int(height), referent)
     return Item(str(number), image, str(record["sents"]), reference, {"size": size_class(w * h / (width * height))})

@@ -24,7 +24,11 @@ class VQA(Benchmark):
     def __init__(self, name: str, rules: tuple[str, ...]) -> None:
         self.name = name  # type: ignore[misc]
         self.rules = rules  # type: ignore[misc]
-        self.prompt_name = name  # type: ignore[misc]
+
+    @property
+    def known_rules(self) -> tuple[str, ...]:
+        """Those that are shown, and the other benchmarks' rules for ten annotators."""
+        return tuple(dict.fromkeys((*self.rules, *VQA_RULES)))
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
         """Official annotations, TextVQA's or VizWiz's own files, or a map from question id to its answers."""

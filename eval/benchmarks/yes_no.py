@@ -31,7 +31,6 @@ class POPE(Benchmark):
     """
 
     name: ClassVar[str] = "pope"
-    prompt_name: ClassVar[str] = "pope"
     rules: ClassVar[tuple[str, ...]] = ("pope", "strict", "minigpt4")
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
@@ -90,7 +89,6 @@ class VSR(Benchmark):
     """
 
     name: ClassVar[str] = "vsr"
-    prompt_name: ClassVar[str] = "vsr"
     rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
@@ -134,7 +132,6 @@ class HatefulMemes(Benchmark):
     """
 
     name: ClassVar[str] = "hatefulmemes"
-    prompt_name: ClassVar[str] = "hateful_memes"
     rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:

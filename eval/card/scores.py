@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from assistant.grounding import Box, parse
 from assistant.training.data import Sample
 from eval.metrics import normalise
 from eval.metrics.boxes import match_boxes
 from eval.metrics.caption import cider_d
 from eval.metrics.phrases import grounded_phrases, names_exactly, names_the_noun
+from eval.metrics.precision_recall import precision_recall
 from eval.metrics.yes_no import first_verdict, yes_no_figures
-from eval.statistics import Estimate, bootstrap, clustered_mean
+from eval.statistics import Estimate, clustered_mean
 
 Figures = dict[str, Estimate]
 
@@ -112,13 +111,13 @@ def detection(samples: Sequence[Sample], answers: Sequence[str]) -> Figures:
     found, predicted, true, denied, absent_images = [], [], [], [], []
     for sample, answer in zip(samples, answers, strict=True):
         boxes = [box for phrase in parse(answer).phrases for box in phrase.boxes]
-        found.append(float(match_boxes(boxes, sample.turns[0].boxes)))
+        found.append(float(match_boxes(boxes, sample.turns[0].boxes, overlap=Box.iou)))
         predicted.append(float(len(boxes)))
         true.append(float(len(sample.turns[0].boxes)))
         if sample.turns[0].facts["absent"]:
             denied.append(float(not boxes))
             absent_images.append(sample.image.id)
-    figures = _precision_recall([found, predicted, found, true], _images(samples))
+    figures = precision_recall([found, predicted, found, true], _images(samples))
     if denied:
         figures["absent left unboxed"] = clustered_mean(denied, absent_images)
     return figures
@@ -138,29 +137,12 @@ def grounding(samples: Sequence[Sample], answers: Sequence[str]) -> Figures:
         counts.append(grounded_phrases(grounded.phrases, pairs))
         words.append(grounded.plain)
     images = _images(samples)
-    figures = _precision_recall([[float(row[k]) for row in counts] for k in range(4)], images)
+    figures = precision_recall([[float(row[k]) for row in counts] for k in range(4)], images)
     figures["no phrase"] = clustered_mean([float(row[1] == 0) for row in counts], images)
     references = [sample.turns[0].facts["references"] for sample in samples]
     scores = [score / 10 for score in cider_d(words, references)]
     figures["cider"] = clustered_mean(scores, images, scale=1000.0, ceiling=None)
     return figures
-
-
-def _precision_recall(columns: Sequence[Sequence[float]], images: Sequence[str]) -> Figures:
-    """From right, written, found, true (a column each) to precision, recall and F1 with bootstrap intervals."""
-
-    def share(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-        return 100 * np.divide(over, under, out=np.zeros_like(over), where=under > 0)
-
-    def f1(sums: np.ndarray) -> np.ndarray:
-        precision, recall = share(sums[:, 0], sums[:, 1]), share(sums[:, 2], sums[:, 3])
-        return share(2 * precision * recall, precision + recall) / 100
-
-    return {
-        "f1": bootstrap(columns, images, f1),
-        "precision": bootstrap(columns, images, lambda sums: share(sums[:, 0], sums[:, 1])),
-        "recall": bootstrap(columns, images, lambda sums: share(sums[:, 2], sums[:, 3])),
-    }
 
 
 SCORES: dict[str, Callable[[Sequence[Sample], Sequence[str]], Figures]] = {

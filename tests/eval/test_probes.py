@@ -8,6 +8,7 @@ from PIL import Image
 from eval.answerer import Answerer
 from eval.beaf import read_removals, removal_figures, run_beaf
 from eval.benchmarks import Item
+from eval.manner import Manner
 from eval.probes import PaintOut, Probe, Shuffle, with_claim, wrong_claims
 from eval.runner import RunOptions, run_benchmark
 from prompts.errors import UserError
@@ -113,7 +114,13 @@ def test_beaf_shows_the_edited_image_after(scenes: Path) -> None:
     originals = {data_uri(scenes.parent / f"{number}.png") for number in range(3)}
     with endpoint(Script(reply=reply)) as script:
         result = run_beaf(
-            Answerer(endpoints=(script.url,)), scenes, scenes.parent, scenes.parent / "out", limit=None, seed=0
+            Answerer(endpoints=(script.url,)),
+            scenes,
+            scenes.parent,
+            scenes.parent / "out",
+            manner=Manner(),
+            limit=None,
+            seed=0,
         )
     assert result is not None and result["failed"] == 0
     removed = {removal.image: removal.removed for removal in read_removals(scenes, None, seed=0)}

@@ -226,7 +226,8 @@ def test_vizwiz_test_split_gives_a_submission(tmp_path: Path) -> None:
 
 
 def in_process(folder: Path, checkpoint: Path, **changes: Any) -> Run:
-    return run_benchmark(options(folder, answerer=Answerer(checkpoint=checkpoint), **changes))
+    with Answerer(checkpoint=checkpoint) as answerer:
+        return run_benchmark(options(folder, answerer=answerer, **changes))
 
 
 def test_in_process_and_through_our_server_agree(pope: Path, tiny_checkpoint: Path) -> None:
@@ -243,11 +244,8 @@ def test_in_process_ranking_uses_whole_candidates(tmp_path: Path, tiny_checkpoin
     (tmp_path / "icon.json").write_text(
         json.dumps([{"image_id": "7", "question": "?", "choices": ["red car", "red fox", "one"], "answer": 1}])
     )
-    run = run_benchmark(
-        RunOptions(
-            "iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", answerer=Answerer(checkpoint=tiny_checkpoint)
-        )
-    )
+    with Answerer(checkpoint=tiny_checkpoint) as answerer:
+        run = run_benchmark(RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", tmp_path / "out", answerer))
     (record,) = lines(tmp_path)
     assert len(set(record["scores"])) == 3 and run.result is not None
     assert run.result.headline.parse_failures == 0

@@ -1,6 +1,6 @@
 import pytest
 
-from prompts.benchmarks import BENCHMARK_PROMPTS, benchmark_prompt
+from prompts.benchmarks import BOX_UNITS, WORDINGS, benchmark_prompt
 from prompts.errors import UserError
 
 
@@ -15,7 +15,7 @@ def test_the_prompts_of_the_original():
         "[vqa] Based on the image, is this statement true or false? The cat is left of the dog."
     )
     assert benchmark_prompt("refcoco", sent="left {guy}") == "[refer] give me the location of left {guy}"
-    assert not benchmark_prompt("hateful_memes", text="x").startswith("[")
+    assert not benchmark_prompt("hatefulmemes", text="x").startswith("[")
 
 
 def test_unknown_names_and_wrong_fields_are_named():
@@ -23,4 +23,19 @@ def test_unknown_names_and_wrong_fields_are_named():
         benchmark_prompt("imagenet", question="x")
     with pytest.raises(UserError, match="takes caption; got question"):
         benchmark_prompt("vsr", question="x")
-    assert all(form.count("{") == 1 for form in BENCHMARK_PROMPTS.values())
+    with pytest.raises(UserError, match="minigpt4, plain"):
+        benchmark_prompt("okvqa", "fancy", question="x")
+
+
+def test_every_wording_asks_every_benchmark_and_names_the_unit_of_boxes():
+    minigpt4, plain = WORDINGS["minigpt4"], WORDINGS["plain"]
+    assert set(minigpt4) == set(plain)
+    assert all(form.count("{") == 1 for form in minigpt4.values())
+    assert not any(form.startswith("[") for form in plain.values())
+    asked = benchmark_prompt("vqav2", "plain", question="what {is} it?")
+    assert asked == "what {is} it?\nAnswer the question with a single word or a short phrase."
+    for unit, words in BOX_UNITS.items():
+        assert words in benchmark_prompt("refcoco", "plain", box_format=unit, sent="the dog")
+    for none_of_numbers in (None, "tokens"):
+        with pytest.raises(UserError, match="--box-format unit, percent, pixels"):
+            benchmark_prompt("detection", "plain", box_format=none_of_numbers, label="dog")

@@ -1,0 +1,41 @@
+import pytest
+
+from assistant.training.data import Sample
+from eval.card import card_groups
+from eval.refinement.scores import agreement, card_scores
+
+DOG = "<p>a dog</p> {<10><10><50><50>}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "expected"),
+    [
+        ("red", "Red.", 1),
+        ("red", "dark red", 0),
+        ("a washer", "washer", 1),
+        ("A man rides a red bike.", "a man rides a blue bike", 5 / 6),
+        ("A man rides a red bike.", "", 0),
+        ("{<10><10><50><50>}", "{<12><10><50><50>}", 1),
+        ("{<10><10><50><50>}", "{<60><60><90><90>}", 0),
+        ("{<10><10><50><50>}", "{<10><10><50><50>}<delim>{<60><60><90><90>}", 2 / 3),
+        ("{<10><10><50><50>}", "on the left", 0),
+        ("on the left", "{<10><10><50><50>}", 0),
+        (f"{DOG} runs.", f"{DOG} sits.", 1),
+        (f"{DOG} runs.", "<p>a cat</p> {<10><10><50><50>} runs.", 0),
+        ("none", "none", 1),
+    ],
+)
+def test_agreement_with_a_correction(reference, answer, expected):
+    assert agreement(reference, answer) == pytest.approx(expected)
+
+
+def test_cards_scores_of_right_and_empty_answers():
+    for group in card_groups("scenes", 6):
+        samples: list[Sample] = list(group.samples)
+        right = card_scores(group.kind, samples, [sample.turns[0].answer for sample in samples])
+        wrong = card_scores(group.kind, samples, ["" for _ in samples])
+        assert len(right) == len(samples) and all(0 <= score <= 1 for score in right + wrong)
+        if group.kind != "caption":  # one reference an image, with its own document frequencies
+            assert sum(right) >= 0.9 * len(right), group.kind
+        absent = sum(bool(sample.turns[0].facts.get("absent")) for sample in samples)
+        assert sum(wrong) == absent, group.kind
