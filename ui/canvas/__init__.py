@@ -1,0 +1,131 @@
+"""The page's one component of its own: words and a picture with coloured boxes, to look at, draw on and correct."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import streamlit as st
+
+from assistant.grounding import Box, Grounded
+from ui.colours import PALETTE, colour, groups
+from ui.pictures import shown
+
+_HERE = Path(__file__).parent
+Mode = Literal["view", "region", "edit"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box on the canvas.
+
+    Attributes:
+        box: in parts of the picture.
+        label: the words beside it; None for none.
+        group: boxes of one group share a colour and are shown and hidden together.
+        looked: a place that was looked at again, drawn with a broken line.
+    """
+
+    box: Box
+    label: str | None = None
+    group: int = 0
+    looked: bool = False
+
+
+def marks_of(answer: Grounded) -> list[Mark]:
+    """The boxes of an answer, one group a phrase."""
+    numbers = groups(answer.phrases)
+    return [
+        Mark(box, phrase.phrase, number)
+        for phrase, number in zip(answer.phrases, numbers, strict=True)
+        for box in phrase.boxes
+    ]
+
+
+def words_of(answer: Grounded) -> list[dict[str, Any]]:
+    """The answer's text in pieces; those with boxes carry their group."""
+    numbers = iter(groups(answer.phrases))
+    pieces: list[dict[str, Any]] = []
+    for segment in answer.segments:
+        if isinstance(segment, str):
+            pieces.append({"text": segment})
+        else:
+            group = next(numbers)
+            if segment.phrase is not None:
+                pieces.append({"text": segment.phrase, "group": group})
+    return pieces
+
+
+def canvas(
+    picture: bytes | None,
+    *,
+    key: str,
+    mode: Mode = "view",
+    marks: Sequence[Mark] = (),
+    words: Sequence[dict[str, Any]] = (),
+    alt: str = "The picture",
+    revision: str = "",
+    tall: bool = True,
+    on_change: Callable[[], None] | None = None,
+) -> list[Mark]:
+    """Show words and a picture with boxes.
+
+    Args:
+        picture: the image file's bytes; None shows the words only.
+        key: of the element in this page.
+        mode: "view" to look at, "region" to draw one rectangle, "edit" to change boxes and their names.
+        marks: the boxes; in the other modes those to begin with.
+        words: pieces of text, `{"text": str}` with `"group": int` where boxes belong to them. They are shown as text,
+            whatever is in them.
+        alt: what the picture is, for those who do not see it.
+        revision: a new value makes "region" and "edit" begin again with `marks`.
+        tall: whether the picture may take most of the screen's height.
+        on_change: called before the rerun that a change causes.
+
+    Returns:
+        The boxes as the person left them; in "view" mode those given.
+    """
+    image = shown(picture) if picture is not None else None
+    data = {
+        "mode": mode,
+        "image": None if image is None else {"uri": image.uri, "width": image.width, "height": image.height},
+        "alt": alt,
+        "marks": [
+            {"box": list(m.box.as_tuple()), "label": m.label, "group": m.group, "looked": m.looked} for m in marks
+        ],
+        "words": list(words),
+        "palette": [colour(number) for number in range(len(PALETTE))],
+        "revision": revision,
+        "tall": tall,
+    }
+    changed = _component(key=key, data=data, on_boxes_change=on_change or _nothing)
+    if mode == "view":
+        return list(marks)
+    drawn = changed.get("boxes")
+    if not isinstance(drawn, dict) or drawn.get("revision") != revision:
+        return list(marks)
+    return [mark for entry in drawn.get("boxes", []) if (mark := _read(entry)) is not None]
+
+
+def _read(entry: Any) -> Mark | None:
+    """A box from the browser, which may send anything."""
+    try:
+        label, group = entry["label"], int(entry["group"])
+        box = Box(*(min(max(float(side), 0.0), 1.0) for side in entry["box"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    words = str(label).strip()[:200] if label else ""
+    return Mark(box, words or None, group)
+
+
+def _nothing() -> None:
+    return None
+
+
+# Read here because Streamlit finds the files only of components that it was told of at build time.
+_component: Any = st.components.v2.component(
+    "fourfold.canvas",
+    html='<div class="canvas"></div>',
+    css=(_HERE / "canvas.css").read_text("utf-8"),
+    js=(_HERE / "canvas.js").read_text("utf-8"),
+)
