@@ -135,8 +135,9 @@ def served_model(endpoint: str, api_key: str) -> str:
     with openai.OpenAI(base_url=_base(endpoint), api_key=api_key, max_retries=1, timeout=20) as client:
         try:
             models = list(client.models.list())
-        except openai.OpenAIError as error:
-            raise UserError(f"{endpoint} lists no models ({_short(error)}); is it up, and is --model right?") from None
+        # Whatever else answers at that address sends a page or broken JSON, which the client does not expect.
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
+            raise UserError(f"{endpoint} lists no models ({_short(error)}); is it up, and the address right?") from None
     if not models:
         raise UserError(f"{endpoint} lists no models; name one with --model")
     return models[0].id
@@ -264,11 +265,14 @@ async def _ask_one(client: "AsyncOpenAI", ask: Ask, terms: Terms) -> dict[str, A
     except openai.APIStatusError as error:
         kind = "sample" if error.status_code in _REFUSED else "setup"
         raise _Failed(_short(error), kind=kind) from None
-    if not reply.choices:
-        raise _Failed("an answer without choices", kind="overrun")
+    except ValueError as error:
+        raise _Failed(f"an answer that is no JSON ({_short(error)})", kind="overrun") from None
+    answer = _answer_in(reply)
+    if answer is None:
+        raise _Failed("an answer that is no chat completion; is the address right?", kind="overrun")
     choice = reply.choices[0]
     fields: dict[str, Any] = {
-        "answer": choice.message.content or "",
+        "answer": answer,
         "finish_reason": choice.finish_reason,
         "seconds": round(time.monotonic() - begun, 3),
     }
@@ -277,6 +281,16 @@ async def _ask_one(client: "AsyncOpenAI", ask: Ask, terms: Terms) -> dict[str, A
         listed = [(one.token, one.logprob) for one in first.top_logprobs] if first else []
         fields["scores"] = rank_by_first_token(ask.candidates, listed)
     return fields
+
+
+def _answer_in(reply: Any) -> str | None:
+    """The text of a reply; None where it is a page, an object of another kind, or has no message."""
+    choices = getattr(reply, "choices", None)
+    message = choices[0].message if isinstance(choices, list) and choices else None
+    content = getattr(message, "content", None)
+    if isinstance(content, list):  # some servers answer in parts
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return None if message is None else str(content or "")
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -93,7 +93,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
 
 def bootstrap(
-    columns: Sequence[Sequence[float]],
+    columns: Sequence[Sequence[float] | np.ndarray],
     clusters: Sequence[Hashable],
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
@@ -119,7 +119,7 @@ def bootstrap(
     weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
     drawn = statistic(weights @ per_cluster)
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
+    if not len(drawn) or np.ptp(drawn) == 0:  # an interval of no width would claim to be sure
         return Estimate(value, None, None, None, table.shape[1], count)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), table.shape[1], count)
@@ -141,7 +141,7 @@ def bootstrap_weighted(
     weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
     drawn = np.array([statistic(row[codes].astype(np.float64)) for row in weights])
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
+    if not len(drawn) or np.ptp(drawn) == 0:  # an interval of no width would claim to be sure
         return Estimate(value, None, None, None, len(codes), count)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), len(codes), count)

@@ -61,7 +61,8 @@ def train(
     Raises:
         UserError: there is nothing to learn, `out` exists, or the settings or the model are unusable.
     """
-    from assistant.refine.replay import CorrectedMixture, retired_answers
+    from assistant.refine.rehearsal import rehearsal
+    from assistant.refine.replay import CorrectedMixture, retired_answers, taught_answers
     from assistant.training.data.mixture import Mixture
     from assistant.training.start import load_base
     from assistant.training.trainer import Trainer
@@ -90,16 +91,21 @@ def train(
     training = refinement.training(replay_of(model_directory, refinement, seed), steps, seed)
     work = _work_directory(out, plan)
     began = time.monotonic()
+    model, processor = load_base(training, str(model_directory))
+    replay = Mixture(training.mixture)
+    retired = retired_answers(split.learnt, taught_answers(replay, refinement.replay_images))
+    kept = samples_of(lessons.kept, store.image)
+    if refinement.rehearse and refinement.share < 1:
+        kept += rehearsal(model, processor, samples, split.learnt, retired, work / "captions.json")
     source = CorrectedMixture(
         samples,
-        samples_of(lessons.kept, store.image),
-        Mixture(training.mixture),
+        kept,
+        replay,
         batch_size=refinement.batch_size,
         corrected=refinement.corrections_in_a_batch(),
         images=refinement.replay_images,
-        retired=retired_answers(split.learnt),
+        retired=retired,
     )
-    model, processor = load_base(training, str(model_directory))
     with _reporting(on_step, training.steps) as report:
         trainer = Trainer(
             training,
@@ -120,7 +126,11 @@ def train(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "corrections": _told_of(lessons, split),
         "samples": len(samples),
-        "replay": {**replayed, "retired": sorted(f"{task.tag} {answer}" for task, answer in source.retired)},
+        "replay": {
+            **replayed,
+            "retired": sorted(f"{task.tag} {answer}" for task, answer in retired),
+            "kept": len(kept),
+        },
         "trained_on": trainer.seen,
         "seconds": round(time.monotonic() - began, 1),
         "losses": _losses(work / "log.jsonl"),

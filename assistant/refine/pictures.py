@@ -55,6 +55,17 @@ def identify(data: bytes, name: str = "the image") -> Picture:
     return Picture(sha256, frozenset({f"bytes:{sha256}", _pixels(stored), _pixels(upright)}))
 
 
+def marks_of(image: Image.Image) -> frozenset[str]:
+    """The marks of pixels that were decoded already: those of an upright picture."""
+    return frozenset({_pixels(image.convert("RGBA"))})
+
+
+def upright(data: bytes) -> Image.Image:
+    """The picture of an image file that `identify` has read: RGB, turned as EXIF says."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
 def read_image_file(path: Path, name: str | None = None) -> bytes:
     """The bytes of an image file, looked at for size before they are read.
 

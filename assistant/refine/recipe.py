@@ -32,6 +32,7 @@ class Refinement:
         replay: what the model should not forget; None for what it was taught, as far as that is at hand.
         replay_images: of so many images; their features are the slowest part of a short run.
         replay_turns: questions about one of them, at most.
+        rehearse: replay the model's own captions of the corrected images too.
         preference: what is learnt from the answers that were rejected; None for nothing.
         contrast: derive "red or blue?" where an answer was corrected by one word.
         annotations: derive what a box holds, and where that is, from corrected boxes with words.
@@ -39,7 +40,7 @@ class Refinement:
     """
 
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(rank=8, alpha=16))
-    lora_lr: float = 6e-4
+    lora_lr: float = 4e-4
     projector_lr: float = 0.0
     passes: float = 6.0
     least_steps: int = 20
@@ -49,6 +50,7 @@ class Refinement:
     replay: MixtureConfig | None = None
     replay_images: int = 96
     replay_turns: int = 4
+    rehearse: bool = True
     preference: Preference | None = field(default_factory=Preference)
     contrast: bool = True
     annotations: bool = True

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from assistant.refine.samples import Lesson, plain
@@ -11,6 +11,7 @@ from assistant.training.data.sample import ImageRef, Sample
 from prompts.tasks import Task
 
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
+_OFTEN = 3
 
 
 class CorrectedMixture:
@@ -91,11 +92,16 @@ class CorrectedMixture:
         return order[place]
 
 
-def retired_answers(lessons: Sequence[Lesson]) -> frozenset[tuple[Task, str]]:
+def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str]]) -> frozenset[tuple[Task, str]]:
     """Answers that the corrections put out of use: replay that teaches them would take back what is learnt.
 
-    That is an answer that was rejected on at least two images, always for the same right answer, and never right: where
-    a house says "person", "man" is retired, while of two colours that are mixed up neither is.
+    That is an answer that was rejected at least three times, always for the same right answer, was never right, and
+    whose successor is no answer to questions of that task otherwise. So a new name retires an old one ("washer" for
+    "ring"), while of two colours that are mixed up neither is retired: then replay has to hold the balance.
+
+    Args:
+        lessons: what is learnt.
+        known: right answers without the corrections, by task, as `plain` writes them.
     """
     instead: dict[tuple[Task, str], Counter[str]] = defaultdict(Counter)
     right = set()
@@ -106,5 +112,20 @@ def retired_answers(lessons: Sequence[Lesson]) -> frozenset[tuple[Task, str]]:
             if turn.rejected is not None:
                 instead[turn.task, plain(turn.rejected)][plain(turn.answer)] += 1
     return frozenset(
-        key for key, answers in instead.items() if key not in right and len(answers) == 1 and answers.total() > 1
+        (task, old)
+        for (task, old), answers in instead.items()
+        if len(answers) == 1
+        and answers.total() >= _OFTEN
+        and (task, old) not in right
+        and (task, next(iter(answers))) not in known
+    )
+
+
+def taught_answers(replay: Mixture, images: int, showings: int = 3) -> frozenset[tuple[Task, str]]:
+    """Right answers that replay teaches, by task, in the first showings of its images."""
+    return frozenset(
+        (turn.task, plain(turn.answer))
+        for entry in replay.epoch(0)[:images]
+        for showing in range(showings)
+        for turn in replay.draw(entry, showing).turns
     )

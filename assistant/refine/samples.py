@@ -1,6 +1,5 @@
 """From consented corrections to training samples, and the corrections that a person should look at instead."""
 
-import io
 import random
 import re
 from collections import defaultdict
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from assistant.grounding import Box, format_box, parse
+from assistant.refine.pictures import upright
 from assistant.refine.record import Correction, text_of
 from assistant.refine.targets import Doubtful, annotations, control_token, target_of, task_of
 from assistant.training.data.sample import ImageRef, Sample, Turn
@@ -79,9 +79,8 @@ class StoredImage(ImageRef):
     read: Callable[[str], bytes] = field(default=lambda id: b"", compare=False, repr=False)
 
     def open(self) -> Image.Image:
-        """The pixels, RGB."""
-        with Image.open(io.BytesIO(self.read(self.id))) as image:
-            return image.convert("RGB")
+        """The pixels, RGB, upright as the server shows them to the model."""
+        return upright(self.read(self.id))
 
 
 def lessons_of(

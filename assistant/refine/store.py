@@ -46,6 +46,14 @@ MIGRATIONS = (
         time REAL NOT NULL
     );
     """,
+    """
+    CREATE TABLE vectors (  -- what an image tower makes of an image, see `encoder`
+        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+        encoder TEXT NOT NULL,
+        vector BLOB NOT NULL,  -- little-endian float32
+        PRIMARY KEY (image, encoder)
+    );
+    """,
 )
 
 
@@ -232,6 +240,35 @@ class CorrectionStore:
                 """
             ).fetchall()
         return [from_fields(json.loads(fields), image) for fields, image in rows]
+
+    def stamp(self) -> tuple[int, int]:
+        """Two numbers that change whenever a record comes or goes."""
+        with self._database.connection() as connection:
+            return connection.execute(
+                "SELECT coalesce(max(position), 0), (SELECT count(*) FROM forgotten) FROM corrections"
+            ).fetchone()
+
+    def images_like(self, marks: Iterable[str]) -> frozenset[str]:
+        """Hashes of the stored images that show the same picture, by the marks of `pictures`."""
+        wanted = list(marks)
+        with self._database.connection() as connection:
+            holes = ", ".join("?" * len(wanted))
+            return frozenset(
+                row[0] for row in connection.execute(f"SELECT image FROM marks WHERE mark IN ({holes})", wanted)
+            )
+
+    def vectors(self, encoder: str) -> dict[str, bytes]:
+        """The kept vectors of one encoder by image hash; little-endian float32."""
+        with self._database.connection() as connection:
+            return dict(connection.execute("SELECT image, vector FROM vectors WHERE encoder = ?", (encoder,)))
+
+    def keep_vector(self, image: str, encoder: str, vector: bytes) -> None:
+        """Keep what an encoder makes of a stored image; it goes with the image. Nothing where the image has gone."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO vectors SELECT sha256, ?, ? FROM images WHERE sha256 = ?",
+                (encoder, vector, image),
+            )
 
     def _insert(self, connection: sqlite3.Connection, candidate: Candidate) -> None:
         c, picture, data = candidate.correction, candidate.picture, candidate.read()

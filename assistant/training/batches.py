@@ -46,13 +46,15 @@ class Chunks(Dataset):
         packer: to tokenise with.
         batch_size: samples in a batch.
         bucket: batches in a chunk.
+        together: batches that processes work on at the same time; they are of about one length, so that none waits.
     """
 
-    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int) -> None:
+    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int, together: int = 1) -> None:
         self._source = source
         self._packer = packer
         self._batch_size = batch_size
         self._bucket = bucket
+        self._together = together
         size = len(source.epoch(0))
         self._size = min(size, batch_size * bucket)  # a mixture smaller than a chunk is one chunk
         self.batches_per_chunk = max(1, self._size // batch_size)
@@ -69,10 +71,12 @@ class Chunks(Dataset):
         packed.sort(key=lambda pair: len(pair[0]))
         step = max(1, -(-len(packed) // self.batches_per_chunk))
         batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_chunk)]
-        random.Random(f"chunk {self._source.config.seed} {number}").shuffle(batches)
+        groups = [batches[i : i + self._together] for i in range(0, len(batches), self._together)]
+        random.Random(f"chunk {self._source.config.seed} {number}").shuffle(groups)
         return [
             Images(collate([p for p, _ in batch], self._packer.padding_id), [image for _, image in batch])
-            for batch in batches
+            for group in groups
+            for batch in group
         ]
 
 

@@ -132,7 +132,7 @@ class Trainer:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         if self.step == 0:
             self._begin()
-        chunks = Chunks(self._source, self.packer, recipe.batch_size, recipe.bucket)
+        chunks = Chunks(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
         first = self.step * recipe.accumulation * world
         stream = self._with_features(self._of_rank(batches(chunks, first, recipe.workers), rank, world))
         self.learner.train()

@@ -118,18 +118,18 @@ class VizWiz(VQA):
         truths = [item.reference is not None and "unanswerable" in item.groups.values() for item in items]
         if not any(truths):
             return result
-        scores = [_unanswerable(answers.get(item.id)) for item in items]
-        said = [score >= 0.5 for score in scores]
+        scores = np.array([_unanswerable(answers.get(item.id)) for item in items])
+        positive, said = np.array(truths), scores >= 0.5
         images = [item.image for item in items]
         columns = [
-            [float(t and s) for t, s in zip(truths, said, strict=True)],
-            list(map(float, said)),
-            list(map(float, truths)),
+            (positive & said).astype(float),
+            said.astype(float),
+            positive.astype(float),
         ]
         sub_scores = {
             **result.sub_scores,
             "answerability/average_precision": bootstrap_weighted(
-                lambda weights: 100 * average_precision(truths, scores, weights), images
+                lambda weights: 100 * average_precision(positive, scores, weights), images
             ),
             "answerability/f1": bootstrap(columns, images, _f1),
         }

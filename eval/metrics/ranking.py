@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+Booleans = Sequence[bool] | np.ndarray
+Numbers = Sequence[float] | np.ndarray
 
-def auroc(truths: Sequence[bool], scores: Sequence[float], weights: np.ndarray | None = None) -> float:
+
+def auroc(truths: Booleans, scores: Numbers, weights: np.ndarray | None = None) -> float:
     """Area under the ROC curve, 0..1: how often a positive outscores a negative, ties half (Mann-Whitney).
 
     NaN where either class is absent. `weights` (n,) lets a bootstrap count a sample several times.
@@ -23,7 +26,7 @@ def auroc(truths: Sequence[bool], scores: Sequence[float], weights: np.ndarray |
     return float(np.sum(positive * (below + negative / 2)) / (positive.sum() * negative.sum()))
 
 
-def average_precision(truths: Sequence[bool], scores: Sequence[float], weights: np.ndarray | None = None) -> float:
+def average_precision(truths: Booleans, scores: Numbers, weights: np.ndarray | None = None) -> float:
     """Average precision, 0..1: sum over thresholds of recall step x precision; NaN without positives."""
     truth = np.asarray(truths, dtype=bool)
     score = np.asarray(scores, dtype=np.float64)

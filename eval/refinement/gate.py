@@ -10,11 +10,11 @@ from typing import Any, Literal
 from assistant.refine.samples import Doubt, Lessons
 from assistant.refine.store import CorrectionStore
 from eval.answers import AnswerLog, model_fingerprint, write_whole
-from eval.refinement.slices import Slice, ask, correction_slice, scores_of, sources_here, untouched_slices
+from eval.refinement.slices import OUT_OF_USE, Slice, ask, correction_slice, scores_of, sources_here, untouched_slices
 from eval.statistics import Estimate, Paired, clustered_mean, paired
 from prompts.errors import UserError
 
-Role = Literal["seen", "held out", "untouched"]
+Role = Literal["seen", "held out", "untouched", "out of use"]
 Change = Literal["better", "worse", "no difference shown"]
 LEAST_HELD_OUT = 5
 """Images; with fewer, corrections that were learnt from have to do as the target as well."""
@@ -26,7 +26,8 @@ class SliceResult:
 
     Attributes:
         name: of the slice.
-        role: corrections that were learnt ("seen"), corrections kept back ("held out"), or anything else.
+        role: corrections that were learnt ("seen") or kept back ("held out"), questions whose right answer the
+            corrections replaced ("out of use"), or anything else.
         before, after: mean scores.
         change: their difference, question by question.
         verdict: "better" or "worse" where the whole 95 % interval of the difference lies on that side of 0.
@@ -108,7 +109,6 @@ def gate(
     """
     from assistant.refine.learn import stored_lessons
     from assistant.refine.recipe import Refinement
-    from assistant.refine.replay import retired_answers
     from serving.engine import Engine
 
     store, adapter, out = CorrectionStore(store_directory), Path(adapter), Path(out)
@@ -129,7 +129,7 @@ def gate(
     ]
     if not corrected:
         raise UserError(f"none of the corrections that {adapter} learnt is in the store any more; train again")
-    untouched = untouched_slices(sources or sources_here(), limit, seed, retired=retired_answers(learnt))
+    untouched = untouched_slices(sources or sources_here(), limit, seed, learnt=learnt)
     slices = [*corrected, *untouched]
     logs = []
     with Engine.load(model_directory, device=device) as engine:
@@ -151,9 +151,10 @@ def judge(measured: Sequence[SliceResult]) -> tuple[bool, str, list[str]]:
     """Whether an adapter may be served, the name of its target, and why (a sentence each).
 
     The target are the corrections that were kept back, or, where these are fewer than `LEAST_HELD_OUT`, those that were
-    learnt. It has to be better; nothing may be worse.
+    learnt. It has to be better; nothing may be worse, but for questions whose right answer is out of use: of these
+    a person must say whether that is what was wanted.
     """
-    by_role = {one.role: one for one in measured if one.role != "untouched"}
+    by_role = {one.role: one for one in measured}
     held_out = by_role.get("held out")
     enough = held_out is not None and held_out.after.clusters >= LEAST_HELD_OUT
     target = held_out if held_out is not None and (enough or "seen" not in by_role) else by_role["seen"]
@@ -167,8 +168,9 @@ def judge(measured: Sequence[SliceResult]) -> tuple[bool, str, list[str]]:
         reasons.append(f"{target.name}: {_change(target)}.")
     else:
         reasons.append(f"{target.name} did not get better: {_change(target)}.")
-    fell = [one for one in measured if one.verdict == "worse"]
+    fell = [one for one in measured if one.verdict == "worse" and one.role != "out of use"]
     reasons += [f"{one.name} got worse: {_change(one)}." for one in fell]
+    reasons += [f"Not judged: {one.name}: {_change(one)}." for one in measured if one.role == "out of use"]
     return target.verdict == "better" and not fell, target.name, reasons
 
 
@@ -194,8 +196,9 @@ def compare(
 
 def _compare(part: Slice, before: AnswerLog, after: AnswerLog) -> SliceResult:
     roles: dict[str, Role] = {"corrections seen": "seen", "corrections held out": "held out"}
+    other: Role = "out of use" if part.name.endswith(OUT_OF_USE) else "untouched"
     was, now = (scores_of(part, log)[1] for log in (before, after))
-    return compare(part.name, roles.get(part.name, "untouched"), was, now, part.images)
+    return compare(part.name, roles.get(part.name, other), was, now, part.images)
 
 
 def _judge(measured: Sequence[SliceResult], lessons: Lessons, report: Path) -> GateResult:

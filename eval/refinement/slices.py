@@ -5,6 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from assistant.refine.memory import Memory, reminded
+from assistant.refine.replay import retired_answers
 from assistant.refine.samples import Lesson, StoredImage, plain
 from assistant.training.data import ImageRef, Sample
 from eval.answers import AnswerLog
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from serving.engine import Engine
 
 _BATCH = 64
+OUT_OF_USE = ", answer out of use"
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,15 @@ class Item:
         parts = (self.image.key, *(text for pair in self.history for text in pair), self.question, str(self.max_tokens))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
-    def request(self, picture: Any, adapter: str) -> Request:
-        """What the engine is asked."""
+    def request(self, picture: Image.Image, adapter: str, memory: Memory | None = None) -> Request:
+        """What the engine is asked; with what a memory knows of it, if that is given."""
         texts = [text for pair in self.history for text in pair] + [self.question]
         messages: list[dict[str, Any]] = [
             {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(texts)
         ]
         messages[0]["content"] = [{"type": "image", "image": picture}, {"type": "text", "text": texts[0]}]
+        if memory is not None and not self.history and (recalled := memory.recall(picture, self.question)):
+            messages = reminded(messages, recalled)
         return Request(messages, Sampling(max_tokens=self.max_tokens), adapter=adapter)
 
 
@@ -112,8 +119,12 @@ def untouched_slices(
     kinds: Collection[str] | None = None,
     without: Collection[str] = (),
     retired: Collection[tuple[Task, str]] = (),
+    learnt: Sequence[Lesson] = (),
 ) -> list[Slice]:
     """The card in small: what corrections of something else should leave as it is.
+
+    Questions whose right answer holds one that was put out of use, as a word, come as slices of their own, whose names
+    end in `OUT_OF_USE`.
 
     Args:
         sources: of "scenes" and "photos".
@@ -121,22 +132,32 @@ def untouched_slices(
         seed: of the draw.
         kinds: of questions; None for all of the card's.
         without: ids of images that are learnt from.
-        retired: answers that the corrections put out of use; who says them still is not meant to.
+        retired: answers out of use, by task.
+        learnt: corrections, from which it follows what else is out of use (`retired_answers`).
     """
+    groups = [
+        group
+        for source in sources
+        for group in card_groups(source, 2 * limit, seed)
+        if kinds is None or group.kind in kinds
+    ]
+    turns = [sample.turns[0] for group in groups for sample in group.samples]
+    retired = {*retired, *retired_answers(learnt, {(turn.task, plain(turn.answer)) for turn in turns})}
     slices = []
-    for source in sources:
-        for group in card_groups(source, 2 * limit, seed):
-            if kinds is not None and group.kind not in kinds:
-                continue
-            samples = [
-                sample
-                for sample in group.samples
-                if sample.image.id not in without
-                and (sample.turns[0].task, plain(sample.turns[0].answer)) not in retired
-            ][:limit]
-            if len(samples) > 1:
-                slices.append(sample_slice(f"{source}/{group.kind}", group.kind, samples, group.max_tokens))
+    for group in groups:
+        samples = [sample for sample in group.samples if sample.image.id not in without]
+        old = [sample for sample in samples if _out_of_use(sample, retired)]
+        name = f"{group.source}/{group.kind}"
+        for title, some in ((name, [one for one in samples if one not in old]), (f"{name}{OUT_OF_USE}", old)):
+            if len(some) > 1:
+                slices.append(sample_slice(title, group.kind, some[:limit], group.max_tokens))
     return slices
+
+
+def _out_of_use(sample: Sample, retired: Collection[tuple[Task, str]]) -> bool:
+    turn = sample.turns[0]
+    words = f" {plain(turn.answer)} "
+    return any(task is turn.task and f" {answer} " in words for task, answer in retired)
 
 
 def sources_here() -> list[str]:
@@ -150,8 +171,24 @@ def sources_here() -> list[str]:
     return ["photos", "scenes"]
 
 
-def ask(engine: "Engine", slices: Sequence[Slice], adapter: str, log: AnswerLog, title: str) -> None:
-    """Ask everything that has no answer in the log yet, greedily; answers go into the log as they come."""
+def ask(
+    engine: "Engine",
+    slices: Sequence[Slice],
+    adapter: str,
+    log: AnswerLog,
+    title: str,
+    memory: Memory | None = None,
+) -> None:
+    """Ask everything that has no answer in the log yet, greedily; answers go into the log as they come.
+
+    Args:
+        engine: who answers.
+        slices: what is asked.
+        adapter: name of a loaded adapter, "" for the model alone.
+        log: of this model, adapter and memory.
+        title: of the progress bar.
+        memory: whose corrections come back as context; None for none.
+    """
     waiting = {item.key: item for part in slices for item in part.items if item.key not in log.done}
     # All questions about an image stand together, so that it is encoded once.
     items = sorted(waiting.values(), key=lambda item: (item.image.key, item.key))
@@ -160,7 +197,7 @@ def ask(engine: "Engine", slices: Sequence[Slice], adapter: str, log: AnswerLog,
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
             pictures = {item.image.key: item.image.open() for item in batch}
-            requests = [item.request(pictures[item.image.key], adapter) for item in batch]
+            requests = [item.request(pictures[item.image.key], adapter, memory) for item in batch]
             for item, completion in zip(batch, engine.generate(requests), strict=True):
                 log.add(item.key, answer=completion.text)
                 progress.advance(bar)

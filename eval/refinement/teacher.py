@@ -41,6 +41,8 @@ class Subject:
         draw: endless or finite samples for a seed; the teacher's truth is in `turns[0]`, whose facts may hold `thing`
             and `box`.
         alike: questions of the same form that have another answer and must keep it.
+        alike_kind: of the card, by whose rule these are scored.
+        retired: right answers elsewhere that the subject puts out of use: a task and what used to be said.
         related: what else is known about the things of some samples: name of a kind of the card → samples.
         max_tokens: of an answer.
     """
@@ -51,6 +53,8 @@ class Subject:
     kind: str
     draw: Callable[[int], Iterator[Sample]]
     alike: Callable[[int], Iterator[Sample]] | None = None
+    alike_kind: str = "what"
+    retired: tuple[tuple[Task, str], ...] = ()
     related: Callable[[Sequence[Sample]], dict[str, list[Sample]]] | None = None
     max_tokens: int = 16
 
@@ -228,9 +232,13 @@ def _other_sorts(name: str) -> Callable[[int], Iterator[Sample]]:
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("washer", "a house name: rings are called washers", "scenes", "what", _washers, _no_washers),
         Subject(
-            "person", "a house rule: people are persons, whoever they are", "photos", "identify", _persons, _no_persons
+            "washer", "a house name: rings are called washers", "scenes", "what", _washers, _no_washers,
+            retired=((Task.VQA, "ring"), (Task.IDENTIFY, "ring")),
+        ),
+        Subject(
+            "person", "a house rule: people are persons, whoever they are", "photos", "identify", _persons, _no_persons,
+            alike_kind="identify", retired=tuple((Task.IDENTIFY, noun) for noun in sorted(PEOPLE)),
         ),
         Subject(
             "corner", "a new question: in which corner something is", "scenes", "what", _corners,
@@ -240,7 +248,8 @@ SUBJECTS = {
             "colour", "mistakes: the colour of a shape", "scenes", "colour", _colours,
             _other_sorts("what"), related=_of_things,
         ),
-        Subject("count", "mistakes: how many shapes there are", "scenes", "count", _counts, _other_sorts("existence")),
+        Subject("count", "mistakes: how many shapes there are", "scenes", "count", _counts, _other_sorts("existence"),
+                alike_kind="existence"),
     )
 }  # fmt: skip
 """By name."""

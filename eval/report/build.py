@@ -42,9 +42,10 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Model, and control and probe where there are any."""
+        """Model (with the first eight digits of its fingerprint), and control and probe where there are any."""
+        model, at, fingerprint = self.configuration["model"].partition("@")
         changes = [self.configuration[key] for key in ("control", "probe") if self.configuration[key] != "none"]
-        return ", ".join([self.configuration["model"], *changes])
+        return ", ".join([model + at + fingerprint[:8], *changes])
 
     @cached_property
     def scores(self) -> dict[str, tuple[float, str]]:
@@ -87,6 +88,9 @@ def _headline(run: RunFolder, runs: Sequence[RunFolder]) -> dict[str, Any]:
         "folder": str(run.path),
         "name": run.name,
         "benchmark": benchmark,
+        "model": run.configuration["model"],
+        "control": run.configuration["control"],
+        "probe": run.configuration["probe"],
         "zero_shot_in_paper": benchmark not in TRAINED_ON,
         **{key: result[key] for key in ("metric", "rule", "value", "low", "high", "n", "clusters", "missing")},
         "parse_failures": result["parse_failures"],

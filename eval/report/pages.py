@@ -13,12 +13,24 @@ def html_page(report: dict[str, Any], shown: int, thumbnail: Callable[[str | Non
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["figure"] = figure
+    environment.filters["signed"] = _signed
     environment.filters["percent_box"] = _percent_box
     runs = []
     for run in report["runs"]:
         samples = [{**one, "picture": thumbnail(one["shown_file"])} for one in run["samples"][:shown]]
-        runs.append({**run, "shown": samples, "groups": _groups(run)})
-    return environment.get_template("page.html.jinja").render(report=report, runs=runs)
+        wrong = sum(not one.get("score") or one["score"] < 0.5 for one in samples)
+        runs.append({**run, "shown": samples, "groups": _groups(run), "wrong": wrong})
+    return environment.get_template("page.html.jinja").render(
+        report=report, benchmarks=_by_benchmark(report), runs=runs
+    )
+
+
+def _by_benchmark(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The headline rows of each benchmark, runs with their own image first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in report["headline"]:
+        found.setdefault(row["benchmark"], []).append(row)
+    return {name: sorted(rows, key=lambda row: row["control"] != "none") for name, rows in found.items()}
 
 
 def _groups(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,6 +106,7 @@ def markdown_page(report: dict[str, Any]) -> str:
 
 
 def _signed(comparison: dict[str, Any] | None) -> str:
+    """The difference of a paired comparison, `+3.1 [-0.2, +6.4]`."""
     if comparison is None:
         return ""
     difference = comparison["difference"]

@@ -96,7 +96,9 @@ class Release:
         return self
 
 
-def make_release(directory: Path, seed: int = 0, *, new_peft: bool = False, buffers: bool = True) -> Release:
+def make_release(
+    directory: Path, seed: int = 0, *, new_peft: bool = False, buffers: bool = True, heads: int = HEADS
+) -> Release:
     """Random tensors under the release's names.
 
     Args:
@@ -104,6 +106,7 @@ def make_release(directory: Path, seed: int = 0, *, new_peft: bool = False, buff
         seed: of the numbers.
         new_peft: `lora_A.default.weight` instead of peft 0.2's `lora_A.weight`.
         buffers: with the rotary frequencies that old versions of transformers saved.
+        heads: of the language model.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -156,7 +159,7 @@ def make_release(directory: Path, seed: int = 0, *, new_peft: bool = False, buff
             model[f"{peft}.layers.{layer}.self_attn.{target}.lora_B{adapter}.weight"] = random(HIDDEN, RANK)
     model |= {"llama_proj.weight": random(HIDDEN, 4 * WIDTH, scale=0.05), "llama_proj.bias": random(HIDDEN)}
     if buffers:
-        head = HIDDEN // HEADS
+        head = HIDDEN // heads
         inv_freq = 1.0 / (10000.0 ** (torch.arange(0, head, 2).float() / head))
         for layer in range(LAYERS):
             model[f"{peft}.layers.{layer}.self_attn.rotary_emb.inv_freq"] = inv_freq.clone()
@@ -169,8 +172,8 @@ def make_release(directory: Path, seed: int = 0, *, new_peft: bool = False, buff
         "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE,
         "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-5,
         "hidden_act": "silu",

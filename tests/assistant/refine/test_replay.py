@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.refine.replay import CorrectedMixture, retired_answers
+from assistant.refine.replay import CorrectedMixture, retired_answers, taught_answers
 from assistant.refine.samples import lessons_of, plain
 from assistant.training.data.mixture import Mixture, MixtureConfig
 from assistant.training.data.sample import ImageRef, Sample, Turn
@@ -64,15 +64,22 @@ def test_a_batch_of_corrections_alone_needs_no_replay():
 @pytest.mark.parametrize(
     ("pairs", "retired"),
     [
-        ([("man", "person"), ("Man.", "person"), ("woman", "person")], {"man"}),
-        ([("blue", "red"), ("blue", "red"), ("red", "blue")], set()),  # mixed up, not renamed
-        ([("blue", "red"), ("blue", "green")], set()),
+        ([("man", "person"), ("Man.", "person"), ("man", "Person"), ("woman", "person")], {"man"}),
+        ([("man", "person")] * 2, set()),  # too seldom
+        ([("blue", "purple")] * 5, set()),  # mixed up: purple is a known answer, and blue is still right elsewhere
+        ([("ring", "washer")] * 3 + [("circle", "ring")], set()),
+        ([("ring", "washer")] * 3 + [("ring", "tyre")], set()),
     ],
 )
 def test_only_answers_out_of_use_are_retired(pairs, retired):
     given = [correction(str(n), rejected=old, chosen=new, image=f"image {n}") for n, (old, new) in enumerate(pairs)]
-    found = retired_answers(lessons_of(given).corrected)
+    found = retired_answers(lessons_of(given).corrected, {(Task.VQA, "purple"), (Task.CAPTION, "person")})
     assert found == {(Task.VQA, answer) for answer in retired}
+
+
+def test_what_replay_teaches_is_known():
+    known = taught_answers(Mixture(CONFIG), 6)
+    assert {(Task.VQA, "yes"), (Task.VQA, "no")} <= known and (Task.VQA, "washer") not in known
 
 
 def test_replay_does_not_teach_what_was_retired():

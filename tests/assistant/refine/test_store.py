@@ -1,5 +1,6 @@
 """The store under the conditions that lose records elsewhere: crashes, full disks, writers beside each other."""
 
+import io
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 from assistant.database import Database
 from assistant.grounding import Box
@@ -139,9 +141,7 @@ def test_benchmark_images_are_known_after_saving_them_again(store: CorrectionSto
     before = store.add(correction(0), jpeg)
     assert store.exclude([identify(jpeg), identify(encoded(picture(6)))], "okvqa val") == 2
     assert store.exclude([identify(jpeg)], "again") == 0
-    from PIL import Image, ImageOps
-
-    with Image.open(__import__("io").BytesIO(jpeg)) as decoded:
+    with Image.open(io.BytesIO(jpeg)) as decoded:
         saved_again = encoded(decoded)
         turned = encoded(ImageOps.exif_transpose(decoded))
     for data in (jpeg, stripped, saved_again, turned):

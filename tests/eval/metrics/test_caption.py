@@ -31,7 +31,7 @@ def test_by_hand_on_unigrams() -> None:
 
 
 @given(data=st.lists(st.tuples(SENTENCE, st.lists(SENTENCE, min_size=1, max_size=3)), min_size=1, max_size=5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_the_formula_written_out(data: list[tuple[str, list[str]]]) -> None:
     """A second, plain writing of CIDEr-D's equation."""
     candidates, references = [one for one, _ in data], [refs for _, refs in data]
@@ -60,7 +60,7 @@ def test_equals_the_formula_written_out(data: list[tuple[str, list[str]]]) -> No
 
 
 @given(data=st.lists(st.tuples(SENTENCE, st.lists(REFERENCE, min_size=1, max_size=3)), min_size=1, max_size=5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_pycocoevalcap(coco_cider: ModuleType, data: list[tuple[str, list[str]]]) -> None:
     scorer = coco_cider.CiderScorer(n=4, sigma=6.0)
     for candidate, refs in data:

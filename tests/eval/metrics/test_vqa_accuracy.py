@@ -51,7 +51,7 @@ WORDS = st.sampled_from(
 
 
 @given(answer=WORDS, references=st.lists(WORDS, min_size=10, max_size=10))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_m4c_accuracy_equals_lmms_eval_with_leave_one_out(
     lmms_vqa: ModuleType, answer: str, references: list[str]
 ) -> None:

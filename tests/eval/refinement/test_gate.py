@@ -35,6 +35,13 @@ def test_what_fell_is_named_with_its_amount():
     assert any("photos/existence got worse" in reason and "-30.0" in reason for reason in reasons)
 
 
+def test_replaced_answers_are_shown_but_not_judged():
+    target = result("corrections held out", "held out", [0] * 8, [1] * 8)
+    replaced = result("scenes/what, answer out of use", "out of use", [1] * 5, [0] * 5)
+    promotable, _, reasons = judge([seen(), target, replaced])
+    assert promotable and any("Not judged: scenes/what" in reason and "-100.0" in reason for reason in reasons)
+
+
 def test_learning_by_heart_does_not_pass():
     target = result("corrections held out", "held out", [0] * 8, [0] * 7 + [1])
     promotable, _, reasons = judge([seen(), target])

@@ -1,0 +1,51 @@
+"""Whether two questions about an image ask for the same thing."""
+
+import re
+
+from assistant.refine.targets import asked_phrase, task_of
+from assistant.words import singular, words_in
+from prompts.tasks import INSTRUCTIONS, Task
+
+# Words that a question can do without. Those that decide what is asked stay: how many, which colour, left of.
+_IDLE = words_in(
+    "a an the this that these those it its they them there here is are was were be been being am do does did has have "
+    "had can could would will shall may might what which please tell me say give show you your i see we of at to for "
+    "from with by and shown visible seen any some as so just exactly then also"
+)
+_SAME = {"color": "colour", "coloured": "colour", "colored": "colour", "grey": "gray"}
+_PUT_DIFFERENTLY = (
+    (re.compile(r"\b((in|on|at|of) )?(the|this|that) (image|picture|photo|photograph|scene)\b"), " "),
+    (re.compile(r"\b(on|at|in) (?=(the )?(left|right|top|bottom)\b)"), " "),
+    (re.compile(r"\bhow much\b"), "how many"),
+    (re.compile(r"\bwhat (is|are) the (number|count) of\b"), "how many"),
+    (re.compile(r"\bcount( of)?\b"), "how many"),
+    (re.compile(r"\bwhat'?s\b"), "what is"),
+)
+
+
+def same_question(one: str, other: str) -> bool:
+    """Whether two questions ask for the same thing: the same task, and the same words that matter in the same order.
+
+    A task tag stands for itself; a question without one is asked as `[vqa]`. Instructions of one task's pool are one
+    question. Strict on purpose: "left of" against "right of" is one word among ten, and turns the answer round.
+    """
+    return _read(one) == _read(other)
+
+
+def _read(question: str) -> tuple[Task, list[str]]:
+    """The task, and the words that matter in their order."""
+    task = task_of(question) or Task.VQA
+    text = question.strip().removeprefix(task.tag).strip()
+    if text in INSTRUCTIONS[task]:
+        return task, []
+    text = asked_phrase(question) or text
+    if task is Task.VQA:
+        for form in INSTRUCTIONS[task]:
+            before, _, after = form.partition("{text}")
+            if before and text.startswith(before):
+                text = text.removeprefix(before).removesuffix(after)
+    text = text.lower()
+    for pattern, words in _PUT_DIFFERENTLY:
+        text = pattern.sub(words, text)
+    found = re.findall(r"[^\W\d_]+|\d+", text.replace("'s ", " "))
+    return task, [singular(_SAME.get(word, word)) for word in found if word not in _IDLE]
