@@ -155,4 +155,4 @@ class Adapters:
         for layer in self._tuner_layers():
             layer.delete_adapter(label)
         getattr(self._model, "peft_config", {}).pop(label, None)
-        #XX self._activate(self._in_use)  # PEFT activates another adapter in place of one that goes
+        self._activate(self._in_use)  # PEFT activates another adapter in place of one that goes

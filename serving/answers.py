@@ -166,12 +166,12 @@ class Answers:
         if answer.cancelled:
             raise _closing()
         began = time.perf_counter()
-        messages = read_messages(body, self._limits, self._remote)
+        messages = read_messages(body, self._limits, self._remote, self._engine.image_size)
         self._metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
         self._hold(answer, _pixels(messages))
         try:
             for choice in range(body.choices):
-                request = Request(messages, body.sampling(choice, self._limits), adapter)
+                request = Request(messages, body.sampling(choice, self._limits), adapter, body.template())
                 answer.add(self._engine.submit(request, answer.deliver_to(choice)))
         except QueueFull:
             answer.cancel()

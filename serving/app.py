@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from assistant.refine.memory import Memory
 from prompts.errors import UserError
 from serving.adapter_files import check_adapter_files
 from serving.answers import Answer, Answers, unless_gone
@@ -29,6 +30,7 @@ from serving.engine import Engine
 from serving.front_door import FrontDoor
 from serving.keys import KeyRing
 from serving.limits import ServerLimits
+from serving.memory_door import MemoryDoor
 from serving.metrics import Metrics
 from serving.remote_images import RemoteImages
 
@@ -82,6 +84,7 @@ def create_app(
     limits: ServerLimits,
     remote: RemoteImages | None = None,
     local_names_only: bool = False,
+    memory: Memory | None = None,
 ) -> FastAPI:
     """The application over a loaded engine.
 
@@ -91,6 +94,7 @@ def create_app(
         limits: Caps.
         remote: Fetches images by URL; None for data URIs only.
         local_names_only: See `FrontDoor`.
+        memory: Corrections that the model is reminded of, see `MemoryDoor`; None for none.
 
     Returns:
         An ASGI application, with its `Answers` at `app.state.answers`.
@@ -223,6 +227,8 @@ def create_app(
 
     answer_errors_in_json(app)
     routes = [route for route in app.openapi()["paths"] if "{" not in route]
+    if memory is not None:
+        app.add_middleware(MemoryDoor, memory=memory)
     app.add_middleware(
         FrontDoor, keys=keys, limits=limits, metrics=metrics, routes=routes, local_names_only=local_names_only
     )

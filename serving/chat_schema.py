@@ -90,6 +90,12 @@ class ResponseFormat(_Body):
     type: str
 
 
+class TemplateVariables(_Body):
+    """Variables of chat templates, as vLLM takes them; what a template does not know changes nothing."""
+
+    double_bos: bool | None = Field(None, description="of MiniGPT-v2: two BOS begin the prompt; true by default")
+
+
 class ChatRequest(_Body):
     """A chat completion request."""
 
@@ -115,6 +121,7 @@ class ChatRequest(_Body):
     response_format: ResponseFormat | None = Field(None, description="only {type: text} is served")
     tools: list[Any] | None = Field(None, description="only an empty list is served")
     functions: list[Any] | None = Field(None, description="only an empty list is served")
+    chat_template_kwargs: TemplateVariables | None = None
     modalities: list[str] | None = Field(None, description="only text is served")
     audio: Any = None
     web_search_options: Any = None
@@ -168,6 +175,10 @@ class ChatRequest(_Body):
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
         )
+
+    def template(self) -> dict[str, bool]:
+        """The chat template's variables."""
+        return self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
 
     def text_length(self) -> int:
         """Characters of all text, to refuse hopelessly long prompts before tokenising them."""

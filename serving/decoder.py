@@ -39,6 +39,8 @@ class Decoder:
         threads: int,
     ) -> None:
         graph = decoder_graph(language_model, head, weights, context)
+        # What a step reads at least: limits of speed are told from it.
+        self.weight_bytes = sum(array.nbytes for array in graph.weights.values())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.enable_mem_pattern = False  # one would be kept for every length of prompt

@@ -70,6 +70,7 @@ class Engine:
         window = getattr(text, "sliding_window", None)
         self.model_name = name
         self.context_length: int = min(text.max_position_embeddings, window or text.max_position_embeddings)
+        self.image_size: int = model.config.vision_config.image_size
         self.end_ids = end_tokens(model, processor)
         self.device, self.dtype = model.device, model.model.projector.weight.dtype
         self.weight_bytes: int = model.get_memory_footprint()
@@ -220,7 +221,7 @@ class Engine:
         """
         if not candidates:
             return []
-        prepared = self._preparer.candidates(request.messages, candidates)
+        prepared = self._preparer.candidates(request.messages, candidates, request.template)
         serial = self._serial(request)
 
         def run() -> list[float]:
@@ -287,7 +288,7 @@ class Engine:
     ) -> Generation:
         arrived = time.perf_counter()
         serial = self._serial(request)
-        prompt = self._preparer.prompt(request.messages)
+        prompt = self._preparer.prompt(request.messages, request.template)
         for image in prompt.images:
             # Resized here, in the asker's thread: the engine's own is for the model.
             if image.digest not in self._runner.features:

@@ -28,6 +28,10 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MAX_JPEG_SCANS = 200
 """A progressive JPEG of ordinary tools has about ten scans; each one costs a pass over the whole picture."""
 
+_SPARE = 2
+"""How many times the model's square a JPEG decoded in part still is, both ways: shrunk from there, a 12-megapixel photo
+differs by 0.2 to 0.3 of 255 on average from one decoded in full, and by 5 at most."""
+
 
 @dataclass(frozen=True)
 class ImageLimits:
@@ -48,12 +52,13 @@ class ImageLimits:
 LIMITS = ImageLimits()
 
 
-def load_image_file(path: str | Path, limits: ImageLimits = LIMITS) -> Image.Image:
+def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | None = None) -> Image.Image:
     """Read an image file.
 
     Args:
         path: A file that the caller chose. Never pass a path that came over the network.
         limits: Caps on size.
+        side: See `load_image_bytes`.
 
     Returns:
         An upright RGB image.
@@ -80,10 +85,12 @@ def load_image_file(path: str | Path, limits: ImageLimits = LIMITS) -> Image.Ima
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{name} cannot be read ({_printable(reason)}); check the path and its permissions") from None
-    return load_image_bytes(data, name, limits)
+    return load_image_bytes(data, name, limits, side)
 
 
-def load_image_bytes(data: bytes, name: str = "the image", limits: ImageLimits = LIMITS) -> Image.Image:
+def load_image_bytes(
+    data: bytes, name: str = "the image", limits: ImageLimits = LIMITS, side: int | None = None
+) -> Image.Image:
     """Decode an image from memory.
 
     Transparency is composited on white; 16-bit grey is scaled to 8 bits; CMYK becomes RGB; an animation gives its first
@@ -93,9 +100,11 @@ def load_image_bytes(data: bytes, name: str = "the image", limits: ImageLimits =
         data: The encoded file: PNG, JPEG, WebP, GIF, BMP or TIFF.
         name: What error messages call it.
         limits: Caps on size, checked before decoding.
+        side: Pixels a side of the square that a model will make of it, where that is all it is for: a JPEG that is
+            much larger is then decoded at a half, a quarter or an eighth of its size, in a fraction of the time.
 
     Returns:
-        An upright RGB image.
+        An upright RGB image; `info["pixels"]` says how many it had in the file.
 
     Raises:
         UserError: Empty, too large, of an unknown format, or damaged.
@@ -108,9 +117,12 @@ def load_image_bytes(data: bytes, name: str = "the image", limits: ImageLimits =
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, data, name, limits)
+            pixels = image.width * image.height
+            if side is not None:
+                image.draft(None, (side * _SPARE, side * _SPARE))
             image.load()
             rgb = _to_rgb(_upright(image), name)
-            rgb.info = {}  # place and camera of the photographer stay behind
+            rgb.info = {"pixels": pixels}  # place and camera of the photographer stay behind
             return rgb
     except UserError:
         raise
@@ -147,7 +159,7 @@ def decode_data_uri(uri: str, name: str = "the image", limits: ImageLimits = LIM
     if len(payload) > limits.bytes * 4 // 3 + 2**16:  # the slack is for line breaks
         raise UserError(_too_many_bytes(name, len(payload) * 3 // 4, limits))
     try:
-        data = base64.b64decode(re.sub(r"\s+", "", payload), validate=True)
+        data = base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):
         raise UserError(f"{name} is not valid base64; encode the bytes of the file with standard base64") from None
     if not data:

@@ -13,13 +13,16 @@ from serving.limits import ServerLimits
 from serving.remote_images import RemoteImages
 
 
-def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages | None) -> list[dict[str, Any]]:
+def read_messages(
+    body: ChatRequest, limits: ServerLimits, remote: RemoteImages | None, side: int
+) -> list[dict[str, Any]]:
     """Blocking, for a worker thread.
 
     Args:
         body: A request whose number of images was checked.
         limits: Caps.
         remote: Fetches images by URL; None where data URIs only are taken.
+        side: Pixels a side of the model's images, see `load_image_bytes`.
 
     Returns:
         Messages of `serving.requests.Request`.
@@ -27,7 +30,7 @@ def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages 
     Raises:
         ApiError: An image is refused; `param` says which.
     """
-    reader = _Reader(limits, remote)
+    reader = _Reader(limits, remote, side)
     messages = []
     for index, message in enumerate(body.messages):
         role = "system" if isinstance(message, SystemMessage) else message.role
@@ -50,8 +53,8 @@ def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages 
 class _Reader:
     """Counts the pixels of a request as its images are read."""
 
-    def __init__(self, limits: ServerLimits, remote: RemoteImages | None) -> None:
-        self._limits, self._remote = limits, remote
+    def __init__(self, limits: ServerLimits, remote: RemoteImages | None, side: int) -> None:
+        self._limits, self._remote, self._side = limits, remote, side
         self._images = 0
         self._pixels = 0
         self._deadline: float | None = None
@@ -62,13 +65,13 @@ class _Reader:
         left = self._limits.request_pixels - self._pixels
         caps = replace(self._limits.image, pixels=min(self._limits.image.pixels, left))
         try:
-            image = load_image_bytes(self._bytes(url, name), name, caps)
+            image = load_image_bytes(self._bytes(url, name), name, caps, self._side)
         except UserError as error:
             message = str(error)
             if "pixels" in message and caps != self._limits.image:
                 message += f" (all images of a request together may have {self._limits.request_pixels:,} pixels)"
             raise ApiError(400, message, param=param, code="invalid_image") from None
-        self._pixels += image.width * image.height
+        self._pixels += image.info["pixels"]
         return image
 
     def _bytes(self, url: str, name: str) -> bytes:

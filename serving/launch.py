@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from prompts.errors import UserError
+from serving import memory_door
 from serving.keys import ADMIN_KEY_VARIABLE, KEYS_VARIABLE, KeyRing
 from serving.limits import ServerLimits
+from serving.memory_door import VLLMMemoryDoor
 from serving.vllm_gate import SETTINGS_VARIABLE, VLLMGate, settings
 from serving.vllm_plugin import QUANTIZATION_4BIT
 
@@ -32,6 +34,7 @@ def launch_vllm(
     quantization: str | None = None,
     adapters: Mapping[str, Path] | None = None,
     image_hosts: Sequence[str] = (),
+    memory: Path | None = None,
     extra: Sequence[str] = (),
 ) -> NoReturn:
     """Become vLLM's server: this process is replaced, so signals and the exit status are vLLM's.
@@ -46,6 +49,7 @@ def launch_vllm(
         adapters: directories of PEFT adapters by the name under which requests ask for them.
         image_hosts: names of hosts from which image URLs are fetched; by default images come in the request alone.
             vLLM looks at the name only: allow hosts that you trust.
+        memory: directory of the correction store that the model is reminded of, see `MemoryDoor`; None for none.
         extra: further arguments of `vllm serve`, such as `--tensor-parallel-size 2`. They come last, so they can also
             undo what is set here.
 
@@ -67,7 +71,10 @@ def launch_vllm(
     limits = ServerLimits()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_dir)]
     command += ["--host", host, "--port", str(port), "--served-model-name", model_dir.resolve().name]
-    command += ["--middleware", f"{VLLMGate.__module__}.{VLLMGate.__qualname__}", "--disable-fastapi-docs"]
+    # The last one is the outermost: nothing is read or looked up before the gate has let it in.
+    for door in [VLLMMemoryDoor] * (memory is not None) + [VLLMGate]:
+        command += ["--middleware", f"{door.__module__}.{door.__qualname__}"]
+    command.append("--disable-fastapi-docs")
     command += _quantization_options(quantization)
     # Content parts reach our chat template as parts, so that it knows an image from a placeholder that somebody typed.
     command += ["--chat-template-content-format", "openai"]
@@ -98,6 +105,8 @@ def launch_vllm(
         # The checkpoint is on disk; a name that is no directory must not become a download.
         "HF_HUB_OFFLINE": "1",
     }
+    if memory is not None:
+        environment[memory_door.SETTINGS_VARIABLE] = memory_door.settings(memory, model_dir)
     inherited = {name: text for name, text in os.environ.items() if name not in (KEYS_VARIABLE, ADMIN_KEY_VARIABLE)}
     sys.stdout.flush()
     sys.stderr.flush()

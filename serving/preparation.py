@@ -1,7 +1,7 @@
 """A conversation to what the model reads: tokens, and images known by what they show."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,19 +68,25 @@ class Preparer:
         self.context = context
         self.end_ids = end_ids
 
-    def prompt(self, messages: list[dict[str, Any]]) -> Prompt:
+    def prompt(self, messages: list[dict[str, Any]], template: Mapping[str, bool] | None = None) -> Prompt:
         """The prompt of a conversation that waits for an answer.
+
+        Args:
+            messages: of `Request`.
+            template: of `Request`.
 
         Raises:
             UserError: the conversation is malformed, or leaves no room for an answer in the context.
         """
         images = [PromptImage(image, self.processor) for image in images_of(messages)]
-        text = self._expand(self._render(messages, add_generation_prompt=True)[0], len(images))
+        text = self._expand(self._render(messages, template or {}, add_generation_prompt=True)[0], len(images))
         prompt = self._keyed(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], images)
         self._check_length(prompt)
         return prompt
 
-    def candidates(self, messages: list[dict[str, Any]], texts: Sequence[str]) -> list[tuple[Prompt, int]]:
+    def candidates(
+        self, messages: list[dict[str, Any]], texts: Sequence[str], template: Mapping[str, bool] | None = None
+    ) -> list[tuple[Prompt, int]]:
         """For each text the conversation with it as the answer, and the position of the answer's first token.
 
         The answer is tokenised where it stands, as in training, since tokens may differ at its seam; what the template
@@ -90,10 +96,13 @@ class Preparer:
             UserError: as `prompt`, or a candidate without a token.
         """
         images = [PromptImage(image, self.processor) for image in images_of(messages)]
-        return [self._candidate(messages, images, text) for text in texts]
+        return [self._candidate(messages, images, text, template or {}) for text in texts]
 
-    def _candidate(self, messages: list[dict[str, Any]], images: list[PromptImage], text: str) -> tuple[Prompt, int]:
-        rendered, spans = self._render([*messages, {"role": "assistant", "content": text}], add_generation_prompt=False)
+    def _candidate(
+        self, messages: list[dict[str, Any]], images: list[PromptImage], text: str, template: Mapping[str, bool]
+    ) -> tuple[Prompt, int]:
+        answered = [*messages, {"role": "assistant", "content": text}]
+        rendered, spans = self._render(answered, template, add_generation_prompt=False)
         expanded = self._expand(rendered, len(images))
         first, end = (place + len(expanded) - len(rendered) for place in spans[-1])
         encoded = self.processor.tokenizer(expanded, add_special_tokens=False, return_offsets_mapping=True)
@@ -108,7 +117,7 @@ class Preparer:
         return prompt, places[0]
 
     def _render(
-        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool
+        self, messages: list[dict[str, Any]], template: Mapping[str, bool], *, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
         with _RENDERING:
@@ -118,6 +127,7 @@ class Preparer:
                 add_generation_prompt=add_generation_prompt,
                 return_assistant_tokens_mask=True,
                 **self.processor.tokenizer.special_tokens_map,
+                **template,
             )
         return texts[0], spans[0]
 

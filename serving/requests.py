@@ -61,11 +61,13 @@ class Request:
             `{"type": "image", "image": PIL.Image}`.
         sampling: how to draw it.
         adapter: name of a loaded adapter, "" for the model without one, None for the engine's default.
+        template: variables for the chat template; those that it does not know change nothing.
     """
 
     messages: list[dict[str, Any]]
     sampling: Sampling = field(default_factory=Sampling)
     adapter: str | None = None
+    template: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

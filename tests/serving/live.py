@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from assistant.refine.memory import Memory
 from serving.app import create_app
 from serving.engine import Engine
 from serving.keys import KeyRing
@@ -50,11 +51,12 @@ def live_server(
     keys: KeyRing | None = None,
     limits: ServerLimits | None = None,
     remote: RemoteImages | None = None,
+    memory: Memory | None = None,
     grace: float = 5.0,
 ) -> Iterator[Live]:
     """Serve `engine` until the block ends."""
     keys, limits = keys or KeyRing(), limits or ServerLimits()
-    app = create_app(engine, keys=keys, limits=limits, remote=remote, local_names_only=not keys)
+    app = create_app(engine, keys=keys, limits=limits, remote=remote, local_names_only=not keys, memory=memory)
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(app, limits, grace)

@@ -119,6 +119,24 @@ class TestGoodPictures:
         exif[0x010F] = "Camera of a stranger"
         assert not load_image_bytes(encode(scene(), "JPEG", exif=exif)).getexif()
 
+    def test_a_large_jpeg_is_decoded_in_part_for_a_model(self) -> None:
+        wide = scene().resize((2400, 1600), Image.Resampling.BICUBIC)
+        for orientation, size in ((1, (600, 400)), (6, (400, 600))):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            data = encode(wide, "JPEG", exif=exif, quality=95)
+            whole, part = load_image_bytes(data), load_image_bytes(data, side=160)
+            assert part.size == size  # a quarter, since an eighth would have fewer than 320 rows
+            assert part.info == whole.info == {"pixels": 2400 * 1600}
+            both = (pixels(image.resize((160, 160), Image.Resampling.BICUBIC)) for image in (whole, part))
+            assert abs(next(both) - next(both)).mean() < 1
+
+    def test_what_is_small_or_no_jpeg_is_decoded_whole_for_a_model(self) -> None:
+        wide = scene().resize((600, 400))
+        assert (pixels(load_image_bytes(encode(wide, "PNG"), side=16)) == pixels(wide)).all()
+        data = encode(wide, "JPEG")
+        assert (pixels(load_image_bytes(data, side=201)) == pixels(load_image_bytes(data))).all()
+
     def test_16_bit_grey_is_scaled_not_clipped(self) -> None:
         ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
         for kind in ("PNG", "TIFF"):
