@@ -101,4 +101,5 @@ def _gain(comparison: Mapping[str, Any] | None) -> str:
     difference = comparison["difference"]
     if difference["low"] is None:
         return f"{difference['value']:+.1f}"
-    return f"{difference['value']:+.1f} [{difference['low']:+.1f}, {difference['high']:+.1f}], p {comparison['p_value']:.3f}"
+    interval = f"[{difference['low']:+.1f}, {difference['high']:+.1f}]"
+    return f"{difference['value']:+.1f} {interval}, p {comparison['p_value']:.3f}"

@@ -7,14 +7,16 @@ It looks model classes up by name in transformers' own tables, so ours has to be
 
 import sys
 
-import transformers
+from transformers.cli.serving import model_manager
 from transformers.models.auto import modeling_auto
 
 from assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
 
 if __name__ == "__main__":
     name = MiniGPTv2ForConditionalGeneration.__name__
-    setattr(transformers, name, MiniGPTv2ForConditionalGeneration)
+    # By way of the module that will look: the package's lazy module is exchanged while it is being imported, so that
+    # `import transformers` up there may give another object.
+    setattr(model_manager.transformers, name, MiniGPTv2ForConditionalGeneration)
     modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[MiniGPTv2Config.model_type] = name
     from transformers.cli.transformers import app
 

@@ -1,0 +1,42 @@
+"""From the key press to the answer: `fourfold chat` in a fresh process, beside what nobody can do without."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.figures import Figure, in_turns
+from benchmarks.serving import ROOT
+
+_IMPORTS = """
+import sys, torch, transformers
+for name in sys.argv[1:]:
+    with open(name, "rb", buffering=0) as file:
+        while file.read(1 << 24):
+            pass
+"""
+
+
+def cold_starts(model: Path, rounds: int) -> dict[str, Figure]:
+    """Seconds of `chat` (one question about the sample picture) and of `floor` (imports, and the weights read once)."""
+    weights = [str(file) for file in model.glob("*.safetensors")]
+    sample = str(ROOT / "fourfold" / "samples" / "table.jpg")
+    chat = ["-m", "fourfold.cli", "chat", sample, "What colour is the ball?", "--model", str(model)]
+    contestants = {
+        "floor": lambda: _seconds(["-c", _IMPORTS, *weights]),
+        "chat": lambda: _seconds(chat),
+    }
+    for run in contestants.values():
+        run()  # files are in memory after that, as on any machine in use
+    figures = in_turns(contestants, rounds, "s")
+    figures["chat"].limit, figures["chat"].limit_is = (
+        figures["floor"].value,
+        "import torch, transformers; read the weights",
+    )
+    return figures
+
+
+def _seconds(arguments: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=ROOT)
+    return time.perf_counter() - started

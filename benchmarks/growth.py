@@ -1,0 +1,100 @@
+"""How time and memory grow with images, turns, context and people."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
+
+_WORDS = "the quick brown fox jumps over the lazy dog and "
+AXES = {
+    "images": ("images in the first question", (1, 2, 4, 8), (1, 2)),
+    "turns": ("turns before the question", (0, 2, 4, 8, 16), (0, 2)),
+    "context": ("words before the question", (50, 200, 800, 2000), (50, 200)),
+    "people": ("people at once", (1, 2, 4, 8, 16), (1, 2)),
+}
+"""Name of an axis: what it is, the places that are measured, and those of a quick run."""
+
+
+def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
+    """For each axis points with `x`, seconds to the `first_token`, tokens a second of one answer, and `memory_mib`.
+
+    Every axis has an engine of its own, and its points are taken in order: memory is the process's then, less what it
+    had before the engine was loaded.
+    """
+    from serving.engine import Engine
+
+    runs: dict[str, Callable[[Engine, int], list[Any]]] = {
+        "images": lambda engine, x: _answers(engine, [[_user("what is this?", _pictures(x))]]),
+        "turns": lambda engine, x: _answers(engine, [_dialogue(x)]),
+        "context": lambda engine, x: _answers(engine, [[_user(_WORDS * (x // 10) + "why?", [])]]),
+        "people": lambda engine, x: _answers(engine, [[_user("what is this?", _pictures(1))] for _ in range(x)]),
+    }
+    found: dict[str, list[dict[str, float]]] = {}
+    for axis, run in runs.items():
+        before = psutil.Process().memory_info().rss
+        found[axis] = []
+        with Engine.load(model) as engine:
+            engine.end_ids = frozenset()
+            _answers(engine, [[_user("hello", _pictures(1))]])
+            for x in AXES[axis][2 if quick else 1]:
+                completions = run(engine, x)
+                found[axis].append(
+                    {
+                        "x": x,
+                        "first_token": max(c.timings["first_token"] for c in completions),
+                        "tokens_per_s": min((c.completion_tokens - 1) / c.timings["decode"] for c in completions),
+                        "memory_mib": (psutil.Process().memory_info().rss - before) / 2**20,
+                    }
+                )
+    return found
+
+
+def plot(found: dict[str, list[dict[str, float]]], directory: Path) -> list[Path]:
+    """A picture an axis: time and speed above, memory below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    directory.mkdir(parents=True, exist_ok=True)
+    curves = (("first_token", "s to first token"), ("tokens_per_s", "tokens/s of an answer"), ("memory_mib", "MiB"))
+    paths = []
+    for axis, points in found.items():
+        figure, charts = pyplot.subplots(1, len(curves), figsize=(9, 2.6), layout="constrained")
+        for chart, (key, label) in zip(charts, curves, strict=True):
+            chart.plot([point["x"] for point in points], [point[key] for point in points], marker="o")
+            chart.set(xlabel=AXES[axis][0], ylabel=label, ylim=(0, None))
+            chart.grid(alpha=0.3)
+        paths.append(directory / f"growth-{axis}.png")
+        figure.savefig(paths[-1], dpi=110)
+        pyplot.close(figure)
+    return paths
+
+
+def _answers(engine: "Engine", conversations: list[list[dict[str, Any]]]) -> list[Any]:
+    from serving.engine import Request, Sampling
+
+    return engine.generate([Request(messages, Sampling(max_tokens=17)) for messages in conversations])
+
+
+def _dialogue(turns: int) -> list[dict[str, Any]]:
+    messages = [_user("what is this?", _pictures(1))]
+    for number in range(turns):
+        messages += [{"role": "assistant", "content": f"It is number {number}."}, _user("and what else is there?", [])]
+    return messages
+
+
+def _user(text: str, images: list[Image.Image]) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def _pictures(count: int) -> list[Image.Image]:
+    """Noise, so that no cache knows it."""
+    return [Image.fromarray(torch.randint(0, 256, (480, 640, 3), dtype=torch.uint8).numpy()) for _ in range(count)]
