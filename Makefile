@@ -6,12 +6,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTO ?= fourfold/samples/table.jpg
 QUESTION ?= What colour is the ball?
 
-.PHONY: chat test test-mini test-vllm vllm-env install clean
+.PHONY: chat ui test test-mini test-browser test-vllm vllm-env bench install clean
 
 # Goes on as a conversation where there is a terminal.
 chat: $(VENV)/.installed
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/fourfold chat $(PHOTO) "$(QUESTION)" --interactive; \
 	else $(BIN)/fourfold chat $(PHOTO) "$(QUESTION)"; fi
+
+# The page in a browser.
+ui: $(VENV)/.installed
+	$(BIN)/fourfold ui
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -23,12 +27,20 @@ test: $(VENV)/.installed-test
 test-mini: $(VENV)/.installed-test
 	$(BIN)/pytest -m mini
 
+# In headless Chromium, which the system brings (Debian: apt-get install chromium).
+test-browser: $(VENV)/.installed-test
+	$(BIN)/pytest -m browser
+
 # In an environment of its own: vLLM's CPU build and its exact versions.
 test-vllm: vllm-env
 	.venv-vllm/bin/python -m pytest -m vllm tests/serving/vllm
 
 vllm-env:
 	PYTHON=$(PYTHON) serving/vllm_env/make.sh .venv-vllm
+
+# Speed beside the peers that are installed; the table is written from the JSON.
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks --json out/bench.json
 
 install: $(VENV)/.installed
 

@@ -15,6 +15,16 @@ from assistant.grounding import parse
 from fourfold.chat_input import Asked, read_words, user_message, with_task
 from fourfold.chat_looks import Looks, show_looks
 from fourfold.chat_output import show_answer, write_image
+from fourfold.refined import (
+    AdapterOption,
+    MemoryOption,
+    StoreOption,
+    StrengthOption,
+    check_refined,
+    chosen_adapter,
+    memory_of,
+    remind,
+)
 from prompts.errors import UserError
 from prompts.tasks import Task, instruction, parse_task
 from serving.images import load_image_file
@@ -51,6 +61,10 @@ def chat(
     check: Annotated[bool, typer.Option("--check", help="Look at each claim of the answer again.")] = False,
     closer: Annotated[bool, typer.Option("--look-closer", help="Ask again about the part that matters.")] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="Go on chatting after the answer.")] = False,
+    adapter: AdapterOption = None,
+    strength: StrengthOption = None,
+    memory: MemoryOption = False,
+    store: StoreOption = None,
 ) -> None:
     """Ask about images. Without a question, on a terminal, it is a conversation."""
     # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
@@ -63,16 +77,26 @@ def chat(
     if draw is not None:
         _check_drawable(draw, asked)
     looks = Looks(check, closer)
+    check_refined(adapter, strength, memory, store)
     if looks and not asked.images:
         raise UserError("--check and --look-closer need an image to look at")
     images = [load_image_file(path) for path in asked.images]
-    with _load(model, quantization) as engine:
+
+    from assistant.checkpoints.resolve import resolve_model
+
+    directory = resolve_model(model)
+    refined = chosen_adapter(adapter, strength, store, directory)
+    remembered = memory_of(store, directory) if memory else None
+    with _load(directory, quantization) as engine:
+        if refined is not None:
+            engine.default_adapter = engine.load_adapter(*refined).name
         if question is None or interactive:
             from fourfold.chat_session import Session
 
-            Session(engine, sampling, images, chosen, draw, looks).run(question)
+            Session(engine, sampling, images, chosen, draw, looks, remembered).run(question)
             return
-        request = Request([user_message(images, question)], sampling)
+        messages, recalled = remind(remembered, images, [user_message(images, question)])
+        request = Request(messages, sampling)
         completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
         looked = looks.take(engine, images[-1], question, completion) if looks else None
         text = looked.answer if looked else completion.text
@@ -84,6 +108,8 @@ def chat(
                 answer["claims"] = looked.claims_json()
                 answer["first_text"] = completion.text
                 answer["timings"]["look_again"] = round(looked.seconds, 4)
+            if remembered is not None:
+                answer["remembered"] = recalled and {"id": recalled.id, "alike": recalled.alike}
             print(json.dumps(answer, ensure_ascii=False))
         elif looked is not None:
             show_looks(looked)
@@ -134,10 +160,7 @@ def _check_drawable(path: Path, asked: Asked) -> None:
         raise UserError(f"--draw {path}: there is no directory {path.parent}")
 
 
-def _load(model: str | None, quantization: QuantizationName | None) -> "Engine":
-    from assistant.checkpoints.resolve import resolve_model
-
-    directory = resolve_model(model)
+def _load(directory: Path, quantization: QuantizationName | None) -> "Engine":
     with _status("Loading the model"):
         from transformers.utils import logging
 

@@ -11,6 +11,7 @@ from assistant.grounding import parse
 from fourfold.chat_input import user_message, with_task
 from fourfold.chat_looks import Looks, show_looks
 from fourfold.chat_output import show_answer, write_image
+from fourfold.refined import remind
 from prompts.errors import UserError
 from prompts.tasks import Task, instruction, parse_task
 from serving.images import load_image_file
@@ -19,6 +20,7 @@ from serving.requests import Request, Sampling
 if TYPE_CHECKING:
     from PIL import Image
 
+    from assistant.refine.memory import Memory
     from serving.engine import Engine
 
 _HELP = """\
@@ -39,6 +41,7 @@ class Session:
         task: wraps the questions.
         draw: where the last image is saved with the boxes of the last answer that has some.
         looks: second looks at each answer.
+        memory: corrections to be reminded of; None for none.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Session:
         task: Task | None,
         draw: Path | None,
         looks: Looks,
+        memory: "Memory | None" = None,
     ) -> None:
         self._engine = engine
         self._sampling = sampling
@@ -57,6 +61,7 @@ class Session:
         self._task = task
         self._draw = draw
         self._looks = looks
+        self._memory = memory
         self._messages: list[dict[str, Any]] = []
         self._console = Console(highlight=False)
 
@@ -117,7 +122,9 @@ class Session:
 
     def _ask(self, question: str) -> None:
         asked = user_message(self._new_images, question)
-        deltas = self._engine.stream(Request([*self._messages, asked], self._sampling))
+        shown = self._new_images or ([self._last_image] if self._last_image else [])
+        messages, _ = remind(self._memory, shown, [*self._messages, asked])
+        deltas = self._engine.stream(Request(messages, self._sampling))
         looked = None
         try:
             completion = show_answer(deltas)

@@ -54,7 +54,7 @@ def score(
 @with_asking
 def run(
     asking: Asking,
-    benchmark: Annotated[str, typer.Argument(help="A benchmark, or card: the held-out suite of the default model.")],
+    benchmark: Annotated[str, typer.Argument(help="A benchmark, card (the held-out suite), or refinement.")],
     annotations: Annotations = None,
     questions: Questions = None,
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run goes on there.")] = Path("out/eval"),
@@ -65,11 +65,19 @@ def run(
     box_format: Boxes = None,
     gt_field: Annotated[str, typer.Option(help="VQA's ground truth; OK-VQA has raw_answer too.")] = "answer",
     source: Annotated[list[str] | None, typer.Option(help="card: only photos, or only scenes.")] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="refinement: only these kinds of corrections.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="refinement: only these ways of learning.")] = None,
+    counts: Annotated[str, typer.Option(help="refinement: numbers of corrections.")] = "0,8,32,128",
     as_json: Json = False,
 ) -> None:
     """Ask a model a benchmark's questions and score the answers."""
     if benchmark == "card":
         _card(asking, out, source, control, as_json)
+        return
+    if benchmark == "refinement":
+        from fourfold.eval_refinement import Taught, run_refinement_benchmark
+
+        run_refinement_benchmark(asking, Taught(subject, arm, counts, source), out, as_json)
         return
 
     from eval.asking import Control

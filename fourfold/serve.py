@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from fourfold.chat import QuantizationName
+from fourfold.refined import (
+    AdapterOption,
+    MemoryOption,
+    StoreOption,
+    StrengthOption,
+    check_refined,
+    chosen_adapter,
+    memory_of,
+    store_directory,
+)
 from prompts.errors import UserError
 from serving.keys import collect_keys
 
@@ -46,7 +56,10 @@ def serve(
         bool, typer.Option(help="Serve other machines without any key. Everyone who can reach the port is let in.")
     ] = False,
     quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to answer with.")] = None,
+    adapter: AdapterOption = None,
+    strength: StrengthOption = None,
+    memory: MemoryOption = False,
+    store: StoreOption = None,
     allow_image_host: Annotated[
         list[str] | None,
         typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
@@ -60,7 +73,6 @@ def serve(
 ) -> None:
     """Serve OpenAI's chat completions about images."""
     from assistant.checkpoints.resolve import resolve_model
-    from serving.adapter_files import check_adapter_files
     from serving.limits import ServerLimits
     from serving.remote_images import RemoteImages
     from serving.server import Server, bind, is_loopback
@@ -70,20 +82,22 @@ def serve(
         raise UserError(
             f"--host {host} lets other machines in: give keys (--api-key-file FILE), or --allow-unauthenticated"
         )
-    if adapter is not None:
-        check_adapter_files(adapter)
+    check_refined(adapter, strength, memory, store)
     if engine is EngineName.VLLM:
         from serving.launch import launch_vllm
 
         if max_running or max_waiting:
             raise UserError("--max-running and --max-waiting are the local engine's; vLLM has -- --max-num-seqs N")
+        directory = resolve_model(model)
+        refined = chosen_adapter(adapter, strength, store, directory)
         launch_vllm(
-            resolve_model(model),
+            directory,
             host=host,
             port=port,
             keys=keys,
             quantization=quantization.value if quantization else None,
-            adapters={adapter.resolve().name: adapter} if adapter else None,
+            adapters=dict([refined]) if refined else None,
+            memory=store_directory(store) if memory else None,
             image_hosts=allow_image_host or [],
             extra=extra or [],
         )
@@ -95,6 +109,7 @@ def serve(
     remote = RemoteImages(allow_image_host, limits.image.bytes) if allow_image_host else None
     listener = bind(host, port)
     directory = resolve_model(model)
+    refined = chosen_adapter(adapter, strength, store, directory)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name, level in {"fourfold": logging.INFO, "uvicorn": logging.INFO, "bitsandbytes": logging.ERROR}.items():
         logging.getLogger(name).setLevel(level)  # bitsandbytes warns of kernels that nobody needs
@@ -108,12 +123,18 @@ def serve(
     with Engine.load(
         directory,
         quantization=quantization.value if quantization else None,
-        adapter=adapter,
         max_rows=max_running or 16,
         max_waiting=max_waiting or 64,
     ) as loaded:
+        if refined:
+            loaded.default_adapter = loaded.load_adapter(*refined).name
         app = create_app(
-            loaded, keys=keys, limits=limits, remote=remote, local_names_only=not keys and is_loopback(host)
+            loaded,
+            keys=keys,
+            limits=limits,
+            remote=remote,
+            local_names_only=not keys and is_loopback(host),
+            memory=memory_of(store, directory) if memory else None,
         )
         _announce(listener.getsockname(), loaded.model_name, bool(keys))
         Server(app, limits).serve_until_signal(listener)

@@ -23,7 +23,7 @@ def ui(
         str | None,
         typer.Option(help="A checkpoint directory (default: fourfold-mini); with --endpoint, a name that it serves."),
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="A LoRA adapter for the local model.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Of the local model; default: the one that was promoted.")] = None,
     quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model, local only.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 for any free one.")] = 8501,
     headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
@@ -32,9 +32,11 @@ def ui(
     ] = None,
 ) -> None:
     """Chat about pictures in the browser. Only this machine can reach the page."""
+    from assistant.history import default_path
+    from assistant.refine.store import default_directory
     from serving.server import bind
     from ui.launch import run
-    from ui.local_server import LocalServer
+    from ui.local_server import CURRENT, LocalServer
     from ui.settings import Settings
 
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
@@ -43,12 +45,16 @@ def ui(
         raise UserError("--adapter and --quantization are for the local model; leave them out with --endpoint")
     with bind("127.0.0.1", port) as listener:  # says what is wrong with a port before anything slow
         port = listener.getsockname()[1]
+    history = data / "history.sqlite" if data else default_path()
+    corrections = data / "refine" if data else default_directory()
+    low_bit = quantization.value if quantization else None
     settings = Settings(
         endpoint=endpoint,
         api_key=api_key or os.environ.get("FOURFOLD_API_KEY"),
         model=model if endpoint else None,
-        server=None if endpoint else LocalServer(model, quantization.value if quantization else None, adapter),
-        **({"history": data / "history.sqlite", "corrections": data / "refine"} if data else {}),
+        server=None if endpoint else LocalServer(model, low_bit, adapter or CURRENT, corrections),
+        history=history,
+        corrections=corrections,
     )
     print(f"The page is at http://127.0.0.1:{port}", flush=True)
     run(settings, port=port, headless=headless)

@@ -24,6 +24,7 @@ from ui.pictures import decoded
 from ui.sentences import sentence
 
 IMAGE_TOKENS = 256  # MiniGPT-v2's; the default model takes 64
+_REMEMBERED = "x-fourfold-remembered"  # the header of `serving.memory_door`
 _CONTEXT = 32_768  # tokens, of an endpoint that does not say
 
 
@@ -37,6 +38,7 @@ class Asker:
         context_length: tokens that it reads, where known.
         system: instructions for the whole conversation; "" for none.
         parameters: `temperature`, `max_tokens`, `top_p`, `seed`.
+        remember: whether the endpoint is to remember corrections; None where it is not known to have any.
         looks: keyword arguments of `look_again` that are on: `check_claims`, `closer`, `read`, `agreement`.
     """
 
@@ -46,6 +48,7 @@ class Asker:
     context_length: int | None = None
     system: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    remember: bool | None = None
     looks: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +80,7 @@ class Answering:
         self._last: float | None = None
         self._usage: dict[str, int] = {}
         self._finish: str | None = None
+        self._remembered: str | None = None
 
     @property
     def so_far(self) -> Grounded:
@@ -99,6 +103,8 @@ class Answering:
             "finish_reason": "cancelled" if self.stopped else self._finish,
             **self._usage,
         }
+        if self._remembered:
+            figures["remembered"] = self._remembered
         if self.looked is not None:
             figures["looked"] = {
                 "first": self.looked.first,
@@ -145,7 +151,9 @@ class Answering:
         messages = prompt.invoke({"history": said, "question": [question]}).to_messages()
         room = (asker.context_length or _CONTEXT) - int(asker.parameters.get("max_tokens") or 256)
         options = {name: value for name, value in asker.parameters.items() if value is not None}
-        model = chat_model(asker.endpoint, asker.model, **options)
+        if asker.remember is False:
+            options["extra_body"] = {"memory": False}
+        model = chat_model(asker.endpoint, asker.model, include_response_headers=True, **options)
         async for chunk in model.astream(trim(messages, room, IMAGE_TOKENS)):
             if chunk.text:
                 self._first = self._first or time.monotonic()
@@ -156,6 +164,8 @@ class Answering:
                     "completion_tokens": usage["output_tokens"],
                     "cached_tokens": (usage.get("input_token_details") or {}).get("cache_read") or 0,
                 }
+            headers = chunk.response_metadata.get("headers") or {}
+            self._remembered = headers.get(_REMEMBERED) or self._remembered
             self._finish = chunk.response_metadata.get("finish_reason") or self._finish
         self._last = time.monotonic()
         if self._finish is None:  # OpenAI's protocol ends every answer with a reason
@@ -165,7 +175,9 @@ class Answering:
         picture = next((found[-1] for m in [question, *reversed(said)] if (found := pictures_of(m))), None)
         if picture is None:
             return
-        model = chat_model(self.asker.endpoint, self.asker.model, temperature=0, max_tokens=64)
+        # Looking again is to see, not to remember.
+        options: dict[str, Any] = {} if self.asker.remember is None else {"extra_body": {"memory": False}}
+        model = chat_model(self.asker.endpoint, self.asker.model, temperature=0, max_tokens=64, **options)
 
         def look() -> LookedAgain:
             image, words, looks = decoded(picture), text_of(question), self.asker.looks

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistant.grounding import Box, format_box, parse
+from assistant.refine.registry import SERVED_NAME
 from prompts.errors import UserError
-from prompts.tasks import Task, instruction, with_tag
+from prompts.tasks import INSTRUCTIONS, Task, instruction, with_tag
 from ui.answering import Asked, Asker, ask, drop
 from ui.endpoint import Served
 from ui.state import State
@@ -75,7 +76,9 @@ def words_for(task: Task | None, text: str, region: Box | None) -> str:
 
 
 def chosen_model(found: State) -> Served | None:
-    """The model that answers; None where the endpoint serves none."""
+    """The model that answers; None where the endpoint serves none. What was learnt answers unless told otherwise."""
+    if not found.preferences.model and (refined := [m for m in found.models if m.name == SERVED_NAME]):
+        return refined[0]
     return _named(found.models, found.preferences.model)
 
 
@@ -142,6 +145,7 @@ def askers(found: State, *, otherwise: bool = False) -> list[Asker]:
             _length(found.models, served),
             found.preferences.system.strip(),
             parameters,
+            remember,
             looks,
         )
         for served in (first, other_model(found))
@@ -163,4 +167,6 @@ def _title(words: str) -> str:
     task, rest = split_tag(words)
     if task in (Task.CAPTION, Task.GROUNDING) and words == instruction(task):
         return CHIPS[task].label
+    if task is Task.REFER:
+        rest = rest.removeprefix(INSTRUCTIONS[task][0].partition("{")[0])
     return " ".join(parse(rest).plain.split())[:60]

@@ -96,6 +96,8 @@ def _show_turn(found: State, turns: list[Turn], turn: Turn, verdicts: dict[Any, 
             if other:
                 st.caption(f"**{plain(figures.get('model', ''))}**")
             show_answer(parse(text_of(turn.answer)), turn.picture, turn.words, key=key)
+            if figures.get("remembered"):
+                st.caption(":material/history_edu: Remembered from your correction")
             if figures.get("looked"):
                 show_looked(figures["looked"], turn.picture, turn.words, key=key)
             _acts(found, turns, turn, verdicts, last=last)

@@ -114,14 +114,10 @@ def _show_chips(found: State, on: bytes | None, *, busy: bool) -> None:
             if chip.button and drawn and not busy and st.button(chip.button, key="ask-chip", type="primary"):
                 _submit(found, task, "", found.region)
             idle = not (found.pending or found.pointing or busy)
-            if idle and st.button(
-                "Point at it", key="point", icon=":material/draw:", type="tertiary", help="Point at it"
-            ):
+            if idle and _small("Point at it", ":material/draw:", "point"):
                 found.pointing = True
                 st.rerun()
-        if not busy and st.button(
-            "Camera", key="camera", icon=":material/photo_camera:", type="tertiary", help="Take a photo"
-        ):
+        if not busy and _small("Take a photo", ":material/photo_camera:", "camera"):
             _take_photo(found)
 
 

@@ -36,7 +36,8 @@ def show_learning(found: State, store: CorrectionStore, registry: Registry) -> N
     with st.container(border=True):
         st.markdown("**1 · Learn**")
         ready = store.count(consented=True)
-        st.caption(f"{ready} corrections may be learnt from. On two processor cores this takes some minutes.")
+        noun = "record" if ready == 1 else "records"
+        st.caption(f"{ready} {noun} may be learnt from. On two processor cores this takes some minutes.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             steps = st.number_input(
                 "Steps at most", 1, 100_000, None, placeholder="by their number", key="train-steps", width=180
@@ -49,7 +50,7 @@ def show_learning(found: State, store: CorrectionStore, registry: Registry) -> N
         if newest is None:
             st.caption("There is no adapter yet.")
         else:
-            st.caption(f"Adapter {newest.id} learnt {len(newest.records)} corrections, {_when(newest.created)}.")
+            st.caption(f"Adapter {newest.id}, trained {_when(newest.created)} from {len(newest.records)} records.")
             label = "Measure it" if newest.gate is None else "Measure it again"
             if st.button(label, key="gate", type="primary" if newest.gate is None else "secondary"):
                 _start(found, "gate", [newest.id, *_model(found)])
@@ -119,11 +120,10 @@ def _show_gate(gate: Gate) -> None:
         st.caption(plain(str(reason)))
     rows = ["| | before | after | change | |", "|---|---:|---:|---:|---|"]
     for part in summary.get("slices", []):
-        before, after, change = part["before"], part["after"], part["change"]
-        rows.append(
-            f"| {plain(part['name'])} | {_number(before)} | {_number(after)} | {_number(change['difference'], signed=True)} "
-            f"| {_VERDICTS.get(part['verdict'], 'no difference shown')} |"
-        )
+        verdict = _VERDICTS.get(part["verdict"], "no difference shown")
+        cells = [plain(part["name"]), _number(part["before"]), _number(part["after"])]
+        cells += [_number(part["change"]["difference"], signed=True), verdict]
+        rows.append("| " + " | ".join(cells) + " |")
     if len(rows) > 2:
         st.markdown("\n".join(rows))
     if gate.report and Path(gate.report).is_file():

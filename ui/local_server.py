@@ -8,9 +8,13 @@ import secrets
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO, Literal
 
 State = Literal["stopped", "starting", "ready", "failed"]
+
+CURRENT = "current"
+"""The adapter that was promoted, where one was."""
 
 _LISTENS = re.compile(r"listens on (http://\S+)")
 _ENDING = 25.0  # seconds; the server itself gives running answers 20
@@ -22,14 +26,22 @@ class LocalServer:
     Args:
         model: checkpoint directory; None for the default model.
         quantization: "4bit", "8bit" or None.
-        adapter: directory of a LoRA adapter to answer with, or None.
+        adapter: directory of a LoRA adapter to answer with, "current" for the one that was promoted, or None.
+        store: directory of the corrections that it remembers; None for none.
 
     Attributes:
         url: of its API, with `/v1`; "" until it is ready.
         key: its key, which may load adapters too.
     """
 
-    def __init__(self, model: str | None = None, quantization: str | None = None, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | None = None,
+        quantization: str | None = None,
+        adapter: str | None = None,
+        store: Path | None = None,
+    ) -> None:
+        self.store = store
         self.model = model
         self.quantization = quantization
         self.adapter = adapter
@@ -70,6 +82,8 @@ class LocalServer:
             for option in ("model", "quantization", "adapter"):
                 if value := getattr(self, option):
                     command += [f"--{option}", str(value)]
+            if self.store is not None:
+                command += ["--memory", "--store", str(self.store)]
             # By the environment: the arguments of a process can be read by everybody.
             environment = {**os.environ, "FOURFOLD_ADMIN_KEY": self.key}
             process = subprocess.Popen(

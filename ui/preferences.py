@@ -20,6 +20,7 @@ class Preferences:
         system: instructions for every conversation.
         looks: second looks that are on, names of `look_again`'s arguments.
         consent: whether corrections may be learnt from, unless said otherwise.
+        remember: whether the local model is reminded of corrections.
         private: whether nothing is kept.
     """
 
@@ -33,6 +34,7 @@ class Preferences:
     system: str = ""
     looks: list[str] = field(default_factory=list)
     consent: bool = False
+    remember: bool = True
     private: bool = False
 
     @classmethod
@@ -55,6 +57,8 @@ class Preferences:
 
     def save(self, path: Path) -> None:
         """To a file, at once or not at all; a disk that is full is no reason to stop chatting."""
+        if Preferences.load(path) == self:
+            return
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:

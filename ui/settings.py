@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assistant.history import default_path
-from ui.local_server import LocalServer
+from assistant.refine.store import default_directory
+from ui.local_server import CURRENT, LocalServer
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Settings:
     model: str | None = None
     server: LocalServer | None = None
     history: Path = field(default_factory=default_path)
-    corrections: Path = field(default_factory=lambda: default_path().parent / "refine")
+    corrections: Path = field(default_factory=default_directory)
 
     @property
     def preferences(self) -> Path:
@@ -45,8 +46,9 @@ def configure(settings: Settings) -> None:
 def current() -> Settings:
     """The settings of this process; a page that was started without any serves the default model by itself."""
     if _current is None:
-        server = LocalServer()
+        corrections = default_directory()
+        server = LocalServer(adapter=CURRENT, store=corrections)
         server.start()
-        configure(Settings(server=server))
+        configure(Settings(server=server, corrections=corrections))
     assert _current is not None
     return _current

@@ -49,6 +49,14 @@ def _answers(found: State) -> None:
         )
         p.seed = None if seed is None else int(seed)
         p.system = st.text_area("Instructions for every conversation", p.system, max_chars=4000, key="system")
+        server = found.settings.server
+        if server is not None and server.store is not None:
+            p.remember = st.toggle(
+                "Remember corrections",
+                p.remember,
+                key="remember",
+                help="The same question about the same picture, or one very much like it, gets your corrected answer.",
+            )
         found.save()
 
 

@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for delta, finish in [({"role": "assistant", "content": ""}, None), *deltas]:
                 self._event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
-                time.sleep(self.server.pause)
+                time.sleep(self.server.pause * (5 if "story" in question else 1))
             if "break off" not in question:
                 self._event({**head, "choices": [], "usage": usage})
                 self.wfile.write(b"data: [DONE]\n\n")

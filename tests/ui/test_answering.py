@@ -1,0 +1,139 @@
+"""Answers under way, against a real endpoint."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from assistant.history import ChatHistory
+from tests.ui.scripted import LONG, Scripted
+from ui.answering import Asked, Asker, ask, drop, under_way
+from ui.endpoint import Endpoint
+from ui.forgetful import ForgetfulHistory
+from ui.turns import question_message
+from ui.welcome import SAMPLES
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Scripted]:
+    server = Scripted(pause=0.01).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def asker(endpoint: Scripted, model: str = "fourfold-mini", **options) -> Asker:
+    return Asker(Endpoint(endpoint.url), model, parameters={"temperature": 0.0, "max_tokens": 64}, **options)
+
+
+def wait(asked: Asked, condition=lambda asked: asked.done, seconds: float = 60) -> Asked:
+    end = time.monotonic() + seconds
+    while not condition(asked):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return asked
+
+
+def test_question_and_answer_are_stored_with_their_figures(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), [asker(endpoint)]))
+    question, answer = history.messages(name)
+    assert (question.text, answer.text) == ("What colour is the ball?", "The ball is red.")
+    figures = answer.response_metadata["fourfold"]
+    assert figures["model"] == "fourfold-mini" and figures["finish_reason"] == "stop"
+    assert figures["completion_tokens"] == 4 and figures["prompt_tokens"] == 80
+    assert 0 < figures["first"] <= figures["seconds"]
+    assert endpoint.requests[-1]["temperature"] == 0.0
+    assert under_way(name) is None
+
+
+def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
+    wait(asked, lambda asked: "word5" in asked.answers[0].text)
+    asked.stop()
+    wait(asked)
+    answer = history.messages(name)[1]
+    assert answer.text.startswith("word0 word1") and len(answer.text) < len(LONG)
+    assert answer.response_metadata["fourfold"]["finish_reason"] == "cancelled"
+    assert endpoint.hung_up.wait(30)
+
+
+def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
+    asked.stop()
+    wait(asked)
+    assert asked.answers[0].stopped and history.messages(name) == []
+    drop(name)
+    assert under_way(name) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("fail with 400", "cannot answer this: it was told to fail"),
+        ("fail with 401", "refuses this key"),
+        ("fail with 404", "Choose another model"),
+        ("fail with 429", "too much to do"),
+        ("fail with 500", "failed (500)"),
+        ("tell me a list, break off", "broke off in the middle"),
+    ],
+)
+def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripted, question: str, words: str) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    before = [HumanMessage("hello"), AIMessage("hi"), HumanMessage("old"), AIMessage("older")]
+    history.append(name, before)
+    asked = wait(ask(history, name, 2, HumanMessage(question), [asker(endpoint)]))
+    assert words in (asked.answers[0].error or "")
+    assert [m.text for m in history.messages(name)] == ["hello", "hi", "old", "older"]
+    assert under_way(name) is asked  # to be asked again
+    # Asked again with better luck, it replaces what followed.
+    again = wait(ask(history, name, 2, HumanMessage("What colour is the ball?"), [asker(endpoint)]))
+    assert again.stored
+    assert [m.text for m in history.messages(name)] == ["hello", "hi", "What colour is the ball?", "The ball is red."]
+
+
+def test_an_endpoint_that_is_not_there(tmp_path) -> None:
+    history = ChatHistory(tmp_path / "history.sqlite")
+    name = history.create()
+    nobody = Asker(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
+    asked = wait(ask(history, name, 0, HumanMessage("hello"), [nobody]))
+    assert "does not answer. Is it running?" in (asked.answers[0].error or "")
+
+
+def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    askers = [asker(endpoint), asker(endpoint, "fourfold-refined", adapts="fourfold-mini")]
+    wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), askers))
+    figures = history.messages(name)[1].response_metadata["fourfold"]
+    assert figures["other"]["text"] == "Red. It is a shiny red ball."
+    assert figures["other"]["adapts"] == "fourfold-mini"
+
+
+def test_looking_again_tells_its_steps_and_keeps_the_first_answer(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    question = question_message("[refer] give me the location of the bottle", [SAMPLES[0].file.read_bytes()])
+    asked = wait(ask(history, name, 0, question, [asker(endpoint, looks={"check_claims": True})]))
+    answer = history.messages(name)[1]
+    looked = answer.response_metadata["fourfold"]["looked"]
+    assert answer.text.startswith("<p>the bottle</p>")
+    assert looked["claims"][0]["phrase"] == "the bottle" and looked["calls"] >= 2
+    assert len(asked.answers[0].steps) == len(looked["steps"]) >= 3
+
+
+def test_a_conversation_deleted_meanwhile_stays_deleted(endpoint: Scripted) -> None:
+    history = ForgetfulHistory()
+    name = history.create()
+    asked = ask(history, name, 0, HumanMessage("a list please"), [asker(endpoint)])
+    history.delete(name)
+    wait(asked)
+    assert not asked.stored and "deleted" in (asked.trouble or "")
+    assert history.conversations() == []

@@ -1,0 +1,187 @@
+"""Small things that the page is made of."""
+
+import json
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from assistant.grounding import Box, parse
+from assistant.refine.record import check
+from assistant.refine.store import CorrectionStore
+from prompts.errors import UserError
+from prompts.tasks import Task
+from ui.answer_view import figures_line, named
+from ui.asking import words_for
+from ui.canvas import Mark, _read, marks_of, words_of
+from ui.corrections import changes, forget, given, record
+from ui.forgetful import ForgetfulHistory
+from ui.preferences import Preferences
+from ui.safe_text import answer_markdown, plain
+from ui.turns import question_message, region_of, split_tag, turns_of
+from ui.welcome import SAMPLES
+
+TABLE = SAMPLES[0].file.read_bytes()
+BOX = Box(0.1, 0.2, 0.3, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "region", "words"),
+    [
+        (None, " what is this? ", None, "what is this?"),
+        (None, "what is this?", BOX, "what is this? {<10><20><30><40>}"),
+        (None, "[vqa] is it red?", None, "[vqa] is it red?"),
+        (Task.REFER, "the dog", None, "[refer] give me the location of the dog"),
+        (Task.REFER, "[detection] dog", None, "[detection] dog"),
+        (Task.CAPTION, "", None, "[caption] describe this image briefly"),
+        (Task.IDENTIFY, "", BOX, "[identify] what object is in this location {<10><20><30><40>}"),
+        (Task.IDENTIFY, "which breed?", BOX, "[identify] which breed? {<10><20><30><40>}"),
+        (Task.VQA, "is it red?", BOX, "[vqa] is it red? {<10><20><30><40>}"),
+    ],
+)
+def test_words_for(task, text, region, words) -> None:
+    assert words_for(task, text, region) == words
+
+
+@pytest.mark.parametrize(("task", "region"), [(None, BOX), (Task.REFER, None), (Task.IDENTIFY, None), (Task.VQA, None)])
+def test_what_is_missing_is_asked_for(task, region) -> None:
+    with pytest.raises(UserError):
+        words_for(task, " ", region)
+
+
+def test_tags_and_regions_are_read_back() -> None:
+    assert split_tag("[refer] the dog") == (Task.REFER, "the dog")
+    assert split_tag("[other] the dog") == (None, "[other] the dog")
+    assert region_of("what is this? {<10><20><30><40>}") == BOX
+    assert region_of("in 10 20 30 40 words") is None
+
+
+def test_plain_leaves_no_sign_with_a_meaning() -> None:
+    text = "*a* _b_ [c](http://x) <b> $d$ :red[e] `f` # g\n1. h | i ~j~ ![k](l) 12:30"
+    shown = plain(text)
+    for sign in "*_[]<>$:`#|~!()":
+        assert sign not in shown.replace("\\" + sign, "")
+    assert "  \n" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("**a**\n- b", "**a**\n- b"),
+        ("it costs $5, not $6", "it costs \\$5, not \\$6"),
+        ("![x](http://a/b.png)", "\\![x] \\(http://a/b.png\\)"),
+        ("[bank](http://evil)", "[bank] \\(http://evil\\)"),
+        ("<img src=x>", "&lt;img src=x>"),
+        (":red[x] :smile:", "\\:red[x] \\:smile:"),
+        ("at 12:30 in 3:1", "at 12:30 in 3:1"),
+        ("`a < $b`", "`a < $b`"),
+        ("[x]: http://evil\n![y][x]", "\\[x]\\: http://evil\n\\![y][x]"),
+    ],
+)
+def test_answer_markdown(text: str, shown: str) -> None:
+    assert answer_markdown(text) == shown
+
+
+def test_an_answers_words_and_marks_share_their_groups() -> None:
+    answer = parse(
+        "<p>a dog</p> {<1><2><3><4>} and <p>a cat</p> {<5><6><7><8>}<delim>{<9><9><9><9>}, <p>A dog</p> {<0><0><1><1>}"
+    )
+    assert [(m.label, m.group) for m in marks_of(answer)] == [("a dog", 0), ("a cat", 1), ("a cat", 1), ("A dog", 0)]
+    pieces = words_of(answer)
+    assert [piece.get("group") for piece in pieces if piece["text"].strip(" ,")] == [0, None, 1, 0]
+    assert "".join(piece["text"] for piece in pieces) == "a dog and a cat, A dog"
+
+
+def test_boxes_without_words_are_named_by_the_question() -> None:
+    [mark] = named(parse("{<10><20><30><40>}"), "[refer] give me the location of the red ball")
+    assert mark.label == "red ball"
+    [mark] = named(parse("{<10><20><30><40>}"), "hello")
+    assert mark.label is None
+
+
+@pytest.mark.parametrize("entry", [None, {}, {"label": 1, "group": 0, "box": [0, 0, "x", 1]}, {"group": 0, "box": []}])
+def test_nonsense_from_the_browser_is_no_box(entry) -> None:
+    assert _read(entry) is None
+
+
+def test_boxes_from_the_browser_are_cut_to_the_picture() -> None:
+    assert _read({"label": " cup ", "group": 2, "box": [-0.1, 0.2, 1.4, 0.5]}) == Mark(Box(0, 0.2, 1, 0.5), "cup", 2)
+    assert _read({"label": "", "group": 0, "box": [0.5, 0, 0.4, 1]}) is None
+
+
+def conversation(answer: str = "<p>a dog</p> {<10><20><30><40>}"):
+    figures = {"model": "fourfold-refined", "adapts": "fourfold-mini", "parameters": {"temperature": 0.0, "seed": None}}
+    return turns_of(
+        [
+            question_message("what is it?", [TABLE]),
+            AIMessage("a table"),
+            HumanMessage("never answered"),
+            HumanMessage("[refer] the dog"),
+            AIMessage(answer, response_metadata={"fourfold": figures}),
+        ]
+    )
+
+
+def test_a_record_is_what_the_store_takes(tmp_path: Path) -> None:
+    turns = conversation()
+    correction = record(turns, turns[-1], verdict="down", consent=True, marks=[Mark(BOX, "a cat")])
+    check(correction)
+    assert [message["role"] for message in correction.messages] == ["user", "assistant", "user"]
+    assert correction.messages[0]["content"][0] == {"type": "image"}
+    assert correction.question == "[refer] the dog"
+    assert (correction.model, correction.adapter) == ("fourfold-mini", "fourfold-refined")
+    store = CorrectionStore(tmp_path)
+    kept = store.add(correction, TABLE)
+    assert given(store)["[refer] the dog", correction.rejected].id == kept.id
+    assert forget(tmp_path, kept.id) is None
+    assert store.list() == []
+
+
+def test_a_question_that_was_never_answered_leaves_its_picture(tmp_path: Path) -> None:
+    turns = turns_of([question_message("stopped", [TABLE]), HumanMessage("what is it?"), AIMessage("a table")])
+    correction = record(turns, turns[-1], verdict="up", consent=False)
+    check(correction)
+    assert correction.messages == (
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]},
+    )
+
+
+def test_changes() -> None:
+    answer = "<p>a dog</p> {<10><20><30><40>}"
+    before = marks_of(parse(answer))
+    moved = [Mark(Box(0.5, 0.5, 0.6, 0.6), "a dog")]
+    assert changes(answer, "a dog", before, before) == (None, None)
+    assert changes(answer, "a dog", moved, before) == (None, moved)
+    assert changes(answer, "a cat", before, before) == ("a cat", before)  # a corrected answer needs its boxes again
+    assert changes("yes", "no", [], []) == ("no", None)
+    assert changes(answer, "a dog", [], before) == (None, [])
+
+
+def test_preferences_survive_and_nonsense_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "page.json"
+    Preferences(temperature=0.5, seed=3, looks=["closer"], private=True).save(file)
+    assert Preferences.load(file) == Preferences(temperature=0.5, seed=3, looks=["closer"], private=True)
+    file.write_text(json.dumps({"temperature": "hot", "looks": [1], "model": "x", "unknown": 1}))
+    assert Preferences.load(file) == Preferences(model="x")
+    for nonsense in ("[1]", "{", ""):
+        file.write_text(nonsense)
+        assert Preferences.load(file) == Preferences()
+
+
+def test_a_forgetful_history_is_a_history_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    history = ForgetfulHistory()
+    name = history.create()
+    history.append(name, [question_message("A secret?", [TABLE]), AIMessage("yes")])
+    assert history.conversations("SECRET")[0].title == "A secret?"
+    assert turns_of(history.messages(name))[0].pictures == (TABLE,)
+    history.cut(name, 1)
+    history.delete(name)
+    assert history.conversations() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_line() -> None:
+    figures = {"model": "a_b", "first": 0.25, "seconds": 1.25, "completion_tokens": 11, "prompt_tokens": 80}
+    assert figures_line(figures) == "a\\_b · 0.2 s to the first word · 1.2 s · 11 tokens at 10/s, 80 read"
+    assert figures_line({}) == ""
