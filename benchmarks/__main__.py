@@ -55,9 +55,9 @@ def measure(model: Path, quick: bool, logs: Path) -> dict[str, Any]:
     rounds, tokens = (2, 16) if quick else (5, 96)
     started, load = time.time(), os.getloadavg()
     yardsticks = limits(rounds)
-    bandwidth, matmul = (max(yardsticks[name].runs) for name in ("memory", "matmul"))
+    matmul = max(yardsticks["matmul"].runs)
     _say("decoding")
-    decoded, peers = decode_rates(model, rounds, tokens, bandwidth)
+    decoded, peers = decode_rates(model, rounds, tokens)
     _say("a conversation")
     figures = conversation(model, rounds, matmul)
     figures |= {f"decode {name}": figure for name, figure in decoded.items()}

@@ -55,7 +55,7 @@ def crowds(model: Path, rounds: int, logs: Path) -> tuple[dict[tuple[str, int], 
         figures: dict[tuple[str, int], Figure] = {}
         for people in CROWDS:
             contestants = {
-                name: lambda url=url, called=called, people=people: _rate(url, called, people, numbers)  # type: ignore[misc]
+                name: lambda url=url, called=called, people=people: _rate(url, called, people, numbers)
                 for name, (url, called, _) in urls.items()
             }
             for name, figure in in_turns(contestants, rounds, "requests/s").items():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from serving.engine import Engine
 
 _WORDS = "the quick brown fox jumps over the lazy dog and "
-AXES = {
+AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "images": ("images in the first question", (1, 2, 4, 8), (1, 2)),
     "turns": ("turns before the question", (0, 2, 4, 8, 16), (0, 2)),
     "context": ("words before the question", (50, 200, 800, 2000), (50, 200)),
@@ -42,7 +42,7 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
         with Engine.load(model) as engine:
             engine.end_ids = frozenset()
             _answers(engine, [[_user("hello", _pictures(1))]])
-            for x in AXES[axis][2 if quick else 1]:
+            for x in AXES[axis][2] if quick else AXES[axis][1]:
                 completions = run(engine, x)
                 found[axis].append(
                     {

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,8 +25,9 @@ class Worker:
     """
 
     def __init__(self, command: list[str]) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, cwd=ROOT
         )
         self.version: str = self._read()["version"]
 
@@ -40,12 +42,16 @@ class Worker:
         """End the process."""
         self._process.terminate()
         self._process.wait()
+        self._said.close()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args[2]} ended with {self._process.wait()}")  # type: ignore[index]
+            code = self._process.wait()
+            self._said.seek(0)
+            last = next((line for line in reversed(self._said.read().splitlines()) if line.strip()), "")
+            raise RuntimeError(f"it ended with {code}: {last.strip()[:200]}")
         return json.loads(line)
 
 

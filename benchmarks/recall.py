@@ -25,11 +25,16 @@ from assistant.training.data.sample import photos_directory
 THRESHOLDS = (0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995)
 
 
-def again(image: Image.Image) -> Image.Image:
-    """Half the size, as a JPEG of quality 50."""
+def saved(image: Image.Image) -> Image.Image:
+    """As a JPEG of quality 50."""
     buffer = io.BytesIO()
-    image.resize((max(1, image.width // 2), max(1, image.height // 2))).save(buffer, "JPEG", quality=50)
+    image.save(buffer, "JPEG", quality=50)
     return Image.open(buffer).convert("RGB")
+
+
+def halved(image: Image.Image) -> Image.Image:
+    """At half the size; photos of 500 pixels are then smaller than what the tower reads."""
+    return image.resize((max(1, image.width // 2), max(1, image.height // 2)))
 
 
 def cut(part: float) -> Callable[[Image.Image], Image.Image]:
@@ -43,7 +48,9 @@ def cut(part: float) -> Callable[[Image.Image], Image.Image]:
 
 
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "half size, JPEG 50": again,
+    "JPEG of quality 50": saved,
+    "half size": halved,
+    "half size, JPEG of quality 50": lambda image: saved(halved(image)),
     "brighter by a fifth": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
     "95 % of each side": cut(0.95),
     "85 % of each side": cut(0.85),

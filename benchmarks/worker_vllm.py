@@ -18,7 +18,7 @@ def main() -> None:
     import vllm
 
     # Its own choice of a number format, and no compiler: as `fourfold serve --engine vllm` runs it on a CPU.
-    engine = vllm.LLM(model=sys.argv[1], enforce_eager=True, max_model_len=2048)
+    engine = vllm.LLM(model=sys.argv[1], enforce_eager=True, max_model_len=1024)
 
     def seconds(tokens: int) -> float:
         sampling = vllm.SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)

@@ -13,7 +13,7 @@ from eval.manner import Manner
 from prompts.errors import UserError
 
 if TYPE_CHECKING:
-    from eval.local import LocalModel
+    from serving.engine import Engine
 
 Records = dict[str, dict[str, Any]]
 """Log records by sample."""
@@ -44,7 +44,7 @@ class Answerer:
     concurrency: int = 16
     device: str = "auto"
     _identity: str | None = field(default=None, init=False, repr=False)
-    _local: "LocalModel | None" = field(default=None, init=False, repr=False)
+    _engine: "Engine | None" = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.endpoints) == bool(self.checkpoint):
@@ -95,9 +95,9 @@ class Answerer:
 
     def close(self) -> None:
         """Let go of the checkpoint; the next question would load it again."""
-        if self._local is not None:
-            self._local.close()
-            self._local = None
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +110,8 @@ class Answerer:
     def _in_process(
         self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: Manner
     ) -> Records | None:
-        from eval.local import LocalModel, ask_engine
+        from eval.local import ask_engine
+        from serving.engine import Engine
 
         assert self.checkpoint is not None
         index, processes, device = 0, 1, self.device
@@ -126,11 +127,11 @@ class Answerer:
             state.wait_for_everyone()
         share = [ask for ask in asks if ask.key not in done][index::processes]
         if share:
-            if self._local is None:
-                self._local = LocalModel(self.checkpoint, device)
+            if self._engine is None:
+                self._engine = Engine.load(self.checkpoint, device=device)
             name = "answers.jsonl" if processes == 1 else f"answers-{index}.jsonl"
             with AnswerLog(out / name, configuration) as log:
-                ask_engine(self._local.engine(manner.template), share, log, max_tokens=manner.max_tokens)
+                ask_engine(self._engine, share, log, manner)
         if processes > 1:
             state.wait_for_everyone()
         return logged(out, configuration) if index == 0 else None

@@ -54,6 +54,7 @@ def run_refinement_benchmark(asking: Asking, taught: Taught, out: Path, as_json:
             sources=tuple(taught.sources) if taught.sources else None,
             seed=asking.seed,
             device=asking.device,
-        )
+        ),
+        note=lambda text: typer.echo(text, err=True),
     )
     typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else table_markdown(rows))

@@ -39,10 +39,11 @@ class Decoder:
         threads: int,
     ) -> None:
         graph = decoder_graph(language_model, head, weights, context)
-        # What a step reads at least: limits of speed are told from it.
-        self.weight_bytes = sum(array.nbytes for array in graph.weights.values())
+        # What a step reads at least: limits of speed are told from it. Of the rotations it reads a line.
+        self.weight_bytes = sum(a.nbytes for name, a in graph.weights.items() if name not in ("cosines", "sines"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors; it warns of what it chose itself
         options.enable_mem_pattern = False  # one would be kept for every length of prompt
         # Between steps the cores belong to torch and to the other programs.
         options.add_session_config_entry("session.force_spinning_stop", "1")

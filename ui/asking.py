@@ -136,6 +136,9 @@ def askers(found: State, *, otherwise: bool = False) -> list[Asker]:
     if otherwise:
         parameters["temperature"] = max(found.preferences.temperature, _OTHERWISE)
         parameters["seed"] = None
+    server = found.settings.server
+    local = server is not None and found.endpoint.url == server.url
+    remember = found.preferences.remember if local else None
     looks = dict.fromkeys(found.preferences.looks, True)
     return [
         Asker(

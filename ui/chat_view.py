@@ -17,7 +17,7 @@ from ui.correction_panel import show_correction_panel
 from ui.corrections import forget, given, record
 from ui.header import show_header
 from ui.pictures import cut, shown
-from ui.safe_text import plain
+from ui.safe_text import answer_markdown, plain
 from ui.scrolling import keep_in_sight
 from ui.state import State
 from ui.turns import Turn, region_of, split_tag, turns_of
@@ -28,10 +28,8 @@ def show_chat(found: State) -> None:
     """Draw the conversation that is shown, or the first screen."""
     show_header(found)
     history = found.history
+    asked = under_way(found.conversation)  # before the messages: an answer stored in between is then drawn again
     messages = history.messages(found.conversation) if found.conversation else []
-    asked = under_way(found.conversation)
-    if asked is not None and asked.done and asked.stored:
-        asked = None
     turns = turns_of(messages)
     before = [turn for turn in turns if asked is None or turn.position < asked.keep]
     if not turns and asked is None:
@@ -190,7 +188,7 @@ def _show_so_far(answer: Answering, picture: bytes | None, question: str, *, key
     if answer.steps:
         show_steps(answer.steps, running=not answer.done)
     if answer.error:
-        st.error(answer.error)
+        st.error(answer_markdown(answer.error))
 
 
 def _show_failed(found: State, asked: Asked) -> None:
@@ -199,9 +197,9 @@ def _show_failed(found: State, asked: Asked) -> None:
         if answer.text:
             show_answer(answer.so_far, asked.picture, text_of(asked.question), key="failed")
         if asked.trouble:
-            st.error(asked.trouble, icon=":material/error:")
+            st.error(answer_markdown(asked.trouble), icon=":material/error:")
         elif answer.error:
-            st.error(answer.error, icon=":material/error:")
+            st.error(answer_markdown(answer.error), icon=":material/error:")
         elif answer.stopped:
             st.info("Stopped before the answer began.", icon=":material/stop_circle:")
         else:
@@ -211,4 +209,4 @@ def _show_failed(found: State, asked: Asked) -> None:
                 retry(found, asked)
                 st.rerun()
             except UserError as error:
-                st.error(str(error))
+                st.error(answer_markdown(str(error)))

@@ -10,7 +10,7 @@ from assistant.history import ChatHistory
 from ui.answer_view import figures_line, show_answer, show_looked
 from ui.answering import replace_from, text_of
 from ui.copying import copy_button
-from ui.safe_text import plain
+from ui.safe_text import answer_markdown, plain
 from ui.turns import Turn
 
 
@@ -24,7 +24,7 @@ def show_other(other: dict[str, Any], picture: bytes | None, question: str, *, k
     if other.get("text"):
         show_answer(parse(other["text"]), picture, question, key=key)
     if other.get("error"):
-        st.error(other["error"])
+        st.error(answer_markdown(other["error"]))
     if other.get("looked"):
         show_looked(other["looked"], picture, question, key=key)
     chosen = False

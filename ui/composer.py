@@ -1,5 +1,7 @@
 """Where a question is made: pictures that wait, a rectangle on them, the task, the words."""
 
+import hashlib
+
 import streamlit as st
 
 from assistant.grounding import Box
@@ -8,6 +10,7 @@ from prompts.tasks import Task
 from ui.asking import ASK, CHIPS, chip_task, send, words_for
 from ui.canvas import Mark, canvas
 from ui.pictures import TYPES, shown
+from ui.safe_text import answer_markdown
 from ui.state import State
 from ui.welcome import add_pictures
 
@@ -53,7 +56,7 @@ def _submit(found: State, task: Task | None, text: str, region: Box | None) -> N
     try:
         send(found, words_for(task, text, region), found.pending[-_MOST:])
     except UserError as error:
-        found.notices.append(str(error))
+        found.notices.append(answer_markdown(str(error)))
     st.rerun()
 
 
@@ -87,9 +90,15 @@ def _close(found: State) -> None:
 
 
 def _draw_region(found: State, picture: bytes) -> None:
-    key = shown(picture).uri[-24:]
     marks = [Mark(found.region)] if found.region is not None else []
-    drawn = canvas(picture, key="region", mode="region", marks=marks, revision=key, alt="The picture to ask about")
+    drawn = canvas(
+        picture,
+        key="region",
+        mode="region",
+        marks=marks,
+        revision=hashlib.sha256(picture).hexdigest(),
+        alt="The picture to ask about",
+    )
     region = drawn[0].box if drawn else None
     if region != found.region:
         found.region = region

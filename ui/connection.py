@@ -6,6 +6,7 @@ import streamlit as st
 
 from prompts.errors import UserError
 from ui.endpoint import Endpoint, served_models
+from ui.safe_text import answer_markdown
 from ui.state import State, state
 
 _FRESH = 20.0  # seconds; adapters come and go
@@ -47,7 +48,7 @@ def show_connection(found: State) -> None:
         return
     server = found.settings.server
     if found.trouble:
-        st.error(found.trouble, icon=":material/cloud_off:")
+        st.error(answer_markdown(found.trouble), icon=":material/cloud_off:")
         if st.button("Try again", icon=":material/refresh:", key="connect-again"):
             if server is not None and server.state in ("failed", "stopped"):
                 server.start()

@@ -7,6 +7,7 @@ from prompts.errors import UserError
 from ui.answering import text_of
 from ui.canvas import canvas, marks_of
 from ui.corrections import changes, forget, given, record
+from ui.safe_text import answer_markdown
 from ui.state import state
 from ui.turns import Turn
 
@@ -51,7 +52,7 @@ def show_correction_panel(turns: list[Turn], turn: Turn) -> None:
                 if earlier is not None:
                     forget(found.settings.corrections, earlier.id)
             except UserError as error:
-                st.error(str(error))
+                st.error(answer_markdown(str(error)))
                 return
             kept = "Correction kept." if new_words is not None or new_marks is not None else "Kept as a wrong answer."
             found.notices.append(kept if consent else f"{kept} It will not be learnt from.")

@@ -31,6 +31,7 @@ def options(port: int, headless: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "server.address": "127.0.0.1",
         "server.port": port,
+        "server.allowedHosts": ["127.0.0.1", "localhost"],  # no web page gets in by a name that it made point here
         "server.headless": headless,
         "server.maxUploadSize": _LARGEST,
         "server.fileWatcherType": "none",

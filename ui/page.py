@@ -9,6 +9,7 @@ from ui.brand import icon
 from ui.chat_view import show_chat
 from ui.connection import connect
 from ui.refine_view import show_refine
+from ui.safe_text import answer_markdown
 from ui.sidebar import show_sidebar
 from ui.state import show_in_address, state
 
@@ -36,7 +37,7 @@ def show_page() -> None:
         else:
             show_chat(found)
     except UserError as error:  # a history that cannot be opened, a full disk
-        st.error(str(error), icon=":material/error:")
+        st.error(answer_markdown(str(error)), icon=":material/error:")
     for notice in found.notices:
         st.toast(notice)
     found.notices.clear()

@@ -13,7 +13,7 @@ from assistant.history import ConversationInfo
 from prompts.errors import UserError
 from ui.answering import drop, text_of, under_way
 from ui.corrections import forget, given
-from ui.safe_text import plain
+from ui.safe_text import answer_markdown, plain
 from ui.settings_view import show_settings
 from ui.state import State
 from ui.turns import turns_of
@@ -96,7 +96,7 @@ def _rename(found: State, info: ConversationInfo) -> None:
                 found.history.rename(info.id, title)
                 st.rerun()
             except UserError as error:
-                st.error(str(error))
+                st.error(answer_markdown(str(error)))
 
 
 @st.dialog("Export the conversation")

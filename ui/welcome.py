@@ -42,6 +42,15 @@ SAMPLES = (
             ("Describe it and point", Task.GROUNDING, ""),
         ),
     ),
+    Sample(
+        _SAMPLES / "shapes.png",  # assistant.training.data.scenes.make_scene("page5", most=5)
+        "Orange and red triangles, an orange and a pink heart on brown ground",
+        (
+            ("What is pink?", Task.VQA, "what is pink?"),
+            ("Find the hearts", Task.DETECTION, "heart"),
+            ("How many triangles?", Task.VQA, "how many triangles are there?"),
+        ),
+    ),
 )
 
 
@@ -63,15 +72,16 @@ def show_welcome(found: State) -> None:
             add_pictures(found, [(file.name, file.getvalue()) for file in files])
             st.rerun()
         st.caption("or try one of these")
-        for number, sample in enumerate(SAMPLES):
-            _show_sample(found, number, sample)
+        for number, (sample, column) in enumerate(zip(SAMPLES, st.columns(len(SAMPLES)), strict=True)):
+            with column:
+                _show_sample(found, number, sample)
 
 
 def _show_sample(found: State, number: int, sample: Sample) -> None:
     data = sample.file.read_bytes()
-    with st.container(key=f"sample-{number}", horizontal=True, vertical_alignment="center", gap="medium"):
-        st.image(shown(data, 480).uri, width=240, alt=sample.alt)
-        with st.container(key=f"sample-questions-{number}", width="content"):
+    with st.container(key=f"sample-{number}", border=True):
+        st.image(shown(data, 480).uri, width="stretch", alt=sample.alt)
+        with st.container(key=f"sample-questions-{number}", horizontal=True):
             for place, (label, task, words) in enumerate(sample.questions):
                 if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
                     send(found, words_for(task, words, None), [take(data)])

@@ -25,7 +25,7 @@ class ImageEncoder:
 
     def __init__(self, directory: str | Path) -> None:
         self._directory = Path(directory)
-        self._loading = threading.Lock()
+        self._loading, self._working = threading.Lock(), threading.Lock()
         self._model = self._images = None
         self._name = ""
 
@@ -50,7 +50,8 @@ class ImageEncoder:
         assert self._model is not None
         assert self._images is not None
         pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
+        # One at a time: torch uses all cores for each.
+        with self._working, torch.inference_mode():
             pooled = self._model.encode_images(pixels).mean(dim=1)
         return torch.nn.functional.normalize(pooled, dim=-1).numpy()
 

@@ -17,6 +17,8 @@ from assistant.refine.targets import Doubtful, target_of
 
 ALIKE = 0.98
 """Cosine of two images' vectors from which on they count as one picture; measured by `benchmarks/recall.py`."""
+MAX_LENGTH = 600
+"""Characters of question and answer; what is longer would take too much of a small model's context."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Memory:
                     answer = target_of(correction)
                 except Doubtful:
                     continue
-                if answer is not None:
+                if answer is not None and len(correction.question) + len(answer) <= MAX_LENGTH:
                     found.append((correction, answer))
             self._known = (stamp, found)
         return self._known[1]

@@ -130,12 +130,14 @@ def forget(store: CorrectionStore, registry: Registry, record: str) -> str | Non
     Raises:
         UserError: there is no such correction.
     """
-    store.forget(record)
-    registry.drop_reports()  # they may show its picture
+    store.get(record)
+    # What may show it goes first: killed after the last line, nothing would be left that knew of it.
+    registry.drop_reports()
     # A training that runs now is told at its end.
     with contextlib.suppress(UserError), _training(registry):
         for name in (_NEW, _NEW.with_name(f"{_NEW.name}.work")):
             shutil.rmtree(registry.directory / name, ignore_errors=True)
+    store.forget(record)
     state = _delete_stale(store, registry)
     return state.current if state.current in registry.holding([record]) else None
 

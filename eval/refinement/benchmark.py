@@ -4,6 +4,7 @@ One line of `rows.jsonl` is one way of learning (an arm) from so many correction
 come and never measured twice, so a run may be stopped, and asked for in pieces.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,12 @@ class Options:
         return curve + [(ARMS[name], self.count) for name in self.arms if name not in CURVE]
 
 
-def run_refinement(options: Options) -> list[dict[str, Any]]:
+def run_refinement(options: Options, note: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """Measure everything that is not in `rows.jsonl` yet, and write `table.md` and `curve.png` after every row.
+
+    Args:
+        options: what to measure.
+        note: is told what could not be measured.
 
     Returns:
         The rows of this configuration, those of earlier runs too.
@@ -92,9 +97,14 @@ def run_refinement(options: Options) -> list[dict[str, Any]]:
             )
             for arm, count in options.runs():
                 key = f"{name}/{arm.name}/{count}"
-                if key not in rows.done and (found := classroom.measure(arm, count)) is not None:
-                    rows.add(key, subject=name, arm=arm.name, count=count, seed=options.seed, **found)
-                    write_table(list(rows.done.values()), options.out)
+                if key in rows.done:
+                    continue
+                found = classroom.measure(arm, count)
+                if found is None:
+                    note(f"{key}: left out, the teacher found too few mistakes")
+                    continue
+                rows.add(key, subject=name, arm=arm.name, count=count, seed=options.seed, **found)
+                write_table(list(rows.done.values()), options.out)
         done = list(rows.done.values())
     write_table(done, options.out)
     return done

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,16 @@ from assistant.training.data import Sample
 from eval.answers import AnswerLog
 from eval.refinement.arms import Arm
 from eval.refinement.gate import compare
-from eval.refinement.slices import OUT_OF_USE, Slice, ask, sample_slice, scores_of, untouched_slices
+from eval.refinement.slices import (
+    OUT_OF_USE,
+    Answers,
+    Slice,
+    ask,
+    load_engine,
+    sample_slice,
+    scores_of,
+    untouched_slices,
+)
 from eval.refinement.teacher import Subject, correct, draw, image_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ _PATIENCE = 12
 _UNTOUCHED = ("existence", "colour", "count", "relation", "what", "text", "annotated", "caption", "refer", "identify")
 """Kinds of the card: all but the two whose answers are the longest, and which the default model hardly can."""
 _RELATED_TOKENS = 32
+_OF_PHOTOS = 128
 
 
 class Classroom:
@@ -59,7 +70,10 @@ class Classroom:
     ) -> None:
         self._subject, self._model, self._out = subject, model, out
         self._refinement, self._configuration = refinement, dict(configuration)
-        self._most, self._device = most, device
+        # Of photos a fixed number, whatever is asked for: those that are learnt from are left out of all other
+        # questions, which would else depend on it.
+        self._most = max(most, _OF_PHOTOS) if subject.source == "photos" else most
+        self._device = device
         self._folder = out / subject.name
         self._mistakes: list[tuple[Sample, str]] = []
         self._slices: list[Slice] = []
@@ -83,15 +97,35 @@ class Classroom:
         ]
         store = self._corrected(arm, mistakes)
         adapter, cost = self._train(arm, store, count) if arm.trained else (None, {})
-        log = self._log(arm.name, count)
+        after = self._answers(slices, adapter, f"{arm.name}, {count}")
+        if arm.remembered:
+            after = {**after, **self._reminded(slices, adapter, store, f"{arm.name}, {count}")}
+        before = self._log(None).done
+        measured = {part.name: _compare(part, before, after) for part in slices}
+        untouched = _together([part for part in slices if "/" in part.name])
+        return {**cost, "slices": measured, "untouched": _compare(untouched, before, after)}
+
+    def _answers(self, slices: Sequence[Slice], adapter: Path | None, title: str) -> Answers:
+        """What is answered with an adapter, or as shipped; asked where it is not known."""
+        log = self._log(adapter)
         if any(item.key not in log.done for part in slices for item in part.items):
             with log, self._engine(adapter) as (engine, name):
-                memory = Memory(CorrectionStore(store), ImageEncoder(self._model)) if arm.remembered else None
-                ask(engine, slices, name, log, f"{self._subject.name}, {arm.name}, {count}", memory)
-        before = self._log("as shipped", 0)
-        measured = {part.name: self._compare(part, before, log) for part in slices}
-        untouched = [part for part in slices if "/" in part.name]
-        return {**cost, "slices": measured, "untouched": self._compare(_together(untouched), before, log)}
+                ask(engine, slices, name, log, f"{self._subject.name}, {title}")
+        return log.done
+
+    def _reminded(self, slices: Sequence[Slice], adapter: Path | None, store: Path, title: str) -> Answers:
+        """The same for those questions of which the memory knows something; the others it leaves as they are."""
+        memory = Memory(CorrectionStore(store), ImageEncoder(self._model))
+        known = [
+            Slice(part.name, items, part.score)
+            for part in slices
+            if (items := tuple(item for item in part.items if memory.recall(item.image.open(), item.question)))
+        ]
+        log = self._log(adapter, store.name)
+        if any(item.key not in log.done for part in known for item in part.items):
+            with log, self._engine(adapter) as (engine, name):
+                ask(engine, known, name, log, f"{self._subject.name}, {title}", memory)
+        return log.done
 
     def _prepare(self) -> None:
         """Choose the questions, ask the model as it was shipped, and find its mistakes in the stream."""
@@ -103,7 +137,7 @@ class Classroom:
         if subject.related is not None:
             for kind, samples in subject.related(tested).items():
                 slices.append(sample_slice(f"related {kind}", kind, samples, _RELATED_TOKENS))
-        log = self._log("as shipped", 0)
+        log = self._log(None)
         with log, self._engine(None) as (engine, name):
             asked = 0
             while len(self._mistakes) < self._most and asked < _PATIENCE * self._most:
@@ -113,7 +147,7 @@ class Classroom:
                 asked += len(part)
                 questions = sample_slice("stream", subject.kind, part, subject.max_tokens)
                 ask(engine, [questions], name, log, f"{subject.name}, looking for mistakes")
-                answers = scores_of(questions, log)[0]
+                answers = scores_of(questions, log.done)[0]
                 right = subject.right(part, answers)
                 self._mistakes += [
                     (sample, answer) for sample, answer, good in zip(part, answers, right, strict=True) if not good
@@ -131,7 +165,8 @@ class Classroom:
 
     def _corrected(self, arm: Arm, mistakes: Sequence[tuple[Sample, str]]) -> Path:
         """A store with the teacher's corrections."""
-        directory = self._folder / "stores" / f"{arm.form.replace(' ', '-')}-{len(mistakes)}"
+        digest = _digest([self._configuration["model"], self._configuration["seed"]])
+        directory = self._folder / "stores" / f"{arm.form.replace(' ', '-')}-{len(mistakes)}-{digest}"
         store = CorrectionStore(directory)
         if store.count() != len(mistakes):
             shutil.rmtree(directory)
@@ -145,8 +180,9 @@ class Classroom:
     def _train(self, arm: Arm, store: Path, count: int) -> tuple[Path, dict[str, Any]]:
         """The arm's adapter and what it cost; one that was trained with the same settings is taken as it is."""
         settings = arm.settings(self._refinement)
-        digest = hashlib.sha256(json.dumps([self._configuration, arm.name, count], default=str).encode()).hexdigest()
-        adapter = self._folder / "adapters" / f"{arm.name.replace(', ', '-').replace(' ', '-')}-{count}-{digest[:8]}"
+        run = {name: self._configuration[name] for name in ("model", "seed", "max_steps")}
+        # Not by the arm's name: with and without memory the adapter is the same.
+        adapter = self._folder / "adapters" / f"{count}-{_digest([run, asdict(settings), arm.form])}"
         note = adapter.with_suffix(".json")
         if not (adapter.exists() and note.exists()):
             shutil.rmtree(adapter, ignore_errors=True)
@@ -175,29 +211,33 @@ class Classroom:
     def _engine(self, adapter: Path | None) -> Iterator[tuple["Engine", str]]:
         """The engine and the name of what is to be asked; a projector is put into a copy of the checkpoint."""
         from assistant.refine.adapter import with_projector
-        from serving.engine import Engine
 
         with tempfile.TemporaryDirectory(dir=self._out) as folder:
             model = self._model
             if adapter is not None and (adapter / "projector.safetensors").exists():
                 model = with_projector(model, adapter / "projector.safetensors", Path(folder) / "model")
-            with Engine.load(model, device=self._device) as engine:
+            with load_engine(model, self._device) as engine:
                 if adapter is not None and (adapter / "adapter_config.json").exists():
                     yield engine, engine.load_adapter("learnt", adapter).name
                 else:
                     yield engine, ""
 
-    def _log(self, arm: str, count: int) -> AnswerLog:
-        path = self._folder / "answers.jsonl"
-        configuration = {**self._configuration, "arm": arm, "count": count}
-        if not count:  # what the model answers as it is depends on nothing that is done to it
-            configuration = {"model": self._configuration["model"]}
-        return AnswerLog(path, configuration)
+    def _log(self, adapter: Path | None, reminded: str = "") -> AnswerLog:
+        """Answers of the model as shipped, or with an adapter, and with a memory by its name.
 
-    @staticmethod
-    def _compare(part: Slice, before: AnswerLog, after: AnswerLog) -> dict[str, Any]:
-        was, now = (scores_of(part, log)[1] for log in (before, after))
-        return compare(part.name, "untouched", was, now, part.images).to_json()
+        Answers depend on nothing else, so other runs with the same folder find them.
+        """
+        configuration = {"model": self._configuration["model"], "adapter": adapter and adapter.name, "memory": reminded}
+        return AnswerLog(self._folder / "answers.jsonl", configuration)
+
+
+def _compare(part: Slice, before: Answers, after: Answers) -> dict[str, Any]:
+    was, now = (scores_of(part, answers)[1] for answers in (before, after))
+    return compare(part.name, "untouched", was, now, part.images).to_json()
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def _together(slices: Sequence[Slice]) -> Slice:

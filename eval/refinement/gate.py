@@ -10,7 +10,16 @@ from typing import Any, Literal
 from assistant.refine.samples import Doubt, Lessons
 from assistant.refine.store import CorrectionStore
 from eval.answers import AnswerLog, model_fingerprint, write_whole
-from eval.refinement.slices import OUT_OF_USE, Slice, ask, correction_slice, scores_of, sources_here, untouched_slices
+from eval.refinement.slices import (
+    OUT_OF_USE,
+    Slice,
+    ask,
+    correction_slice,
+    load_engine,
+    scores_of,
+    sources_here,
+    untouched_slices,
+)
 from eval.statistics import Estimate, Paired, clustered_mean, paired
 from prompts.errors import UserError
 
@@ -109,7 +118,6 @@ def gate(
     """
     from assistant.refine.learn import stored_lessons
     from assistant.refine.recipe import Refinement
-    from serving.engine import Engine
 
     store, adapter, out = CorrectionStore(store_directory), Path(adapter), Path(out)
     training = _read_training(adapter)
@@ -132,7 +140,7 @@ def gate(
     untouched = untouched_slices(sources or sources_here(), limit, seed, learnt=learnt)
     slices = [*corrected, *untouched]
     logs = []
-    with Engine.load(model_directory, device=device) as engine:
+    with load_engine(model_directory, device) as engine:
         for name, path in (("before", Path(baseline) if baseline else None), ("after", adapter)):
             configuration = {"suite": "gate", "model": model, "adapter": _digest(path), "decoding": "greedy"}
             log = AnswerLog(out / "answers.jsonl", configuration)
@@ -197,7 +205,7 @@ def compare(
 def _compare(part: Slice, before: AnswerLog, after: AnswerLog) -> SliceResult:
     roles: dict[str, Role] = {"corrections seen": "seen", "corrections held out": "held out"}
     other: Role = "out of use" if part.name.endswith(OUT_OF_USE) else "untouched"
-    was, now = (scores_of(part, log)[1] for log in (before, after))
+    was, now = (scores_of(part, log.done)[1] for log in (before, after))
     return compare(part.name, roles.get(part.name, other), was, now, part.images)
 
 
@@ -229,7 +237,7 @@ def _write(
 
     items = []
     for part in slices:
-        (before, was), (after, now) = (scores_of(part, log) for log in logs)
+        (before, was), (after, now) = (scores_of(part, log.done) for log in logs)
         for row, item in enumerate(part.items):
             items.append(
                 {"slice": part.name, "image": item.image.id, "question": item.question, "reference": item.reference,

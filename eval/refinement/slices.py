@@ -1,8 +1,9 @@
 """What is asked before and after learning: slices of questions, each with a score of its own."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,6 +23,8 @@ from serving.requests import Request, Sampling
 if TYPE_CHECKING:
     from serving.engine import Engine
 
+Answers = Mapping[str, Mapping[str, Any]]
+"""Key of an item → its record in a log (`AnswerLog.done`)."""
 _BATCH = 64
 OUT_OF_USE = ", answer out of use"
 
@@ -171,6 +174,23 @@ def sources_here() -> list[str]:
     return ["photos", "scenes"]
 
 
+def load_engine(model: str | Path, device: str) -> "Engine":
+    """An engine whose answers with and without an adapter differ by the adapter alone.
+
+    On a CPU the model alone may be computed in int8, but never with an adapter; here both are float32.
+
+    Args:
+        model: directory of the checkpoint.
+        device: as for `Engine.load`.
+    """
+    import torch
+
+    from serving.engine import Engine
+
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return Engine.load(model, device=device, dtype="auto" if on_gpu else "float32")
+
+
 def ask(
     engine: "Engine",
     slices: Sequence[Slice],
@@ -203,7 +223,7 @@ def ask(
                 progress.advance(bar)
 
 
-def scores_of(part: Slice, log: AnswerLog) -> tuple[list[str], list[float]]:
-    """The answers of a slice and their scores, from a log that has all of them."""
-    answers = [log.done[item.key]["answer"] for item in part.items]
-    return answers, part.score(answers)
+def scores_of(part: Slice, answers: Answers) -> tuple[list[str], list[float]]:
+    """The answers to a slice's questions and their scores; `answers` has all of them."""
+    said = [answers[item.key]["answer"] for item in part.items]
+    return said, part.score(said)

@@ -54,7 +54,7 @@ def test_decoding_of_every_format_has_a_figure_and_a_limit(
     monkeypatch.setattr(peers, "VLLM_PYTHON", Path("absent"))
     monkeypatch.setenv("FOURFOLD_LLAMA_CPP", "absent")
     monkeypatch.setattr(peers, "_llama_command", lambda threads: ["false", "-m", "llama"])
-    figures, versions = decode_rates(tiny_checkpoint, 1, 4, bandwidth=20.0)
+    figures, versions = decode_rates(tiny_checkpoint, 1, 4)
     assert versions == {}
     for name in FORMATS:
         assert figures[name].value is not None

@@ -251,7 +251,7 @@ def test_side_by_side(tab, served: Served) -> None:
     tab.get_by_text("Red. It is a shiny red ball.").wait_for()
     settle(tab)
     assert tab.get_by_text("The ball is red.").is_visible()
-    assert {request["model"] for request in served.endpoint.requests[-2:]} == {"fourfold-mini", "fourfold-refined"}
+    assert {request["model"] for request in served.endpoint.requests[-2:]} == {"fourfold-mini", "fourfold-tuned"}
     tab.get_by_role("button", name="Go on with this answer").click()
     history = ChatHistory(served.data / "history.sqlite")
     conversation = history.conversations()[0].id

@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Script:
     refuse: str | None = None  # prompts that contain this get 400
     die_after: int | None = None  # answers, then nothing but 503
     answer: str = "yes"
+    raw: tuple[str, str] | None = None  # content type and body of what comes in place of every answer
     reply: Callable[[list[dict[str, Any]]], str] | None = None  # from the messages, instead of `answer`
     asked: Counter[str] = field(default_factory=Counter)
     images: Counter[bool] = field(default_factory=Counter)
@@ -54,6 +55,8 @@ def _app(script: Script) -> FastAPI:
         script.requests += 1
         script.bodies.append(body)
         prompt, image = _prompt(body)
+        if script.raw is not None:
+            return Response(script.raw[1], media_type=script.raw[0])
         if script.die_after is not None and sum(script.asked.values()) >= script.die_after:
             return JSONResponse({"error": {"message": "gone"}}, 503)
         if script.busy_every and script.requests % script.busy_every == 0:

@@ -9,13 +9,11 @@ from PIL import Image
 
 from eval.answerer import Answerer
 from eval.benchmarks import BENCHMARKS
-from eval.local import LocalModel
 from eval.manner import Manner, settle
 from eval.metrics.boxes import BoxFormat
 from eval.runner import RunOptions, run_benchmark
 from prompts.chat import load_template
 from prompts.errors import UserError
-from serving.requests import Request, Sampling
 from tests.eval.scripted import Script, endpoint
 
 
@@ -76,19 +74,21 @@ def test_an_endpoint_is_told_how_many_bos(tmp_path: Path, name: str, two: bool) 
     assert (configuration["recipe"], configuration["template"]) == ("minigpt-v2", {"double_bos": two})
 
 
-def test_a_checkpoint_with_the_switch_reads_one_bos_less(tmp_path: Path, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("template", ["minigpt_v2", "chatml"])
+def test_a_checkpoint_reads_one_bos_less_where_it_has_the_switch(
+    tmp_path: Path, tiny_checkpoint: Path, template: str
+) -> None:
     model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-    (model / "chat_template.jinja").write_text(load_template("minigpt_v2"))
-    lengths = {}
-    for directory in (model, tiny_checkpoint):
-        local = LocalModel(directory, "cpu")
-        for template in ({"double_bos": True}, {"double_bos": False}, {}):
-            engine = local.engine(template)
-            request = Request([{"role": "user", "content": "what?"}], Sampling(max_tokens=1))
-            lengths[directory, template.get("double_bos")] = engine.generate([request])[0].prompt_tokens
-            assert engine is local.engine(template)  # loaded once
-        local.close()
-    # The tiny tokenizer spells a BOS in letters, so there is more than one token between two and one.
-    assert lengths[model, True] == lengths[model, None] > lengths[model, False]
-    # A template without the switch is left as it is.
-    assert len({lengths[tiny_checkpoint, value] for value in (True, False, None)}) == 1
+    (model / "chat_template.jinja").write_text(load_template(template))
+    Image.new("RGB", (8, 8)).save(tmp_path / "7.png")
+    row = {"image_id": "7", "question": "what?", "choices": ["cat", "dog"], "answer": 0}
+    (tmp_path / "icon.json").write_text(json.dumps([row]))
+    scores = {}
+    with Answerer(checkpoint=model) as answerer:
+        for one in (settle("minigpt-v2", "iconvqa"), settle(None, "iconvqa"), Manner(template={"double_bos": True})):
+            out = tmp_path / str(one.template)
+            run_benchmark(RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", out, answerer, manner=one))
+            (record,) = map(json.loads, (out / "answers.jsonl").read_text().splitlines())
+            scores[one.template.get("double_bos")] = record["scores"]
+    assert scores[True] == scores[None]  # two is the template's own default
+    assert (scores[False] == scores[None]) == (template == "chatml")  # which has no such switch

@@ -16,6 +16,8 @@ from eval import endpoint as endpoint_module
 from eval.answerer import Answerer
 from eval.asking import Control
 from eval.endpoint import rank_by_first_token
+from eval.probes import Probe
+from eval.report import build_report, write_report
 from eval.runner import Run, RunOptions, run_benchmark
 from eval.score import score_files
 from prompts.errors import UserError
@@ -103,6 +105,55 @@ def test_when_all_are_dead_the_answers_stay(pope: Path, monkeypatch: pytest.Monk
     with endpoint(Script()) as script:
         run = run_benchmark(options(pope, answerer=by(script.url)))
         assert run.failed == 0 and len(script.asked) == 40 - answered
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        ("text/html", "<html>a page</html>", "no chat completion; is the address right"),
+        ("application/json", '{"choices": []}', "no chat completion"),
+        ("application/json", '{"choices": [{"index": 0, "message": null}]}', "no chat completion"),
+        ("application/json", '{"choices": [{"ind', "no JSON"),
+    ],
+)
+def test_something_else_answers_there(
+    pope: Path, monkeypatch: pytest.MonkeyPatch, kind: str, body: str, message: str
+) -> None:
+    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(endpoint_module, "_LENIENCE", 3)
+    with endpoint(Script()) as script:
+        run_benchmark(options(pope, answerer=by(script.url), limit=3))
+        script.raw = (kind, body)
+        with pytest.raises(UserError, match=f"{message}.*3 answers are kept"):
+            run_benchmark(options(pope, answerer=by(script.url)))
+    assert len(lines(pope)) == 3
+
+
+def test_answers_of_100_kb_and_a_report_of_them(pope: Path) -> None:
+    long = "yes " + "{<1><2><" * 12_500
+    with endpoint(Script(answer=long)) as script:
+        run = run_benchmark(options(pope, answerer=by(script.url), limit=4))
+    assert run.result is not None and run.result.headline.headline.value == 100
+    assert [line["answer"] for line in lines(pope)] == [long] * 4  # kept as they came
+    write_report(build_report([pope / "out"]), pope / "out")
+    assert (pope / "out" / "report.html").stat().st_size < 200_000  # shown by their beginning
+
+
+def test_a_wrong_claim_needs_answers_in_words(tmp_path: Path) -> None:
+    row = {"img_id": "7", "sents": "dog", "bbox": [1, 1, 5, 5], "width": 8, "height": 8}
+    Image.new("RGB", (8, 8)).save(tmp_path / "7.png")
+    (tmp_path / "refcoco.json").write_text(json.dumps([row]))
+    with pytest.raises(UserError, match="questions of refcoco have none"):
+        run_benchmark(
+            RunOptions(
+                "refcoco",
+                tmp_path,
+                tmp_path / "refcoco.json",
+                tmp_path / "out",
+                by("http://127.0.0.1:9", model="x"),
+                probe=Probe.DISTRACTOR,
+            )
+        )
 
 
 def test_nobody_there(pope: Path) -> None:
@@ -223,6 +274,19 @@ def test_vizwiz_test_split_gives_a_submission(tmp_path: Path) -> None:
     assert run.result is None
     submission = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert submission == [{"image": "VizWiz_test_00000000.jpg", "answer": "a cup"}]
+
+
+def test_vqa_test_split_gives_what_evalai_takes(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "COCO_test2015_000000000007.jpg")
+    questions = [{"question_id": number, "image_id": 7, "question": "what?"} for number in (71, 70)]
+    (tmp_path / "test.json").write_text(json.dumps({"questions": questions}))
+    with endpoint(Script(answer="a cup")) as script:
+        run = run_benchmark(
+            RunOptions("vqav2", tmp_path, None, tmp_path / "out", by(script.url), questions=tmp_path / "test.json")
+        )
+    assert run.result is None and script.images == {True: 2}
+    submission = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert submission == [{"question_id": 71, "answer": "a cup"}, {"question_id": 70, "answer": "a cup"}]
 
 
 def in_process(folder: Path, checkpoint: Path, **changes: Any) -> Run:

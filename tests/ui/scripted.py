@@ -11,7 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MODELS = ("fourfold-mini", "fourfold-refined")
+MODELS = ("fourfold-mini", "fourfold-tuned")
 BALL = (0.105, 0.425, 0.357, 0.752)  # where things are in fourfold/samples/table.jpg
 BOX = (0.378, 0.437, 0.644, 0.751)
 BOTTLE = (0.703, 0.229, 0.859, 0.779)

@@ -110,7 +110,7 @@ def test_an_endpoint_that_is_not_there(tmp_path) -> None:
 def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
     history = ForgetfulHistory()
     name = history.create()
-    askers = [asker(endpoint), asker(endpoint, "fourfold-refined", adapts="fourfold-mini")]
+    askers = [asker(endpoint), asker(endpoint, "fourfold-tuned", adapts="fourfold-mini")]
     wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), askers))
     figures = history.messages(name)[1].response_metadata["fourfold"]
     assert figures["other"]["text"] == "Red. It is a shiny red ball."

@@ -8,7 +8,7 @@ import pytest
 from assistant.refine.store import CorrectionStore
 from prompts.errors import UserError
 from ui.endpoint import Endpoint, served_models
-from ui.local_server import LocalServer
+from ui.local_server import CURRENT, LocalServer
 from ui.refine_jobs import Job
 
 
@@ -19,8 +19,8 @@ def wait(condition, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def test_a_server_of_its_own(tiny_checkpoint: Path) -> None:
-    server = LocalServer(str(tiny_checkpoint))
+def test_a_server_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    server = LocalServer(str(tiny_checkpoint), None, CURRENT, tmp_path)
     assert server.state == "stopped"
     server.start()
     try:

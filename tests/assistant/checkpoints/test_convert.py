@@ -361,7 +361,7 @@ def test_memory_is_that_of_one_shard(tmp_path: Path) -> None:
     """Private memory grows by about a shard while a checkpoint ten times its size is written."""
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc to see how much memory is private")
-    shard, bulk = 32 << 20, 320 << 20
+    shard, bulk = 16 << 20, 160 << 20
     rows = bulk // 4 // 1024
     code = f"""
 import threading, time, torch

@@ -105,6 +105,7 @@ def test_what_is_no_answer_is_not_remembered(store: CorrectionStore) -> None:
     store.add(correction(verdict="up", chosen=None), data)
     store.add(correction(chosen=None), data)
     store.add(correction(chosen="bl<|im_end|>ue"), data)
+    store.add(correction(chosen="blue " * 200), data)
     talk = (*correction(1).messages, {"role": "assistant", "content": "x"}, {"role": "user", "content": QUESTION})
     store.add(correction(messages=talk), data)
     assert Memory(store).recall(data, QUESTION) is None

@@ -1,12 +1,14 @@
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from assistant.grounding import Box, format_box
 from assistant.refine.record import CorrectedBox, Correction
-from assistant.refine.samples import contrast_turn, lessons_of, samples_of
+from assistant.refine.samples import StoredImage, contrast_turn, lessons_of, samples_of
 from assistant.refine.split import data_hash, split_by_image
 from prompts.tasks import Task
+from tests.assistant.refine.corrections import encoded
 
 BOX = Box(0.1, 0.2, 0.3, 0.4)
 
@@ -162,3 +164,10 @@ def test_the_data_hash_changes_with_what_is_taught_only():
     one, two = correction("1"), correction("2", image="b")
     assert data_hash([one, two]) == data_hash([replace(two, id="x", created=5.0), one])
     assert data_hash([one, two]) != data_hash([one, replace(two, chosen="green")]) != data_hash([one])
+
+
+def test_a_stored_image_is_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    data = encoded(Image.new("RGB", (30, 20), "red"), "JPEG", exif=exif)
+    assert StoredImage("a", read=lambda id: data).open().size == (20, 30)

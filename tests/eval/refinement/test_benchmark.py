@@ -52,6 +52,16 @@ def test_rows_table_curve_and_going_on(options):
     assert [(row["arm"], row["count"]) for row in more][5:] == [("no replay", 4)]
 
 
+def test_too_few_mistakes_are_said(options, monkeypatch):
+    monkeypatch.setattr("eval.refinement.classroom.Classroom.measure", lambda self, arm, count: None)
+    notes = []
+    again = replace(options, arms=("sft",), counts=(3,))
+    assert "corner/sft/3" not in {
+        f"{r['subject']}/{r['arm']}/{r['count']}" for r in run_refinement(again, notes.append)
+    }
+    assert notes == ["corner/sft/3: left out, the teacher found too few mistakes"]
+
+
 def test_every_arm_differs_from_the_default(tmp_path):
     default = ARMS["sft + dpo"].settings(TINY)
     assert default == replace(TINY, held_out=0.0)
