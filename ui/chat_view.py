@@ -14,7 +14,7 @@ from ui.composer import show_composer
 from ui.connection import show_connection
 from ui.copying import copy_button
 from ui.correction_panel import show_correction_panel
-from ui.corrections import forget, given, record
+from ui.corrections import forget, given, record, said
 from ui.header import show_header
 from ui.pictures import cut, shown
 from ui.safe_text import answer_markdown, plain
@@ -112,7 +112,7 @@ def _acts(found: State, turns: list[Turn], turn: Turn, verdicts: dict[Any, Any],
     """The row below an answer."""
     assert turn.answer is not None
     at, answer = turn.position, text_of(turn.answer)
-    earlier = verdicts.get((turn.words, answer))
+    earlier = verdicts.get(said(turn))
     with st.container(key=f"acts-{at}", horizontal=True, gap="small", vertical_alignment="center"):
         if not found.preferences.private and turn.picture is not None:
             up = earlier is not None and earlier.verdict == "up"

@@ -6,7 +6,7 @@ from assistant.grounding import parse
 from prompts.errors import UserError
 from ui.answering import text_of
 from ui.canvas import canvas, marks_of
-from ui.corrections import changes, forget, given, record
+from ui.corrections import changes, forget, given, record, said
 from ui.safe_text import answer_markdown
 from ui.state import state
 from ui.turns import Turn
@@ -47,7 +47,7 @@ def show_correction_panel(turns: list[Turn], turn: Turn) -> None:
             new_words, new_marks = changes(text, words, marks, before)
             try:
                 correction = record(turns, turn, verdict="down", consent=consent, words=new_words, marks=new_marks)
-                earlier = given(found.store).get((turn.words, text))
+                earlier = given(found.store).get(said(turn) or ("", "", ""))
                 found.store.add(correction, turn.picture)
                 if earlier is not None:
                     forget(found.settings.corrections, earlier.id)

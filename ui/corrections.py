@@ -1,5 +1,6 @@
 """What a person thinks of an answer, as a record of the store."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,20 @@ def changes(answer: str, words: str, marks: Sequence[Mark], before: Sequence[Mar
     return new_words, list(marks) if moved or (new_words is not None and marks) else None
 
 
-def given(store: CorrectionStore) -> dict[tuple[str, str], Correction]:
-    """The latest record for each question and answer, by `(question, answer)`."""
-    return {(correction.question, correction.rejected): correction for correction in store.list()}
+Said = tuple[str, str, str]
+"""SHA-256 of a picture, a question about it, and the answer."""
+
+
+def given(store: CorrectionStore) -> dict[Said, Correction]:
+    """The latest record of each answer that was judged."""
+    return {(c.image, c.question, c.rejected): c for c in store.list()}
+
+
+def said(turn: Turn) -> Said | None:
+    """By what the answer of a turn is found in `given`; None where there is no answer about a picture."""
+    if turn.answer is None or turn.picture is None:
+        return None
+    return hashlib.sha256(turn.picture).hexdigest(), turn.words, text_of(turn.answer)
 
 
 def forget(directory: Path, id: str) -> str | None:

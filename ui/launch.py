@@ -17,7 +17,7 @@ _LIGHT = {
     "borderColor": "#dededa",
 }
 _DARK = {
-    "primaryColor": "#2dbfae",
+    "primaryColor": "#12897d",
     "backgroundColor": "#181918",
     "secondaryBackgroundColor": "#262826",
     "textColor": "#ececea",

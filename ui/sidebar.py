@@ -11,8 +11,8 @@ import streamlit as st
 from assistant.export import export_conversation
 from assistant.history import ConversationInfo
 from prompts.errors import UserError
-from ui.answering import drop, text_of, under_way
-from ui.corrections import forget, given
+from ui.answering import drop, under_way
+from ui.corrections import forget, given, said
 from ui.safe_text import answer_markdown, plain
 from ui.settings_view import show_settings
 from ui.state import State
@@ -146,9 +146,8 @@ def _corrections_of(found: State, conversation: str) -> list[str]:
     if found.preferences.private:
         return []
     records = given(found.store)
-    turns = turns_of(found.history.messages(conversation))
-    said = [(turn.words, text_of(turn.answer)) for turn in turns if turn.answer is not None]
-    return [records[pair].id for pair in dict.fromkeys(said) if pair in records]
+    answers = dict.fromkeys(said(turn) for turn in turns_of(found.history.messages(conversation)))
+    return [records[answer].id for answer in answers if answer in records]
 
 
 def _day(then: float) -> str:

@@ -79,9 +79,9 @@ def show_welcome(found: State) -> None:
 
 def _show_sample(found: State, number: int, sample: Sample) -> None:
     data = sample.file.read_bytes()
-    with st.container(key=f"sample-{number}", border=True):
-        st.image(shown(data, 480).uri, width="stretch", alt=sample.alt)
-        with st.container(key=f"sample-questions-{number}", horizontal=True):
+    with st.container(key=f"sample-{number}", border=True, horizontal=True, vertical_alignment="center"):
+        st.image(shown(data, 480).uri, width=160, alt=sample.alt)
+        with st.container(key=f"sample-questions-{number}", width="content"):
             for place, (label, task, words) in enumerate(sample.questions):
                 if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
                     send(found, words_for(task, words, None), [take(data)])

@@ -70,10 +70,13 @@ def take(name: str, tab: Page, out: Path) -> None:
         stage = tab.locator(".st-key-correction .stage")
         stage.wait_for()
         rest(tab, ".st-key-correction .stage")
+        tab.locator(".st-key-correction .name").nth(3).wait_for()
         bring(tab, ".st-key-correction")
-        drag(tab, stage, (0.55, 0.85), (0.66, 0.97))
-        tab.locator(".st-key-correction .name").last.fill("a shadow")
-        tab.locator(".st-key-correction .name").last.press("Enter")
+        rest(tab, ".st-key-correction .stage")
+        drag(tab, stage, (0.01, 0.58), (0.99, 0.98))
+        tab.locator(".st-key-correction .name").nth(4).fill("a wooden table")
+        tab.locator(".st-key-correction .name").nth(4).press("Enter")
+        tab.mouse.move(2, 2)
         shoot(tab, out / "page-correct.png")
         tab.get_by_text("Fourfold may learn from this correction").click()
         tab.get_by_role("button", name="Save the correction").click()
@@ -93,8 +96,9 @@ def take(name: str, tab: Page, out: Path) -> None:
         if tab.get_by_text("Compare", exact=True).count():
             tab.get_by_role("button", name="New chat").click()
             tab.get_by_text("Compare", exact=True).click()
-            tab.wait_for_timeout(2000)
-            if tab.get_by_role("combobox", name="Compared with", exact=False).count():
+            other, alone = tab.locator(".st-key-other"), tab.get_by_text("serves one model only", exact=False)
+            other.or_(alone).first.wait_for()
+            if other.count():
                 tab.get_by_role("button", name="What colour is the ball?").first.click()
                 settle(tab)
                 shoot(tab, out / "page-dark-compare.png")

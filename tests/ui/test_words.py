@@ -14,7 +14,7 @@ from prompts.tasks import Task
 from ui.answer_view import figures_line, named
 from ui.asking import words_for
 from ui.canvas import Mark, _read, marks_of, words_of
-from ui.corrections import changes, forget, given, record
+from ui.corrections import changes, forget, given, record, said
 from ui.forgetful import ForgetfulHistory
 from ui.preferences import Preferences
 from ui.safe_text import answer_markdown, plain
@@ -132,7 +132,8 @@ def test_a_record_is_what_the_store_takes(tmp_path: Path) -> None:
     assert (correction.model, correction.adapter) == ("fourfold-mini", "fourfold-refined")
     store = CorrectionStore(tmp_path)
     kept = store.add(correction, TABLE)
-    assert given(store)["[refer] the dog", correction.rejected].id == kept.id
+    assert given(store)[said(turns[-1])].id == kept.id
+    assert said(turns[0]) not in given(store)
     assert forget(tmp_path, kept.id) is None
     assert store.list() == []
 

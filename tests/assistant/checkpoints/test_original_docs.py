@@ -19,8 +19,8 @@ REPRODUCE = PAGE.partition("## Reproduce the paper")[2].partition("\n## ")[0]
 
 def parsed(words: list[str]) -> click.Context:
     """What the command line makes of its words, without doing it."""
-    command = typer.main.get_command(app)
-    while isinstance(command, click.Group):
+    command, name = typer.main.get_command(app), ""
+    while hasattr(command, "commands"):  # a group of verbs
         name, *words = words
         command = command.commands[name]
     return command.make_context(name, words)
