@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 
 from assistant.refine.memory import Memory
@@ -19,6 +20,7 @@ from serving.engine import Engine
 from serving.keys import KeyRing
 from serving.limits import ServerLimits
 from serving.remote_images import RemoteImages
+from serving.runner import Runner
 from serving.server import Server, bind
 
 HOT = {"temperature": 1.0, "seed": 7}
@@ -69,6 +71,17 @@ def live_server(
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive(), "the server did not shut down"
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass takes 5 ms more, so that what happens beside an answer happens while it is being made."""
+    step = Runner.step
+
+    def slow(self: Runner, *arguments: Any, **options: Any) -> Any:
+        time.sleep(0.005)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(Runner, "step", slow)
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from serving.engine import Engine
 from serving.limits import ServerLimits
-from tests.serving.live import HOT, Live, live_server, wait_for
+from tests.serving.live import HOT, Live, live_server, slow_down, wait_for
 
 
 class TestLoad:
@@ -24,9 +24,10 @@ class TestLoad:
         together = live.metric("fourfold_engine_steps_total") - steps - alone
         assert together < 4 * alone
 
-    def test_a_long_answer_holds_nobody_up(self, live: Live) -> None:
+    def test_a_long_answer_holds_nobody_up(self, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+        slow_down(monkeypatch)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            long = pool.submit(live.chat, max_tokens=900, ignore_eos=True, **HOT)
+            long = pool.submit(live.chat, max_tokens=400, ignore_eos=True, **HOT)
             wait_for(lambda: live.server._answers._running)
             assert live.chat(max_tokens=2).status_code == 200
             assert not long.done()

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from serving.engine import Engine
-from tests.serving.live import HOT, Live, data_uri, image_part, live_server, text_part, wait_for
+from tests.serving.live import HOT, Live, data_uri, image_part, live_server, slow_down, text_part, wait_for
 
 
 class TestModels:
@@ -62,7 +63,8 @@ class TestMetrics:
         encoded, reused, read_before = counted(text_part("the dog is lazy."), image, text_part("and now?"))
         assert (encoded, reused) == (0, 0) and read_before > 4
 
-    def test_queue_is_seen_while_it_is_there(self, tiny_checkpoint: Path) -> None:
+    def test_queue_is_seen_while_it_is_there(self, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        slow_down(monkeypatch)
         with (
             Engine.load(tiny_checkpoint, dtype="float32", device="cpu", max_rows=1) as engine,
             live_server(engine) as server,

@@ -29,7 +29,7 @@ def parsed(words: list[str]) -> click.Context:
 def reproducing() -> list[list[str]]:
     """Arguments of every `fourfold` that the script of the page calls; nothing is run but the shell around them."""
     (script,) = re.findall(r"^```bash\n(.*?)^```", REPRODUCE, re.DOTALL | re.MULTILINE)
-    tell = 'fourfold() { printf "%q " "$@"; echo; }\n'
+    tell = 'fourfold() { printf "%s\\n" "${*@Q}"; }\n'  # in one write, as some run beside each other
     told = subprocess.run(["bash", "-euc", f"{tell}{script}wait"], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stderr
     return [shlex.split(line) for line in told.stdout.splitlines()]

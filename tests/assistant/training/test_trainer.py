@@ -23,7 +23,7 @@ from assistant.training.learner import Learner
 from assistant.training.packing import collate
 from assistant.training.precision import HalfLinear, HalfLoraLinear
 from assistant.training.probes import Probes
-from assistant.training.recipe import LoraSettings, Recipe, read_recipe, recipe_of
+from assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_yaml, recipe_of
 from assistant.training.trainer import Trainer, rate
 from prompts.errors import UserError
 
@@ -207,6 +207,21 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
 @pytest.mark.parametrize("name", ["mini", "mini_cpu", "tiny"])
 def test_shipped_recipes_can_be_read(name):
     assert read_recipe(RECIPES / f"{name}.yaml").steps > 0
+
+
+def test_the_gpu_recipe_runs_in_small(shared_data, tiny_checkpoint, tmp_path):
+    """All that it asks for: several views of photos, all sorts of questions, features first, batches made ahead."""
+    values = read_yaml(RECIPES / "mini.yaml")
+    values["mixture"] |= {"scenes": 8, "scenes_per_epoch": 4, "limit": 3}
+    values |= {"batch_size": 2, "workers": 1, "checkpoint_every": 2, "log_every": 1, "held_out_items": 2}
+    values["stages"] = [{**values["stages"][0], "steps": 3}]
+    recipe = recipe_of(values)
+    trainer = _trainer(recipe, tiny_checkpoint, tmp_path / "run")
+    assert not trainer.run(0.0)  # no minutes: one step, and it goes on from there
+    again = _trainer(recipe, tiny_checkpoint, tmp_path / "run")
+    assert again.step == trainer.step
+    assert again.run() and again.step == 3
+    assert (tmp_path / "run" / "bridge" / "adapter_model.safetensors").exists()
 
 
 def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
