@@ -17,11 +17,12 @@ chat: $(VENV)/.installed
 ui: $(VENV)/.installed
 	$(BIN)/fourfold ui
 
+# Two at once, each on one thread.
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # With the default model's weights, which are fetched once.
 test-mini: $(VENV)/.installed-test

@@ -66,6 +66,8 @@ class ImageEncoder:
             from assistant.model.modeling import MiniGPTv2Model
 
             try:
+                if not (self._directory / "config.json").is_file():  # transformers would make a default model of it
+                    raise FileNotFoundError("it holds no config.json")
                 config = copy.deepcopy(MiniGPTv2Config.from_pretrained(self._directory, local_files_only=True))
                 config.text_config.num_hidden_layers, config.text_config.vocab_size = 0, 8
                 config.text_config.pad_token_id = None

@@ -94,6 +94,17 @@ def test_grounding_wants_noun_and_place() -> None:
     assert (figures["precision"], figures["recall"], figures["no phrase"]) == (50, 25, 50)
 
 
+def flat(values: dict[str, Any], path: str = "") -> dict[str, float]:
+    """All figures of nested dictionaries by their path."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{path}/{name}")
+        else:
+            found[f"{path}/{name}"] = -1 if value is None else value
+    return found
+
+
 def test_tiny_run_resumes_and_tells_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
     card = run_card(tiny_checkpoint, limit=2, out=tmp_path, sources=("scenes",))
     log = tmp_path / "answers.jsonl"
@@ -105,7 +116,7 @@ def test_tiny_run_resumes_and_tells_the_same(tiny_checkpoint: Path, tmp_path: Pa
     # Killed in the middle of a line: what is whole stays, the rest is asked again, nothing twice.
     log.write_bytes(b"".join(lines[:-5]) + lines[-5][:20])
     again = run_card(tiny_checkpoint, limit=2, out=tmp_path, sources=("scenes",))
-    assert again["sources"] == card["sources"]
+    assert flat(again["sources"]) == pytest.approx(flat(card["sources"]), rel=1e-4)  # rounding: other batches
     samples = [json.loads(line)["sample"] for line in log.read_bytes().splitlines()]
     assert len(samples) == len(set(samples)) == len(lines)
     assert "| caption | cider | 2 |" in card_markdown(card)
