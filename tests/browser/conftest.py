@@ -101,3 +101,8 @@ def open_tab(chromium, url: str, **options):
     elsewhere = [url for url in asked if not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))]
     assert not elsewhere
     assert not errors
+
+
+def sample(tab, words: str) -> None:
+    """Ask with one click on the first screen; conversations in the sidebar may have the same name."""
+    tab.get_by_test_id("stMainBlockContainer").get_by_role("button", name=words).click()

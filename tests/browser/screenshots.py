@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.conftest import PATIENCE, start_page
+from tests.browser.conftest import PATIENCE, sample, start_page
 from tests.ui.scripted import BALL, Scripted
 
 DESK, PHONE = {"width": 1160, "height": 780}, {"width": 390, "height": 844}
@@ -61,7 +61,7 @@ def take(name: str, tab: Page, out: Path) -> None:
     """The pictures of one window."""
     if name == "page":
         shoot(tab, out / "page-first.png")
-    tab.get_by_role("button", name="Describe it and point").first.click()
+    sample(tab, "Describe it and point")
     settle(tab)
     bring(tab, '[class*="st-key-assistant-"]')
     shoot(tab, out / f"{name}-answer.png")
@@ -99,7 +99,7 @@ def take(name: str, tab: Page, out: Path) -> None:
             other, alone = tab.locator(".st-key-other"), tab.get_by_text("serves one model only", exact=False)
             other.or_(alone).first.wait_for()
             if other.count():
-                tab.get_by_role("button", name="What colour is the ball?").first.click()
+                sample(tab, "What colour is the ball?")
                 settle(tab)
                 shoot(tab, out / "page-dark-compare.png")
 

@@ -15,7 +15,7 @@ from assistant.grounding import Box
 from assistant.history import ChatHistory
 from assistant.refine.store import CorrectionStore
 from serving.server import bind
-from tests.browser.conftest import PATIENCE, Served, open_tab, start_page
+from tests.browser.conftest import PATIENCE, Served, open_tab, sample, start_page
 from tests.ui.scripted import BALL, BOTTLE, LONG, box
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -67,11 +67,17 @@ def still(element):
 
 def shape(tab, selector: str) -> Box:
     """A box on the screen, in parts of its picture, by the geometry that the browser computed."""
-    sides = tab.locator(selector).first.evaluate(
-        """box => { const b = box.getBoundingClientRect(), s = box.closest('.stage').getBoundingClientRect();
-        return [(b.left - s.left) / s.width, (b.top - s.top) / s.height,
-                (b.right - s.left) / s.width, (b.bottom - s.top) / s.height]; }"""
-    )
+    end = time.monotonic() + PATIENCE / 1000
+    sides = None
+    while sides is None:  # the page may be drawing itself anew: then the box that was found hangs nowhere any more
+        assert time.monotonic() < end
+        sides = tab.locator(selector).first.evaluate(
+            """box => { const stage = box.closest('.stage');
+            if (!stage) return null;
+            const b = box.getBoundingClientRect(), s = stage.getBoundingClientRect();
+            return [(b.left - s.left) / s.width, (b.top - s.top) / s.height,
+                    (b.right - s.left) / s.width, (b.bottom - s.top) / s.height]; }"""
+        )
     return Box(*(min(max(side, 0.0), 1.0) for side in sides))
 
 
@@ -157,7 +163,7 @@ def test_upload_ask_point_identify_correct(tab, served: Served) -> None:
 
 
 def test_boxes_are_shown_and_hidden_together(tab) -> None:
-    tab.get_by_role("button", name="Describe it and point").first.click()
+    sample(tab, "Describe it and point")
     settle(tab)
     assert tab.locator(".stage .box").count() == 4
     tab.locator(".phrase", has_text="a blue box").hover()
@@ -247,7 +253,7 @@ def test_edit_and_another_answer(tab, served: Served) -> None:
 def test_side_by_side(tab, served: Served) -> None:
     tab.get_by_text("Compare", exact=True).click()
     tab.get_by_role("combobox", name="Compared with", exact=False).wait_for()
-    tab.get_by_role("button", name="What colour is the ball?").click()
+    sample(tab, "What colour is the ball?")
     tab.get_by_text("Red. It is a shiny red ball.").wait_for()
     settle(tab)
     assert tab.get_by_text("The ball is red.").is_visible()
@@ -279,7 +285,7 @@ def test_keep_nothing(tab, served: Served) -> None:
 
 
 def test_conversations_are_renamed_exported_and_deleted_with_their_corrections(tab, served: Served) -> None:
-    tab.get_by_role("button", name="What colour is the ball?").first.click()
+    sample(tab, "What colour is the ball?")
     settle(tab)
     tab.get_by_role("button", name="Good answer").click()
     tab.get_by_text("It will not be learnt from", exact=False).first.wait_for()
