@@ -5,6 +5,7 @@ come and never measured twice, so a run may be stopped, and asked for in pieces.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,17 @@ def run_refinement(options: Options, note: Callable[[str], None] = lambda text: 
                 most=max((*options.counts, options.count)),
                 device=options.device,
             )
-            for arm, count in options.runs():
-                key = f"{name}/{arm.name}/{count}"
-                if key in rows.done:
-                    continue
-                found = classroom.measure(arm, count)
-                if found is None:
-                    note(f"{key}: left out, the teacher found too few mistakes")
-                    continue
-                rows.add(key, subject=name, arm=arm.name, count=count, seed=options.seed, **found)
-                write_table(list(rows.done.values()), options.out)
+            with closing(classroom):
+                for arm, count in options.runs():
+                    key = f"{name}/{arm.name}/{count}"
+                    if key in rows.done:
+                        continue
+                    found = classroom.measure(arm, count)
+                    if found is None:
+                        note(f"{key}: left out, the teacher found too few mistakes")
+                        continue
+                    rows.add(key, subject=name, arm=arm.name, count=count, seed=options.seed, **found)
+                    write_table(list(rows.done.values()), options.out)
         done = list(rows.done.values())
     write_table(done, options.out)
     return done

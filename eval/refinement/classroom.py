@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -77,6 +77,8 @@ class Classroom:
         self._folder = out / subject.name
         self._mistakes: list[tuple[Sample, str]] = []
         self._slices: list[Slice] = []
+        self._open = ExitStack()
+        self._shared: Engine | None = None
 
     def measure(self, arm: Arm, count: int) -> dict[str, Any] | None:
         """Correct, learn, ask again.
@@ -209,18 +211,27 @@ class Classroom:
 
     @contextmanager
     def _engine(self, adapter: Path | None) -> Iterator[tuple["Engine", str]]:
-        """The engine and the name of what is to be asked; a projector is put into a copy of the checkpoint."""
+        """The engine and the name of what is to be asked.
+
+        One engine serves all adapters, so that an image is encoded once for all of them. A projector is put into a copy
+        of the checkpoint, which has an engine of its own.
+        """
         from assistant.refine.adapter import with_projector
 
-        with tempfile.TemporaryDirectory(dir=self._out) as folder:
-            model = self._model
-            if adapter is not None and (adapter / "projector.safetensors").exists():
-                model = with_projector(model, adapter / "projector.safetensors", Path(folder) / "model")
-            with load_engine(model, self._device) as engine:
-                if adapter is not None and (adapter / "adapter_config.json").exists():
-                    yield engine, engine.load_adapter("learnt", adapter).name
-                else:
-                    yield engine, ""
+        if adapter is not None and (adapter / "projector.safetensors").exists():
+            with tempfile.TemporaryDirectory(dir=self._out) as folder:
+                model = with_projector(self._model, adapter / "projector.safetensors", Path(folder) / "model")
+                with load_engine(model, self._device) as engine, _loaded(engine, adapter) as name:
+                    yield engine, name
+            return
+        if self._shared is None:
+            self._shared = self._open.enter_context(load_engine(self._model, self._device))
+        with _loaded(self._shared, adapter) as name:
+            yield self._shared, name
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self._open.close()
 
     def _log(self, adapter: Path | None, reminded: str = "") -> AnswerLog:
         """Answers of the model as shipped, or with an adapter, and with a memory by its name.
@@ -234,6 +245,19 @@ class Classroom:
 def _compare(part: Slice, before: Answers, after: Answers) -> dict[str, Any]:
     was, now = (scores_of(part, answers)[1] for answers in (before, after))
     return compare(part.name, "untouched", was, now, part.images).to_json()
+
+
+@contextmanager
+def _loaded(engine: "Engine", adapter: Path | None) -> Iterator[str]:
+    """The name to ask by while an adapter is loaded; "" for the model as it was shipped."""
+    if adapter is None or not (adapter / "adapter_config.json").exists():
+        yield ""
+        return
+    name = engine.load_adapter("learnt", adapter).name
+    try:
+        yield name
+    finally:
+        engine.unload_adapter(name)
 
 
 def _digest(values: Any) -> str:
