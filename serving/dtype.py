@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedConfig
 
+from assistant.precision import fast_half
 from prompts.errors import UserError
 from serving.decoder_graph import WeightFormat, can_be_built, product_graph
 from serving.quantization import Quantization
@@ -27,10 +28,12 @@ class NumberFormat:
         dtype: of everything that torch computes.
         decoder: of the weights of the language model's products where onnxruntime computes it (`Decoder`); None where
             torch does.
+        half_tower: whether the image tower's products are in bfloat16, between activations in `dtype`.
     """
 
     dtype: torch.dtype
     decoder: WeightFormat | None = None
+    half_tower: bool = False
 
 
 def free_cores() -> int:
@@ -72,7 +75,8 @@ def choose_format(
 
     Args:
         name: "auto" takes bfloat16 on CUDA where the device has it, else float16; on a CPU int8 for the language
-            model where the processor is good at it, and float32 for the rest.
+            model where the processor is good at it, and float32 for the rest but the image tower's products, which
+            are bfloat16 where the processor has instructions for them ("int8" the same).
         config: of the model.
         device: to load on.
         quantization: by bitsandbytes.
@@ -90,7 +94,9 @@ def choose_format(
         raise UserError("int8 is for plain LLaMA language models on a CPU, without bitsandbytes; choose another dtype")
     if not possible or dtype != torch.float32:
         return NumberFormat(dtype)
-    return NumberFormat(dtype, "int8" if name == "int8" or (name == "auto" and int8_is_good()) else "float32")
+    if name == "int8" or (name == "auto" and int8_is_good()):
+        return NumberFormat(dtype, "int8", half_tower=fast_half(device))
+    return NumberFormat(dtype, "float32")
 
 
 @cache

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from assistant.precision import halve
 from prompts.errors import UserError
 from serving.adapters import Adapter, Adapters
 from serving.batching import Batcher, Stats
@@ -117,7 +118,7 @@ class Engine:
         Args:
             directory: an ordinary transformers checkpoint with its processor.
             quantization: "4bit" or "8bit" for the language model by bitsandbytes, None for none.
-            dtype: see `choose_format`; "int8" is for the language model, the rest is then float32.
+            dtype: see `choose_format`; "int8" is for the language model.
             device: "auto" for CUDA where there is one.
             adapter: directory of a LoRA adapter, then the default one, called by its directory's name.
             name: of the model; by default the directory's.
@@ -135,6 +136,8 @@ class Engine:
         processor = load_processor(directory, config)
         numbers = choose_format(dtype, config, where, quantization)
         model = load_model(directory, numbers.dtype, where, quantization)
+        if numbers.half_tower:
+            halve(model.model.vision_tower.requires_grad_(False))
         engine = cls(
             model,
             processor,

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from assistant.precision import fast_half
 from assistant.training.data.sample import ImageRef
-from assistant.training.precision import fast_half
 
 _SHARD = 128  # images a file; an interrupted run loses at most these
 

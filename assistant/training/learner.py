@@ -8,8 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from assistant.model import MiniGPTv2ForConditionalGeneration
+from assistant.precision import fast_half, halve
 from assistant.training.packing import Batch
-from assistant.training.precision import fast_half, halve
 from assistant.training.preference import Preference
 from assistant.training.recipe import LoraSettings
 

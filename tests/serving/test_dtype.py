@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from assistant.precision import fast_half
 from prompts.errors import UserError
 from serving import dtype
 from serving.dtype import NumberFormat, choose_format, free_cores, int8_is_good
@@ -17,11 +18,11 @@ CPU = torch.device("cpu")
 def test_int8_is_taken_where_the_processor_is_good_at_it(good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtype, "int8_is_good", lambda: good)
     chosen = choose_format("auto", tiny_config(), CPU)
-    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32")
+    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32", good and fast_half(CPU))
 
 
 def test_a_named_format_is_taken_as_it_is() -> None:
-    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8")
+    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8", fast_half(CPU))
     assert choose_format("float32", tiny_config(), CPU) == NumberFormat(torch.float32, "float32")
     assert choose_format("bfloat16", tiny_config(), CPU) == NumberFormat(torch.bfloat16)
     with pytest.raises(UserError, match="int8, float32, bfloat16, float16"):
