@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedConfig
 
-from assistant.precision import fast_half
+from assistant.half import fast_half
 from prompts.errors import UserError
 from serving.decoder_graph import WeightFormat, can_be_built, product_graph
 from serving.quantization import Quantization

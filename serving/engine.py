@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from assistant.half import halve_linears
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.precision import halve
 from prompts.errors import UserError
 from serving.adapters import Adapter, Adapters
 from serving.batching import Batcher, Stats
@@ -137,7 +137,7 @@ class Engine:
         numbers = choose_format(dtype, config, where, quantization)
         model = load_model(directory, numbers.dtype, where, quantization)
         if numbers.half_tower:
-            halve(model.model.vision_tower.requires_grad_(False))
+            halve_linears(model.model.vision_tower)
         engine = cls(
             model,
             processor,

@@ -13,8 +13,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from assistant.half import fast_half
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.precision import fast_half
 from assistant.training.data.sample import ImageRef
 
 _SHARD = 128  # images a file; an interrupted run loses at most these

@@ -7,9 +7,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from assistant.half import fast_half
 from assistant.model import MiniGPTv2ForConditionalGeneration
-from assistant.precision import fast_half, halve
 from assistant.training.packing import Batch
+from assistant.training.precision import halve
 from assistant.training.preference import Preference
 from assistant.training.recipe import LoraSettings
 

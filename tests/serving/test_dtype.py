@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assistant.precision import fast_half
+from assistant.half import fast_half
 from prompts.errors import UserError
 from serving import dtype
 from serving.dtype import NumberFormat, choose_format, free_cores, int8_is_good

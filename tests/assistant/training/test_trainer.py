@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 
 import assistant.training
 from assistant.checkpoints.lora import merge_lora
+from assistant.half import HalfLinear
 from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.precision import HalfLinear, HalfLoraLinear
 from assistant.training.curve import plot_curve, read_log
 from assistant.training.data.sample import ImageRef
 from assistant.training.data.scenes import make_scene
 from assistant.training.features import FeatureStore
 from assistant.training.learner import Learner
 from assistant.training.packing import collate
+from assistant.training.precision import HalfLoraLinear
 from assistant.training.probes import Probes
 from assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_yaml, recipe_of
 from assistant.training.trainer import Trainer, rate

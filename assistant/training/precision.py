@@ -1,4 +1,4 @@
-"""Which number format a device computes fast in, and linear layers that make use of it."""
+"""Frozen linear layers with LoRA adapters, with their products in bfloat16."""
 
 from typing import Any
 
@@ -6,16 +6,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
-
-def fast_half(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products are faster than float32 ones on the device.
-
-    True on GPUs, and on processors with instructions for them; elsewhere bfloat16 is emulated and slower.
-    """
-    if device.type != "cpu":
-        return True
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+from assistant.half import HalfLinear
 
 
 def halve(module: nn.Module) -> None:
@@ -33,27 +24,6 @@ def halve(module: nn.Module) -> None:
                 child.base_layer = HalfLinear(child.base_layer)
         else:
             halve(child)
-
-
-class HalfLinear(nn.Module):
-    """A frozen linear layer with its matrix in bfloat16, for activations that stay in float32.
-
-    What autocast does, without casting the same frozen matrix in every step, and without leaving half precision
-    between the layers, where processors are slow with it.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.register_buffer("weight", linear.weight.detach().to(torch.bfloat16), persistent=False)
-        bias = None if linear.bias is None else linear.bias.detach().clone()
-        self.register_buffer("bias", bias, persistent=False)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) → (..., out_features), in the input's dtype."""
-        assert isinstance(self.weight, torch.Tensor)
-        out = nn.functional.linear(hidden.to(torch.bfloat16), self.weight).to(hidden.dtype)
-        return out + self.bias if isinstance(self.bias, torch.Tensor) else out
 
 
 class HalfLoraLinear(HalfLinear):
