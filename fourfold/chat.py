@@ -96,7 +96,7 @@ def chat(
             Session(engine, sampling, images, chosen, draw, looks, remembered).run(question)
             return
         messages, recalled = remind(remembered, images, [user_message(images, question)])
-        request = Request(messages, sampling)
+        request = Request(messages, sampling, answer=recalled.known if recalled else None)
         completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
         looked = looks.take(engine, images[-1], question, completion) if looks else None
         text = looked.answer if looked else completion.text

@@ -123,8 +123,8 @@ class Session:
     def _ask(self, question: str) -> None:
         asked = user_message(self._new_images, question)
         shown = self._new_images or ([self._last_image] if self._last_image else [])
-        messages, _ = remind(self._memory, shown, [*self._messages, asked])
-        deltas = self._engine.stream(Request(messages, self._sampling))
+        messages, recalled = remind(self._memory, shown, [*self._messages, asked])
+        deltas = self._engine.stream(Request(messages, self._sampling, answer=recalled.known if recalled else None))
         looked = None
         try:
             completion = show_answer(deltas)

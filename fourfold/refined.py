@@ -78,6 +78,8 @@ def remind(
 ) -> tuple[list[dict[str, Any]], "Recalled | None"]:
     """The conversation with what is remembered about its question, and that; a line on stderr says so.
 
+    Where it is the answer to this very question, the conversation stays as it is: see `Recalled.known`.
+
     Args:
         memory: None for none.
         images: those that the question can be about; several leave open which one was corrected.
@@ -93,7 +95,7 @@ def remind(
         return messages, None
     like = "" if recalled.alike == 1 else f" of a similar image ({recalled.alike:.3f})"
     typer.secho(f"remembered from your correction {recalled.id}{like}", dim=True, err=True)
-    return reminded(messages, recalled), recalled
+    return messages if recalled.known else reminded(messages, recalled), recalled
 
 
 def store_directory(store: Path | None) -> Path:

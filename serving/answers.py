@@ -171,7 +171,9 @@ class Answers:
         self._hold(answer, _pixels(messages))
         try:
             for choice in range(body.choices):
-                request = Request(messages, body.sampling(choice, self._limits), adapter, body.template())
+                request = Request(
+                    messages, body.sampling(choice, self._limits), adapter, body.template(), body.known_answer
+                )
                 answer.add(self._engine.submit(request, answer.deliver_to(choice)))
         except QueueFull:
             answer.cancel()

@@ -122,6 +122,7 @@ class ChatRequest(_Body):
     tools: list[Any] | None = Field(None, description="only an empty list is served")
     functions: list[Any] | None = Field(None, description="only an empty list is served")
     chat_template_kwargs: TemplateVariables | None = None
+    known_answer: Text | None = Field(None, min_length=1, description="is answered, as a remembered correction is")
     modalities: list[str] | None = Field(None, description="only text is served")
     audio: Any = None
     web_search_options: Any = None

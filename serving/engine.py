@@ -298,6 +298,9 @@ class Engine:
                 image.pixel_values()
         room = self.context_length - len(prompt.ids)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
+        known = (
+            [] if request.answer is None else self._preparer.answer(request.messages, request.answer, request.template)
+        )
         return Generation(
             prompt,
             sampling,
@@ -306,6 +309,7 @@ class Engine:
             tokenizer=self._tokenizer,
             end_ids=self.end_ids,
             arrived=arrived,
+            known=known,
             on_delta=on_delta,
         )
 

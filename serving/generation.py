@@ -2,7 +2,8 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Generation:
         tokenizer: turns them into text.
         end_ids: tokens that end an answer.
         arrived: `time.perf_counter()` when the request came.
+        known: tokens of the answer, end token included, where it is known already.
         on_delta: gets every piece in place of the iterator, on the batcher's thread, or the exception that ended it; it
             must return at once.
     """
@@ -38,6 +40,7 @@ class Generation:
         tokenizer: Any,
         end_ids: frozenset[int],
         arrived: float,
+        known: Sequence[int] = (),
         on_delta: Callable[[Delta | Exception], object] | None = None,
     ) -> None:
         self.prompt = prompt
@@ -48,6 +51,7 @@ class Generation:
         self.token_ids: list[int] = []
         self.cached_tokens = 0
         self.timings = {"preprocess": 0.0, "queue": 0.0, "vision": 0.0, "prefill": 0.0, "decode": 0.0}
+        self._known = deque(known)
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._stream = TextStream(tokenizer, sampling.stop)
@@ -82,7 +86,12 @@ class Generation:
     # What follows is for the batcher's thread.
 
     def take(self, token_id: int, logits: torch.Tensor) -> bool:
-        """Add a drawn token, with the logits (vocabulary,) it was drawn from; True when the answer is at its end."""
+        """Add a drawn token, with the logits (vocabulary,) it was drawn from; True when the answer is at its end.
+
+        Of an answer that is known already its next token takes the place of the drawn one.
+        """
+        if self._known:
+            token_id = self._known.popleft()
         if self._first_token is None:
             self._first_token = time.perf_counter() - self._arrived
         self.token_ids.append(token_id)

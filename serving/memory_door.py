@@ -1,8 +1,9 @@
 """The correction memory before an OpenAI-compatible application: ours, or vLLM's by its option `--middleware`.
 
-It works on the request alone: a question that was corrected before gets the right answer into its conversation, and the
-response says so in the header `x-fourfold-remembered`, which streamed answers carry as well. The answer's body stays
-what OpenAI's clients expect. A request with `"memory": false` is passed on as it came.
+It works on the request alone. To the same question about the same picture our server answers what was right; otherwise,
+and in vLLM, the remembered question and answer are put into the conversation. The response says so in the header
+`x-fourfold-remembered`, which streamed answers carry as well; its body stays what OpenAI's clients expect. A request
+with `"memory": false` is passed on as it came.
 """
 
 import asyncio
@@ -43,6 +44,9 @@ class MemoryDoor:
         memory: what is remembered.
     """
 
+    says_known_answers = True
+    """Whether the application takes `known_answer`."""
+
     def __init__(self, app: ASGIApp, memory: Memory) -> None:
         self._app = app
         self._memory = memory
@@ -60,7 +64,7 @@ class MemoryDoor:
             body += message.get("body", b"")
             if not message.get("more_body", False):
                 break
-        changed, recalled = await asyncio.to_thread(remind, bytes(body), self._memory)
+        changed, recalled = await asyncio.to_thread(remind, bytes(body), self._memory, self.says_known_answers)
         replayed: list[Message] = [{"type": "http.request", "body": changed, "more_body": False}]
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         scope = {**scope, "headers": [*headers, (b"content-length", str(len(changed)).encode())]}
@@ -86,12 +90,14 @@ class VLLMMemoryDoor(MemoryDoor):
         KeyError: the environment holds no settings.
     """
 
+    says_known_answers = False
+
     def __init__(self, app: ASGIApp) -> None:
         values = json.loads(os.environ[SETTINGS_VARIABLE])
         super().__init__(app, Memory(CorrectionStore(values["store"]), ImageEncoder(values["model"])))
 
 
-def remind(body: bytes, memory: Memory) -> tuple[bytes, Recalled | None]:
+def remind(body: bytes, memory: Memory, says_known_answers: bool) -> tuple[bytes, Recalled | None]:
     """The body of a chat request, with what is remembered about its question.
 
     Whatever is wrong with a request is left for the application to say, and a memory that fails is no reason not to
@@ -116,7 +122,11 @@ def remind(body: bytes, memory: Memory) -> tuple[bytes, Recalled | None]:
         return body, None
     if recalled is None:
         return body, None
-    request["messages"] = reminded(request["messages"], recalled)
+    answer = recalled.known if says_known_answers else None
+    if answer is None:
+        request["messages"] = reminded(request["messages"], recalled)
+    else:
+        request["known_answer"] = answer
     return json.dumps(request).encode(), recalled
 
 

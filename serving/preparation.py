@@ -98,6 +98,17 @@ class Preparer:
         images = [PromptImage(image, self.processor) for image in images_of(messages)]
         return [self._candidate(messages, images, text, template or {}) for text in texts]
 
+    def answer(
+        self, messages: list[dict[str, Any]], text: str, template: Mapping[str, bool] | None = None
+    ) -> list[int]:
+        """Tokens of an answer to a conversation, with the one that ends it.
+
+        Raises:
+            UserError: as `candidates`.
+        """
+        ((prompt, first),) = self.candidates(messages, [text], template)
+        return [*prompt.ids[first:], min(self.end_ids)]
+
     def _candidate(
         self, messages: list[dict[str, Any]], images: list[PromptImage], text: str, template: Mapping[str, bool]
     ) -> tuple[Prompt, int]:

@@ -37,6 +37,14 @@ class Recalled:
     answer: str
     alike: float
 
+    @property
+    def known(self) -> str | None:
+        """What is said without asking the model: the right answer to the same question about the same picture.
+
+        A model need not take up what stands in the conversation: the default one never does (docs/refinement.md).
+        """
+        return self.answer if self.alike == 1 else None
+
 
 class Memory:
     """The consented corrections of a store, looked up by image and question. Thread-safe.
@@ -121,8 +129,7 @@ class Memory:
 def reminded(messages: Sequence[Mapping[str, Any]], recalled: Recalled) -> list[dict[str, Any]]:
     """The conversation with the remembered question and answer before its last message, as if said just before.
 
-    Small models take up what stands in the conversation better than an instruction about it. The images of the last
-    message move to the remembered question, so that it is asked about them.
+    The images of the last message move to the remembered question, so that it is asked about them.
 
     Args:
         messages: role and content, text or parts; the last one is the user's question.

@@ -62,9 +62,11 @@ class Item:
             {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(texts)
         ]
         messages[0]["content"] = [{"type": "image", "image": picture}, {"type": "text", "text": texts[0]}]
-        if memory is not None and not self.history and (recalled := memory.recall(picture, self.question)):
+        recalled = memory.recall(picture, self.question) if memory is not None and not self.history else None
+        answer = recalled.known if recalled else None
+        if recalled is not None and answer is None:
             messages = reminded(messages, recalled)
-        return Request(messages, Sampling(max_tokens=self.max_tokens), adapter=adapter)
+        return Request(messages, Sampling(max_tokens=self.max_tokens), adapter=adapter, answer=answer)
 
 
 @dataclass(frozen=True)
