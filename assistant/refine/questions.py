@@ -32,19 +32,24 @@ def same_question(one: str, other: str) -> bool:
     return _read(one) == _read(other)
 
 
-def _read(question: str) -> tuple[Task, list[str]]:
-    """The task, and the words that matter in their order."""
+def asked(question: str) -> tuple[Task, str]:
+    """The task of a question, and what it asks without tag and instruction; "" where that is the instruction alone."""
     task = task_of(question) or Task.VQA
     text = question.strip().removeprefix(task.tag).strip()
     if text in INSTRUCTIONS[task]:
-        return task, []
+        return task, ""
     text = asked_phrase(question) or text
     if task is Task.VQA:
         for form in INSTRUCTIONS[task]:
             before, _, after = form.partition("{text}")
             if before and text.startswith(before):
                 text = text.removeprefix(before).removesuffix(after)
-    text = text.lower()
+    return task, text.lower()
+
+
+def _read(question: str) -> tuple[Task, list[str]]:
+    """The task, and the words that matter in their order."""
+    task, text = asked(question)
     for pattern, words in _PUT_DIFFERENTLY:
         text = pattern.sub(words, text)
     found = re.findall(r"[^\W\d_]+|\d+", text.replace("'s ", " "))

@@ -5,13 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from assistant.refine.questions import asked
 from assistant.refine.samples import Lesson, plain
 from assistant.training.data.mixture import Mixture, MixtureConfig
-from assistant.training.data.sample import ImageRef, Sample
+from assistant.training.data.sample import ImageRef, Sample, Turn
 from prompts.tasks import Task
 
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
 _OFTEN = 3
+_LOOKS = 6  # so often an image's questions are drawn to find some of a corrected form
 
 
 class CorrectedMixture:
@@ -44,6 +46,7 @@ class CorrectedMixture:
         self._batch_size, self._corrected = batch_size, corrected
         self._pool = replay.epoch(0)[:images] if corrected < batch_size else []
         self.retired = retired
+        self._forms = {form_of(turn) for sample in self.corrections for turn in sample.turns}
 
     @property
     def config(self) -> MixtureConfig:
@@ -68,7 +71,11 @@ class CorrectedMixture:
         return learnt + [self._replayed(number) for number in range(epoch * replayed, (epoch + 1) * replayed)]
 
     def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
-        """The sample of an entry; of a replayed one the turns that go against no correction."""
+        """The sample of an entry; of a replayed one turns that go against no correction.
+
+        Up to half of these ask in the form of a correction. Otherwise what is learnt of one thing is said of all:
+        where only rings were corrected to "washer", every shape becomes a washer.
+        """
         name, number = entry
         if name == "correction":
             return self.corrections[number]
@@ -76,8 +83,19 @@ class CorrectedMixture:
             return self._kept[number]
         showing, place = divmod(number, len(self._pool))
         sample = self._replay.draw(self._pool[place], showing)
-        turns = tuple(turn for turn in sample.turns if (turn.task, plain(turn.answer)) not in self.retired)
-        return replace(sample, turns=turns)
+        turns = self._allowed(sample)
+        alike = {
+            turn.question: turn
+            for look in range(_LOOKS)
+            for turn in self._allowed(self._replay.draw(self._pool[place], showing + _LOOKS * (look + 1)))
+            if form_of(turn) in self._forms
+        }
+        alike_first = list(alike.values())[: -(-len(turns) // 2)]
+        others = [turn for turn in turns if turn.question not in {one.question for one in alike_first}]
+        return replace(sample, turns=(*alike_first, *others)[: len(turns)])
+
+    def _allowed(self, sample: Sample) -> list[Turn]:
+        return [turn for turn in sample.turns if (turn.task, plain(turn.answer)) not in self.retired]
 
     def _replayed(self, number: int) -> tuple[str, int]:
         if self._kept and number % _KEPT == 0:
@@ -90,6 +108,13 @@ class CorrectedMixture:
         order = list(range(count))
         random.Random(f"{what} {self.config.seed} {turn}").shuffle(order)
         return order[place]
+
+
+def form_of(turn: Turn) -> tuple[Task, str]:
+    """What sort of question it is: its task, and how a question in words begins ("what colour", "is there")."""
+    if turn.task is not Task.VQA:
+        return turn.task, ""
+    return turn.task, " ".join(asked(turn.question)[1].split()[:2])
 
 
 def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str]]) -> frozenset[tuple[Task, str]]:

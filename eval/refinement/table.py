@@ -80,7 +80,9 @@ def plot_curve(rows: Sequence[Row], path: Path) -> None:
             rest = [mine[0]["untouched"]["before"]["value"]] + [row["untouched"]["after"]["value"] for row in mine]
             places = [0, *(1 + ticks.index(row["count"]) for row in mine)]
             values = [one["value"] for one in held]
-            reach = [[one["value"] - one["low"] for one in held], [one["high"] - one["value"] for one in held]]
+            # An interval that ends at its value may miss it by a rounding.
+            ends = [(one["value"] - one["low"], one["high"] - one["value"]) for one in held]
+            reach = [[max(0.0, down) for down, _ in ends], [max(0.0, up) for _, up in ends]]
             (line,) = panel.plot(places, rest, linestyle="--", linewidth=1)
             panel.errorbar(places, values, yerr=reach, color=line.get_color(), marker="o", capsize=3, label=arm)
         panel.set_title(subject)

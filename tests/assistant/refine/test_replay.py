@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.refine.replay import CorrectedMixture, retired_answers, taught_answers
+from assistant.refine.replay import CorrectedMixture, form_of, retired_answers, taught_answers
 from assistant.refine.samples import lessons_of, plain
 from assistant.training.data.mixture import Mixture, MixtureConfig
 from assistant.training.data.sample import ImageRef, Sample, Turn
@@ -89,3 +89,29 @@ def test_replay_does_not_teach_what_was_retired():
     assert turns and all(plain(turn.answer) != "yes" for turn in turns)
     assert any(plain(turn.answer) == "yes" for n in range(6) for turn in mixture().draw(("replay", n), 0).turns)
     assert replace(turns[0]).task is Task.VQA
+
+
+def test_up_to_half_of_replay_asks_in_the_form_of_a_correction():
+    def share(question):
+        corrections = [Sample(ImageRef("c"), (Turn(Task.VQA, question, "red"),))]
+        source = CorrectedMixture(corrections, [], Mixture(CONFIG), batch_size=8, corrected=4, images=6)
+        drawn = [source.draw(entry, 0).turns for batch in range(12) for entry in source.epoch(batch)[4:]]
+        assert all(len({turn.question for turn in turns}) == len(turns) for turns in drawn)
+        kinds = [form_of(turn)[1] for turns in drawn for turn in turns]
+        return kinds.count("how many") / len(kinds)
+
+    often, seldom = share("[vqa] how many hearts are there?"), share("[vqa] is there a heart?")
+    assert often > 0.5 > seldom + 0.1
+
+
+@pytest.mark.parametrize(
+    ("question", "form"),
+    [
+        ("[vqa] What colour is the ball?", (Task.VQA, "what colour")),
+        ("what colour is it?", (Task.VQA, "what colour")),
+        ("[vqa] Based on the image, respond to this question with a short answer: is it red?", (Task.VQA, "is it")),
+        ("[identify] what is this {<1><2><30><40>}", (Task.IDENTIFY, "")),
+    ],
+)
+def test_form_of_a_question(question, form):
+    assert form_of(Turn(form[0], question, "red")) == form
