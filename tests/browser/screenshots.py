@@ -49,12 +49,23 @@ def main() -> None:
                 tab = context.new_page()
                 tab.goto(url)
                 tab.get_by_role("button", name="Describe it and point").first.wait_for()
+                if given.endpoint and name == "page":
+                    own(tab, given.out)
                 take(name, tab, given.out)
                 context.close()
         finally:
             browser.close()
             process.terminate()
             process.wait(30)
+
+
+def own(tab: Page, out: Path) -> None:
+    """README's first picture: what the model itself says."""
+    sample(tab, "What colour is the ball?")
+    settle(tab)
+    shoot(tab, out / "page-own.png")
+    tab.get_by_role("button", name="New chat").click()
+    tab.get_by_role("button", name="Describe it and point").first.wait_for()
 
 
 def take(name: str, tab: Page, out: Path) -> None:
