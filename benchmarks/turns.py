@@ -41,7 +41,7 @@ def conversation(model: Path, rounds: int, matmul: float) -> dict[str, Figure]:
         read = 2 * sum(p.numel() for p in engine._runner.model.model.language_model.layers.parameters())
         prefill = read * _prompt_tokens(engine) / matmul / 1e9
     figures["preprocess"].limit, figures["preprocess"].limit_is = decoding, "libjpeg alone, at an eighth of the size"
-    figures["vision"].limit, figures["vision"].limit_is = vision, f"its products at {matmul:.0f} GFLOP/s"
+    figures["vision"].limit, figures["vision"].limit_is = vision, f"its products at {matmul:.0f} GFLOP/s (float32)"
     figures["prefill"].limit, figures["prefill"].limit_is = prefill, f"its products at {matmul:.0f} GFLOP/s (float32)"
     figures["first"].limit, figures["first"].limit_is = decoding + vision + prefill, "the three limits below together"
     return figures
@@ -51,7 +51,9 @@ def vision_flops(engine: "Engine") -> float:
     """Of one image: twice the tower's weights for every patch, and attention's own products."""
     tower, config = engine._runner.model.model.vision_tower, engine._runner.model.config.vision_config
     patches = engine._runner.patches + 1
-    products = 2 * patches * sum(p.numel() for p in tower.parameters() if p.dim() > 1)
+    # Weights in half precision are buffers.
+    weights = [w for w in (*tower.parameters(), *tower.buffers()) if w.dim() > 1 and w.is_floating_point()]
+    products = 2 * patches * sum(weight.numel() for weight in weights)
     return products + config.num_hidden_layers * 4 * patches**2 * config.hidden_size
 
 
