@@ -141,7 +141,7 @@ def test_wrong_and_missing_packages_are_named_with_the_command(installed: dict[s
     assert "torch" not in found.mend, "a local version such as 2.13.0+cpu meets ==2.13.0"
 
 
-@pytest.mark.parametrize(("package", "name"), [("bitsandbytes", "4bit"), ("rapidocr", "ocr"), ("onnxruntime", "ocr")])
+@pytest.mark.parametrize(("package", "name"), [("bitsandbytes", "4bit"), ("rapidocr", "ocr")])
 def test_what_is_optional_is_a_note_with_the_command(installed: dict[str, str | None], package: str, name: str) -> None:
     installed[package] = None
     assert finding(name).status is Status.NOTE
