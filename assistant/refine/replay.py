@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice, zip_longest
 
 from assistant.refine.questions import asked
 from assistant.refine.samples import Lesson, plain
@@ -14,6 +15,7 @@ from prompts.tasks import Task
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
 _OFTEN = 3
 _LOOKS = 6  # so often an image's questions are drawn to find some of a corrected form
+_SEARCHED = 20  # times as many images are looked through for those that can be asked in a corrected form
 
 
 class CorrectedMixture:
@@ -44,9 +46,9 @@ class CorrectedMixture:
         self._kept = list(kept)
         self._replay = replay
         self._batch_size, self._corrected = batch_size, corrected
-        self._pool = replay.epoch(0)[:images] if corrected < batch_size else []
         self.retired = retired
         self._forms = {form_of(turn) for sample in self.corrections for turn in sample.turns}
+        self._pool = self._mixed(replay.epoch(0), images) if corrected < batch_size else []
 
     @property
     def config(self) -> MixtureConfig:
@@ -87,12 +89,25 @@ class CorrectedMixture:
         alike = {
             turn.question: turn
             for look in range(_LOOKS)
-            for turn in self._allowed(self._replay.draw(self._pool[place], showing + _LOOKS * (look + 1)))
-            if form_of(turn) in self._forms
+            for turn in self._alike(self._pool[place], showing + _LOOKS * (look + 1))
         }
         alike_first = list(alike.values())[: -(-len(turns) // 2)]
         others = [turn for turn in turns if turn.question not in {one.question for one in alike_first}]
         return replace(sample, turns=(*alike_first, *others)[: len(turns)])
+
+    def _mixed(self, entries: Sequence[tuple[str, int]], images: int) -> list[tuple[str, int]]:
+        """So many of the replay's images, in turn one that can be asked in a corrected form, and one as they come.
+
+        Of a mixture of many sorts too few could: of photos nobody asks what shape is red.
+        """
+        searched = entries[: images * _SEARCHED]
+        alike = list(islice((entry for entry in searched if self._alike(entry, 0)), images // 2))
+        others = [entry for entry in entries[: images + len(alike)] if entry not in alike][: images - len(alike)]
+        return [entry for pair in zip_longest(others, alike) for entry in pair if entry is not None]
+
+    def _alike(self, entry: tuple[str, int], showing: int) -> list[Turn]:
+        """What is asked of an image in the form of a correction."""
+        return [turn for turn in self._allowed(self._replay.draw(entry, showing)) if form_of(turn) in self._forms]
 
     def _allowed(self, sample: Sample) -> list[Turn]:
         return [turn for turn in sample.turns if (turn.task, plain(turn.answer)) not in self.retired]
