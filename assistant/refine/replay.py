@@ -59,7 +59,7 @@ class CorrectedMixture:
         """Of the corrections, and of the replay."""
         for sample in (*self.corrections, *self._kept):
             yield sample.image
-        for entry in self._pool:
+        for entry, _ in self._pool:
             yield self._replay.draw(entry, 0).image
 
     def epoch(self, epoch: int) -> list[tuple[str, int]]:
@@ -75,8 +75,8 @@ class CorrectedMixture:
     def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
         """The sample of an entry; of a replayed one turns that go against no correction.
 
-        Up to half of these ask in the form of a correction. Otherwise what is learnt of one thing is said of all:
-        where only rings were corrected to "washer", every shape becomes a washer.
+        Every other replayed image is asked in the form of a correction. Otherwise what is learnt of one thing is said
+        of all: where only rings were corrected to "washer", every shape becomes a washer.
         """
         name, number = entry
         if name == "correction":
@@ -84,26 +84,25 @@ class CorrectedMixture:
         if name == "kept":
             return self._kept[number]
         showing, place = divmod(number, len(self._pool))
-        sample = self._replay.draw(self._pool[place], showing)
+        replayed, in_form = self._pool[place]
+        sample = self._replay.draw(replayed, showing)
         turns = self._allowed(sample)
-        alike = {
-            turn.question: turn
-            for look in range(_LOOKS)
-            for turn in self._alike(self._pool[place], showing + _LOOKS * (look + 1))
-        }
-        alike_first = list(alike.values())[: -(-len(turns) // 2)]
-        others = [turn for turn in turns if turn.question not in {one.question for one in alike_first}]
-        return replace(sample, turns=(*alike_first, *others)[: len(turns)])
+        if in_form:
+            drawn = [self._alike(replayed, showing + _LOOKS * look) for look in range(1, _LOOKS + 1)]
+            alike = {turn.question: turn for found in drawn for turn in found}
+            turns = [*alike.values(), *(turn for turn in turns if turn.question not in alike)][: len(turns)]
+        return replace(sample, turns=tuple(turns))
 
-    def _mixed(self, entries: Sequence[tuple[str, int]], images: int) -> list[tuple[str, int]]:
-        """So many of the replay's images, in turn one that can be asked in a corrected form, and one as they come.
+    def _mixed(self, entries: Sequence[tuple[str, int]], images: int) -> list[tuple[tuple[str, int], bool]]:
+        """So many of the replay's images, in turn one as they come, and one that can be asked in a corrected form.
 
-        Of a mixture of many sorts too few could: of photos nobody asks what shape is red.
+        Of a mixture of many sorts too few could be: of photos nobody asks what shape is red.
         """
         searched = entries[: images * _SEARCHED]
         alike = list(islice((entry for entry in searched if self._alike(entry, 0)), images // 2))
         others = [entry for entry in entries[: images + len(alike)] if entry not in alike][: images - len(alike)]
-        return [entry for pair in zip_longest(others, alike) for entry in pair if entry is not None]
+        parts = zip_longest([(entry, False) for entry in others], [(entry, True) for entry in alike])
+        return [entry for pair in parts for entry in pair if entry is not None]
 
     def _alike(self, entry: tuple[str, int], showing: int) -> list[Turn]:
         """What is asked of an image in the form of a correction."""
@@ -129,7 +128,7 @@ def form_of(turn: Turn) -> tuple[Task, str]:
     """What sort of question it is: its task, and how a question in words begins ("what colour", "is there")."""
     if turn.task is not Task.VQA:
         return turn.task, ""
-    return turn.task, " ".join(asked(turn.question)[1].split()[:2])
+    return turn.task, " ".join(asked(turn.question)[1].replace("color", "colour").split()[:2])
 
 
 def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str]]) -> frozenset[tuple[Task, str]]:

@@ -91,17 +91,36 @@ def test_replay_does_not_teach_what_was_retired():
     assert replace(turns[0]).task is Task.VQA
 
 
-def test_up_to_half_of_replay_asks_in_the_form_of_a_correction():
-    def share(question):
-        corrections = [Sample(ImageRef("c"), (Turn(Task.VQA, question, "red"),))]
-        source = CorrectedMixture(corrections, [], Mixture(CONFIG), batch_size=8, corrected=4, images=6)
-        drawn = [source.draw(entry, 0).turns for batch in range(12) for entry in source.epoch(batch)[4:]]
-        assert all(len({turn.question for turn in turns}) == len(turns) for turns in drawn)
-        kinds = [form_of(turn)[1] for turns in drawn for turn in turns]
-        return kinds.count("how many") / len(kinds)
+def corrected(question):
+    return [Sample(ImageRef("c"), (Turn(Task.VQA, question, "red"),))]
 
-    often, seldom = share("[vqa] how many hearts are there?"), share("[vqa] is there a heart?")
-    assert often > 0.5 > seldom + 0.1
+
+def test_every_other_image_is_asked_in_the_form_of_a_correction():
+    many = Mixture(replace(CONFIG, scenes=100, scenes_per_epoch=100))
+    source = CorrectedMixture(corrected("[vqa] what color is it?"), [], many, batch_size=8, corrected=4, images=6)
+    shares = Counter()
+    for number in range(60):
+        turns = source.draw(("replay", number), 0).turns
+        assert len({turn.question for turn in turns}) == len(turns)
+        shares[number % 2] += sum(form_of(turn)[1] == "what colour" for turn in turns) / len(turns)
+    assert shares[1] / 30 > shares[0] / 30 + 0.25
+
+
+def test_images_are_looked_for_that_can_be_asked_in_the_form_of_a_correction():
+    rare = replace(CONFIG, scenes=400, scenes_per_epoch=400, scene_tasks={"existence": 1, "what": 1})
+
+    def can_be_asked(question):
+        source = CorrectedMixture(corrected(question), [], Mixture(rare), batch_size=8, corrected=4, images=10)
+        assert len({image.id for image in source.images()}) == 11
+        forms = {form_of(turn) for turn in source.corrections[0].turns}
+        drawn = [source.draw(("replay", number), 0).turns for number in range(10)]
+        return sum(any(form_of(turn) in forms for turn in turns) for turns in drawn)
+
+    word = "what does"
+    assert sum(any(form_of(turn)[1] == word for turn in Mixture(rare).draw(entry, 0).turns)
+               for entry in Mixture(rare).epoch(0)[:10]) < 5  # fmt: skip
+    assert can_be_asked(f"[vqa] {word} it say?") >= 5
+    assert can_be_asked("[vqa] which of them?") == 0
 
 
 @pytest.mark.parametrize(
