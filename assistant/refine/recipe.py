@@ -42,16 +42,16 @@ class Refinement:
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(rank=8, alpha=16))
     lora_lr: float = 4e-4
     projector_lr: float = 0.0
-    passes: float = 6.0
+    passes: float = 4.0
     least_steps: int = 20
     most_steps: int = 60
     batch_size: int = 8
-    share: float = 0.5
+    share: float = 0.25
     replay: MixtureConfig | None = None
     replay_images: int = 96
     replay_turns: int = 4
     rehearse: bool = True
-    preference: Preference | None = field(default_factory=Preference)
+    preference: Preference | None = field(default_factory=lambda: Preference(weight=0.1))
     contrast: bool = True
     annotations: bool = True
     held_out: float = 0.25

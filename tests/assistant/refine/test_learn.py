@@ -22,7 +22,7 @@ from tests.assistant.refine.corrections import correction, encoded, picture
 
 REPLAY = MixtureConfig(scenes=6, scenes_per_epoch=6, turns=2, together=0.0, scene_tasks={"existence": 1, "colour": 1})
 TINY = Refinement(
-    lora=LoraSettings(rank=4, alpha=8), lora_lr=5e-3, least_steps=6, most_steps=6, batch_size=4,
+    lora=LoraSettings(rank=4, alpha=8), lora_lr=5e-3, least_steps=6, most_steps=6, batch_size=4, share=0.5,
     replay=REPLAY, replay_images=4, preference=Preference(0.5, 0.1), held_out=0.25,
 )  # fmt: skip
 
