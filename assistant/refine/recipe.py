@@ -51,8 +51,8 @@ class Refinement:
     replay_images: int = 96
     replay_turns: int = 4
     rehearse: bool = True
-    preference: Preference | None = field(default_factory=lambda: Preference(weight=0.1))
-    contrast: bool = True
+    preference: Preference | None = None
+    contrast: bool = False
     annotations: bool = True
     held_out: float = 0.25
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from assistant.refine.recipe import Refinement
+from assistant.training.preference import Preference
 from eval.refinement.teacher import Form
 
 
@@ -26,10 +27,12 @@ class Arm:
         """The refinement's settings under this arm. Every correction is learnt: others are measured with."""
         base = replace(refinement, held_out=0.0)
         match self.name:
-            case "sft":
-                return replace(base, preference=None, contrast=False)
+            case "sft" | "sft, memory":
+                return replace(base, contrast=False, preference=None)
             case "sft + contrast":
-                return replace(base, preference=None)
+                return replace(base, contrast=True, preference=None)
+            case "sft + dpo":
+                return replace(base, contrast=True, preference=Preference(weight=0.1))
             case "no replay":
                 return replace(base, share=1.0)
             case "lower quarter":
@@ -46,10 +49,10 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("memory", trained=False, remembered=True),
-        Arm("sft"),
+        Arm("sft"),  # the default recipe
+        Arm("sft, memory", remembered=True),
         Arm("sft + contrast"),
-        Arm("sft + dpo"),  # the default recipe
-        Arm("sft + dpo, memory", remembered=True),
+        Arm("sft + dpo"),
         Arm("box", form="box"),
         Arm("text and box", form="text and box"),
         Arm("no replay"),
@@ -60,5 +63,5 @@ ARMS = {
 }
 """By name. Arms that end in a part of the model train only that part, in as many steps as the default recipe."""
 
-CURVE = ("memory", "sft", "sft + dpo", "sft + dpo, memory")
+CURVE = ("memory", "sft", "sft, memory", "sft + dpo")
 """What is measured at every number of corrections; the others at one."""
