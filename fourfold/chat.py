@@ -164,7 +164,6 @@ def _load(directory: Path, quantization: QuantizationName | None) -> "Engine":
     with _status("Loading the model"):
         from transformers.utils import logging
 
-        logging.set_verbosity_error()
         logging.disable_progress_bar()
         from serving.engine import Engine
 

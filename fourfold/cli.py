@@ -1,5 +1,7 @@
 """The command `fourfold`: one file a verb in this package, put together here."""
 
+import logging
+import os
 import sys
 
 import typer
@@ -33,6 +35,8 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr and exit code 2, an interrupt is exit code 130."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nobody needs
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except UserError as error:

@@ -111,8 +111,8 @@ def serve(
     directory = resolve_model(model)
     refined = chosen_adapter(adapter, strength, store, directory)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    for name, level in {"fourfold": logging.INFO, "uvicorn": logging.INFO, "bitsandbytes": logging.ERROR}.items():
-        logging.getLogger(name).setLevel(level)  # bitsandbytes warns of kernels that nobody needs
+    for name in ("fourfold", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
     from transformers.utils import logging as transformers_logging
 
