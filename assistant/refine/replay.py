@@ -14,6 +14,7 @@ from prompts.tasks import Task
 
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
 _OFTEN = 3
+_PART = 0.25  # of the answers that a right one takes the place of, at least, is one that it puts out of use
 _LOOKS = 6  # so often an image's questions are drawn to find some of a corrected form
 _SEARCHED = 20  # times as many images are looked through for those that can be asked in a corrected form
 
@@ -135,7 +136,8 @@ def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str
     """Answers that the corrections put out of use: replay that teaches them would take back what is learnt.
 
     That is an answer that was rejected at least three times, always for the same right answer, was never right, and
-    whose successor is no answer to questions of that task otherwise. So a new name retires an old one ("washer" for
+    whose successor is no answer to questions of that task otherwise and took its place in a quarter of its corrections
+    or more: the few rings that were taken for circles do not put circles out of use. So a new name retires an old one ("washer" for
     "ring"), while of two colours that are mixed up neither is retired: then replay has to hold the balance.
 
     Args:
@@ -143,6 +145,7 @@ def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str
         known: right answers without the corrections, by task, as `plain` writes them.
     """
     instead: dict[tuple[Task, str], Counter[str]] = defaultdict(Counter)
+    places: Counter[tuple[Task, str]] = Counter()
     right = set()
     for lesson in lessons:
         if lesson.answer is not None:
@@ -150,11 +153,13 @@ def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str
             right.add((turn.task, plain(turn.answer)))
             if turn.rejected is not None:
                 instead[turn.task, plain(turn.rejected)][plain(turn.answer)] += 1
+                places[turn.task, plain(turn.answer)] += 1
     return frozenset(
         (task, old)
         for (task, old), answers in instead.items()
         if len(answers) == 1
         and answers.total() >= _OFTEN
+        and answers.total() >= _PART * places[task, next(iter(answers))]
         and (task, old) not in right
         and (task, next(iter(answers))) not in known
     )

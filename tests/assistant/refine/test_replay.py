@@ -68,6 +68,7 @@ def test_a_batch_of_corrections_alone_needs_no_replay():
         ([("man", "person")] * 2, set()),  # too seldom
         ([("blue", "purple")] * 5, set()),  # mixed up: purple is a known answer, and blue is still right elsewhere
         ([("ring", "washer")] * 3 + [("circle", "ring")], set()),
+        ([("ring", "washer")] * 20 + [("circle", "washer")] * 3, {"ring"}),  # circles are still circles
         ([("ring", "washer")] * 3 + [("ring", "tyre")], set()),
     ],
 )
