@@ -137,8 +137,9 @@ def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str
 
     That is an answer that was rejected at least three times, always for the same right answer, was never right, and
     whose successor is no answer to questions of that task otherwise and took its place in a quarter of its corrections
-    or more: the few rings that were taken for circles do not put circles out of use. So a new name retires an old one ("washer" for
-    "ring"), while of two colours that are mixed up neither is retired: then replay has to hold the balance.
+    or more: the few rings that were taken for circles do not put circles out of use. So a new name retires an old one
+    ("washer" for "ring"), while of two colours that are mixed up neither is retired: then replay has to hold the
+    balance.
 
     Args:
         lessons: what is learnt.
