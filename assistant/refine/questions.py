@@ -33,7 +33,7 @@ def same_question(one: str, other: str) -> bool:
 
 
 def asked(question: str) -> tuple[Task, str]:
-    """The task of a question, and what it asks without tag and instruction; "" where that is the instruction alone."""
+    """The task of a question, and what it asks, in one spelling, without tag and instruction ("": no more)."""
     task = task_of(question) or Task.VQA
     text = question.strip().removeprefix(task.tag).strip()
     if text in INSTRUCTIONS[task]:
@@ -44,7 +44,7 @@ def asked(question: str) -> tuple[Task, str]:
             before, _, after = form.partition("{text}")
             if before and text.startswith(before):
                 text = text.removeprefix(before).removesuffix(after)
-    return task, text.lower()
+    return task, re.sub(r"[^\W\d_]+", lambda word: _SAME.get(word[0], word[0]), text.lower())
 
 
 def _read(question: str) -> tuple[Task, list[str]]:
@@ -53,4 +53,4 @@ def _read(question: str) -> tuple[Task, list[str]]:
     for pattern, words in _PUT_DIFFERENTLY:
         text = pattern.sub(words, text)
     found = re.findall(r"[^\W\d_]+|\d+", text.replace("'s ", " "))
-    return task, [singular(_SAME.get(word, word)) for word in found if word not in _IDLE]
+    return task, [singular(word) for word in found if word not in _IDLE]

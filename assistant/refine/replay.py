@@ -14,7 +14,7 @@ from prompts.tasks import Task
 
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
 _OFTEN = 3
-_PART = 0.25  # of the answers that a right one takes the place of, at least, is one that it puts out of use
+_PART = 0.25  # of the corrections to a new answer, at least; what it replaces less often was only misread
 _LOOKS = 6  # so often an image's questions are drawn to find some of a corrected form
 _SEARCHED = 20  # times as many images are looked through for those that can be asked in a corrected form
 
@@ -129,7 +129,7 @@ def form_of(turn: Turn) -> tuple[Task, str]:
     """What sort of question it is: its task, and how a question in words begins ("what colour", "is there")."""
     if turn.task is not Task.VQA:
         return turn.task, ""
-    return turn.task, " ".join(asked(turn.question)[1].replace("color", "colour").split()[:2])
+    return turn.task, " ".join(asked(turn.question)[1].split()[:2])
 
 
 def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str]]) -> frozenset[tuple[Task, str]]:
