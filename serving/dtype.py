@@ -37,7 +37,7 @@ class NumberFormat:
 
 
 def free_cores() -> int:
-    """Cores that this process may use and that nobody uses now, at least 1.
+    """Cores that this process may use and that nobody uses now, at least 1; never more than `OMP_NUM_THREADS` says.
 
     One thread too many costs far more than it brings: at every operator all threads wait for the one that another
     program has pushed aside.
@@ -48,6 +48,9 @@ def free_cores() -> int:
         limit, period = quota.read_text().split()
         if limit != "max":
             allowed = min(allowed, max(1, int(limit) // int(period)))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit():
+        allowed = min(allowed, int(wanted))
     return max(1, allowed - _busy_elsewhere())
 
 

@@ -105,6 +105,7 @@ def train(
         corrected=refinement.corrections_in_a_batch(),
         images=refinement.replay_images,
         retired=retired,
+        distilled=refinement.distilled,
     )
     with _reporting(on_step, training.steps) as report:
         trainer = Trainer(

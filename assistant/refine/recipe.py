@@ -33,6 +33,8 @@ class Refinement:
         replay_images: of so many images; their features are the slowest part of a short run.
         replay_turns: questions about one of them, at most.
         rehearse: replay the model's own captions of the corrected images too.
+        distilled: 0..1, how much of what is replayed is what the model thought before training; the rest is the right
+            answer, as is all of what is asked in the form of a correction.
         preference: what is learnt from the answers that were rejected; None for nothing.
         contrast: derive "red or blue?" where an answer was corrected by one word.
         annotations: derive what a box holds, and where that is, from corrected boxes with words.
@@ -51,13 +53,14 @@ class Refinement:
     replay_images: int = 96
     replay_turns: int = 4
     rehearse: bool = True
+    distilled: float = 1.0
     preference: Preference | None = None
     contrast: bool = False
     annotations: bool = True
     held_out: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, low, high in (("share", 0.0, 1.0), ("held_out", 0.0, 0.9)):
+        for name, low, high in (("share", 0.0, 1.0), ("held_out", 0.0, 0.9), ("distilled", 0.0, 1.0)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} of the refinement is {getattr(self, name)}; choose {low:g} to {high:g}")
         if self.share == 0 or min(self.least_steps, self.most_steps, self.batch_size) < 1:

@@ -1,6 +1,6 @@
 """The model as it is trained: the frozen parts, the projector and the adapter, and the loss of a batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,8 @@ class Loss:
     """Of one batch.
 
     Attributes:
-        value: the weighted mean over answer tokens and the preference term, to go down on.
+        value: the weighted mean over answer tokens, distilled where the batch says so, and the preference term, to go
+            down on.
         tokens: cross-entropy of each answer token, detached, in the order of `Batch.targets`.
     """
 
@@ -72,6 +73,8 @@ class Learner(nn.Module):
         if projector and model.model.vision_block is not None:
             model.model.vision_block.project_in.requires_grad_(True)
             model.model.vision_block.project_out.requires_grad_(True)
+        # A new adapter adds nothing, so with these the model is what it was before training.
+        self._first = self._copied()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters: "projector" (with the linear layers of a vision block) and "lora"."""
@@ -114,13 +117,44 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, features: torch.Tensor) -> Loss:
         """The loss of a batch; logits are taken at answers only, since the head is a fifth of a small model."""
-        hidden = self.hidden(batch, features)[batch.rows, batch.columns]
-        logits = self.model.lm_head(hidden).float()
+        distilled = batch.distilled.nonzero().squeeze(1)
+        before = self._before(batch, features, distilled) if len(distilled) else None
+        logits = self._logits(batch, features)
         tokens = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-        value = (tokens * batch.weights).sum() / batch.weights.sum()
+        learnt = tokens
+        if before is not None:
+            soft = nn.functional.cross_entropy(logits[distilled], before, reduction="none")
+            mixed = torch.lerp(tokens[distilled], soft, batch.distilled[distilled])
+            learnt = tokens.index_put((distilled,), mixed)
+        value = (learnt * batch.weights).sum() / batch.weights.sum()
         if self.preference is not None and len(batch.pairs):
             value = value + self.preference.loss(tokens, batch)
         return Loss(value, tokens.detach())
+
+    def _logits(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(self.hidden(batch, features)[batch.rows, batch.columns]).float()
+
+    @torch.no_grad()
+    def _before(self, batch: Batch, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(targets, vocabulary) probabilities before training, from the samples that have such targets."""
+        samples, rows = batch.rows[targets].unique(return_inverse=True)
+        part = replace(
+            batch,
+            ids=batch.ids[samples],
+            positions=batch.positions[samples],
+            mask=batch.mask[samples],
+            rows=rows,
+            columns=batch.columns[targets],
+        )
+        now = self._copied()
+        self.load_trained(self._first)
+        try:
+            return self._logits(part, features[samples]).softmax(dim=-1)
+        finally:
+            self.load_trained(now)
+
+    def _copied(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in self.trained().items()}
 
     def save_adapter(self, directory: Path) -> None:
         """Write `adapter_model.safetensors` (float16) and `adapter_config.json`; nothing where there is no adapter."""

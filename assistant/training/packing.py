@@ -22,6 +22,7 @@ class Packed:
         positions: place of each token as its turn sees it: turns that stand alone all begin behind the image.
         groups: 0 for the shared beginning, from 1 on the turn's number; a token sees its own group and group 0.
         weights: what the prediction of this token counts, 0 for everything but answers.
+        distilled: of each token, how much of its target is what the model thought before training.
         rivals: places of the tokens of rejected answers, which count nothing but whose likelihood is wanted.
         pairs: a preference each: group of the answer, group of the rejected answer, the turn's margin.
     """
@@ -30,6 +31,7 @@ class Packed:
     positions: list[int]
     groups: list[int]
     weights: list[float]
+    distilled: list[float]
     rivals: list[int] = field(default_factory=list)
     pairs: list[tuple[int, int, float]] = field(default_factory=list)
 
@@ -47,6 +49,7 @@ class Batch:
         rows, columns: (targets,), where a prediction is made.
         targets: (targets,), the token that comes next there.
         weights: (targets,), 0 for tokens of rejected answers.
+        distilled: (targets,), 0..1, how much of the target is what the model thought before training.
         turns: (targets,), a number for each turn of the batch, to tell losses apart.
         pairs: (pairs, 2), for each preference the numbers of its two turns, the better one first.
         margins: (pairs,), by how much the better one was likelier before training, in nats.
@@ -59,6 +62,7 @@ class Batch:
     columns: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+    distilled: torch.Tensor
     turns: torch.Tensor
     pairs: torch.Tensor
     margins: torch.Tensor
@@ -111,7 +115,7 @@ class Packer:
         """
         prefix = self._prefix + self._history(sample)
         size = len(prefix)
-        packed = Packed(list(prefix), list(range(size)), [PREFIX] * size, [0.0] * size)
+        packed = Packed(list(prefix), list(range(size)), [PREFIX] * size, [0.0] * size, [0.0] * size)
         place = size
         rejected: list[tuple[int, Turn]] = []
         for number, turn in enumerate(sample.turns):
@@ -119,7 +123,7 @@ class Packer:
             if not sample.together:
                 place = size
             group = 1 if sample.together else number + 1
-            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place)
+            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place, turn.distilled)
             if turn.rejected is not None:
                 rejected.append((group, turn))
         if rejected and sample.together:
@@ -135,7 +139,7 @@ class Packer:
             packed.pairs.append((group, rival, turn.margin))
         return packed
 
-    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int) -> int:
+    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int, distilled: float = 0.0) -> int:
         """Append a turn whose first token stands at position `place`; returns the position behind it."""
         asked, said = self._ids([question, answer + self._end])
         length = len(asked) + len(said)
@@ -143,6 +147,7 @@ class Packer:
         packed.positions.extend(range(place, place + length))
         packed.groups.extend([group] * length)
         packed.weights.extend([0.0] * len(asked) + [len(said) ** -0.5] * len(said))
+        packed.distilled.extend([distilled] * length)
         return place + length
 
     def _history(self, sample: Sample) -> list[int]:
@@ -180,6 +185,7 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
     positions = table([s.positions for s in samples], 0, torch.long)
     groups = table([s.groups for s in samples], _PADDING, torch.long)
     weights = table([s.weights for s in samples], 0.0, torch.float32)
+    distilled = table([s.distilled for s in samples], 0.0, torch.float32)
     same = groups.unsqueeze(2) == groups.unsqueeze(1)
     shared = (groups == PREFIX).unsqueeze(1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -200,6 +206,7 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
         columns=places - 1,
         targets=ids[rows, places],
         weights=weights[rows, places],
+        distilled=distilled[rows, places],
         turns=rows * 1000 + groups[rows, places],
         pairs=torch.tensor([pair[:2] for pair in pairs], dtype=torch.long).reshape(-1, 2),
         margins=torch.tensor([margin for *_, margin in pairs], dtype=torch.float32),

@@ -69,5 +69,9 @@ def test_threads_leave_busy_cores_alone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(dtype.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 3)
     assert free_cores() <= 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 0)
+    assert free_cores() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(dtype, "_running_elsewhere", lambda: 50)
     assert free_cores() == 1

@@ -112,6 +112,8 @@ class Turn:
             right), `label` (detection), `grounded` (grounding: pairs of phrase and boxes).
         rejected: a worse answer to the same question, from which a preference is learnt; None for none.
         margin: how much likelier the model found `answer` than `rejected` before training, in nats.
+        distilled: 0..1, how much of what is learnt are the model's own probabilities before training; the rest is
+            `answer`, along which they are taken.
     """
 
     task: Task
@@ -121,6 +123,7 @@ class Turn:
     facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     rejected: str | None = None
     margin: float = 0.0
+    distilled: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,17 @@ def test_answers_said_to_be_right_are_replayed_too():
     assert names == {"correction": 24, "kept": 8, "replay": 16}
 
 
+def test_what_is_replayed_is_distilled_and_corrections_are_not():
+    source = mixture(kept=2, distilled=0.7)
+    parts = {
+        (name, turn.distilled)
+        for batch in range(6)
+        for name, number in source.epoch(batch)
+        for turn in source.draw((name, number), batch).turns
+    }
+    assert parts == {("correction", 0.0), ("kept", 0.7), ("replay", 0.7)}
+
+
 def test_a_batch_of_corrections_alone_needs_no_replay():
     source = mixture(corrected=8)
     assert {name for name, _ in source.epoch(0)} == {"correction"} and len(list(source.images())) == 5
@@ -105,6 +116,21 @@ def test_every_other_image_is_asked_in_the_form_of_a_correction():
         assert len({turn.question for turn in turns}) == len(turns)
         shares[number % 2] += sum(form_of(turn)[1] == "what colour" for turn in turns) / len(turns)
     assert shares[1] / 30 > shares[0] / 30 + 0.25
+
+
+def test_what_is_asked_in_the_form_of_a_correction_is_learnt_from_the_right_answer():
+    replayed = Mixture(CONFIG)
+    source = CorrectedMixture(
+        corrected("[vqa] how many dogs are there?"), [], replayed, batch_size=8, corrected=4, images=6, distilled=1.0
+    )
+    found = {
+        (form_of(turn) == (Task.VQA, "how many"), turn.distilled)
+        for batch in range(6)
+        for entry in source.epoch(batch)
+        if entry[0] == "replay"
+        for turn in source.draw(entry, batch).turns
+    }
+    assert found == {(True, 0.0), (False, 1.0)}
 
 
 def test_images_are_looked_for_that_can_be_asked_in_the_form_of_a_correction():
