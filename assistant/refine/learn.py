@@ -102,7 +102,7 @@ def train(
         kept,
         replay,
         batch_size=refinement.batch_size,
-        corrected=refinement.corrections_in_a_batch(),
+        corrected=refinement.corrections_in_a_batch(len(samples)),
         images=refinement.replay_images,
         retired=retired,
         distilled=refinement.distilled,

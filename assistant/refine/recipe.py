@@ -28,7 +28,8 @@ class Refinement:
         passes: how often each corrected image should be shown.
         least_steps, most_steps: between which the number of optimiser steps stays, whatever `passes` asks for.
         batch_size: images in a step.
-        share: part of a batch that is corrections; the rest is replay.
+        share: part of a batch that is corrections, at most; the rest is replay. Few corrections take less: they are
+            shown over more steps rather than in fewer, beside more replay. With 1 nothing is replayed.
         replay: what the model should not forget; None for what it was taught, as far as that is at hand.
         replay_images: of so many images; their features are the slowest part of a short run.
         replay_turns: questions about one of them, at most.
@@ -45,7 +46,7 @@ class Refinement:
     lora_lr: float = 4e-4
     projector_lr: float = 0.0
     passes: float = 4.0
-    least_steps: int = 20
+    least_steps: int = 40
     most_steps: int = 60
     batch_size: int = 8
     share: float = 0.25
@@ -66,13 +67,15 @@ class Refinement:
         if self.share == 0 or min(self.least_steps, self.most_steps, self.batch_size) < 1:
             raise UserError("a refinement needs steps, a batch size and a share of corrections above 0")
 
-    def corrections_in_a_batch(self) -> int:
-        """How many samples of a batch are corrections, at least one."""
-        return max(1, round(self.share * self.batch_size))
+    def corrections_in_a_batch(self, samples: int) -> int:
+        """How many of a batch are corrections, of so many corrected samples in all; at least one."""
+        if self.share == 1:
+            return self.batch_size
+        return max(1, min(round(self.passes * samples / self.most_steps), round(self.share * self.batch_size)))
 
     def steps(self, samples: int, most: int | None = None) -> int:
         """Optimiser steps for so many corrected samples."""
-        wanted = round(self.passes * samples / self.corrections_in_a_batch())
+        wanted = round(self.passes * samples / self.corrections_in_a_batch(samples))
         return min(max(wanted, self.least_steps), self.most_steps, most or self.most_steps)
 
     def training(self, replay: MixtureConfig, steps: int, seed: int) -> Recipe:

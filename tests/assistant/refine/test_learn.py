@@ -134,7 +134,9 @@ def test_nothing_to_learn_is_said(tiny_checkpoint, tmp_path):
 
 def test_the_default_recipe_can_be_read_and_replays_what_the_model_was_taught(tmp_path, monkeypatch):
     refinement = read_refinement(DEFAULT)
-    assert refinement.steps(8) >= 20 and refinement.steps(1000) == 60 and refinement.steps(32, most=7) == 7
+    assert refinement.steps(8) == 40 and refinement.steps(1000) == 60 and refinement.steps(32, most=7) == 7
+    assert [refinement.corrections_in_a_batch(count) for count in (1, 8, 32, 1000)] == [1, 1, 2, 2]
+    assert replace(refinement, share=1.0).corrections_in_a_batch(8) == refinement.batch_size
     monkeypatch.setenv("FOURFOLD_DATA", str(tmp_path))
     mixture = replay_of(tmp_path, refinement, seed=9)
     assert not mixture.photos and mixture.scenes and mixture.seed == 9
