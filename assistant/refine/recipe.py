@@ -35,7 +35,7 @@ class Refinement:
         replay_turns: questions about one of them, at most.
         rehearse: replay the model's own captions of the corrected images too.
         distilled: 0..1, how much of what is replayed is what the model thought before training; the rest is the right
-            answer, as is all of what is asked in the form of a correction.
+            answer.
         preference: what is learnt from the answers that were rejected; None for nothing.
         contrast: derive "red or blue?" where an answer was corrected by one word.
         annotations: derive what a box holds, and where that is, from corrected boxes with words.

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, zip_longest
 
@@ -30,8 +30,7 @@ class CorrectedMixture:
         corrected: of these, corrections.
         images: of so many images of the replay's first epoch; they come again with other questions.
         retired: answers that replay must not teach, by task; see `retired_answers`.
-        distilled: 0..1, how much of what is replayed is what the model thought before training; what is asked in the
-            form of a correction is learnt from its right answer alone.
+        distilled: 0..1, how much of what is replayed is what the model thought before training.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class CorrectedMixture:
         self.retired = retired
         self._distilled = distilled
         self._forms = {form_of(turn) for sample in self.corrections for turn in sample.turns}
-        self._kept = [self._held(sample, sample.turns) for sample in kept]
+        self._kept = [_held(sample, sample.turns, distilled) for sample in kept]
         self._pool = self._mixed(replay.epoch(0), images) if corrected < batch_size else []
 
     @property
@@ -96,14 +95,7 @@ class CorrectedMixture:
             drawn = [self._alike(replayed, showing + _LOOKS * look) for look in range(1, _LOOKS + 1)]
             alike = {turn.question: turn for found in drawn for turn in found}
             turns = [*alike.values(), *(turn for turn in turns if turn.question not in alike)][: len(turns)]
-        return self._held(sample, turns)
-
-    def _held(self, sample: Sample, turns: Sequence[Turn]) -> Sample:
-        """What is asked in the form of a correction has a right answer to learn; all else should stay as it is."""
-        parts = (0.0 if form_of(turn) in self._forms else self._distilled for turn in turns)
-        return replace(
-            sample, turns=tuple(replace(turn, distilled=part) for turn, part in zip(turns, parts, strict=True))
-        )
+        return _held(sample, turns, self._distilled)
 
     def _mixed(self, entries: Sequence[tuple[str, int]], images: int) -> list[tuple[tuple[str, int], bool]]:
         """So many of the replay's images, in turn one as they come, and one that can be asked in a corrected form.
@@ -134,6 +126,10 @@ class CorrectedMixture:
         order = list(range(count))
         random.Random(f"{what} {self.config.seed} {turn}").shuffle(order)
         return order[place]
+
+
+def _held(sample: Sample, turns: Iterable[Turn], distilled: float) -> Sample:
+    return replace(sample, turns=tuple(replace(turn, distilled=distilled) for turn in turns))
 
 
 def form_of(turn: Turn) -> tuple[Task, str]:

@@ -118,21 +118,6 @@ def test_every_other_image_is_asked_in_the_form_of_a_correction():
     assert shares[1] / 30 > shares[0] / 30 + 0.25
 
 
-def test_what_is_asked_in_the_form_of_a_correction_is_learnt_from_the_right_answer():
-    replayed = Mixture(CONFIG)
-    source = CorrectedMixture(
-        corrected("[vqa] how many dogs are there?"), [], replayed, batch_size=8, corrected=4, images=6, distilled=1.0
-    )
-    found = {
-        (form_of(turn) == (Task.VQA, "how many"), turn.distilled)
-        for batch in range(6)
-        for entry in source.epoch(batch)
-        if entry[0] == "replay"
-        for turn in source.draw(entry, batch).turns
-    }
-    assert found == {(True, 0.0), (False, 1.0)}
-
-
 def test_images_are_looked_for_that_can_be_asked_in_the_form_of_a_correction():
     rare = replace(CONFIG, scenes=400, scenes_per_epoch=400, scene_tasks={"existence": 1, "what": 1})
 
