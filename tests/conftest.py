@@ -10,9 +10,9 @@ from tests.tiny import save_tiny_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
+def _threads() -> None:
     """Tests must fit two cores, and give the same rounding on bigger machines."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """From a store to an adapter that the engine serves, with a tiny model."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,15 @@ TINY = Refinement(
     lora=LoraSettings(rank=4, alpha=8), lora_lr=5e-3, least_steps=6, most_steps=6, batch_size=4, share=0.5,
     replay=REPLAY, replay_images=4, preference=Preference(0.5, 0.1), held_out=0.25,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The same file follows from the same number of threads; an engine between two trainings may choose another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
 
 
 @pytest.fixture(scope="module")
