@@ -37,7 +37,7 @@ test-vllm: vllm-env
 	.venv-vllm/bin/python -m pytest -m vllm tests/serving/vllm
 
 vllm-env:
-	PYTHON=$(PYTHON) serving/vllm_env/make.sh .venv-vllm
+	PYTHON=$(PYTHON) serving/vllm/env/make.sh .venv-vllm
 
 # Speed beside the peers that are installed; the table is written from the JSON.
 bench: $(VENV)/.installed

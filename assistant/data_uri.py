@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 ImageInput = str | Path | bytes | Image.Image
 """A path, a URL, the bytes of an image file, or a decoded image."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 
 def data_directory() -> Path:

@@ -127,9 +127,9 @@ def main() -> None:
     import torch
     from transformers.utils import logging
 
-    from assistant.checkpoints.resolve import resolve_model
     from benchmarks.performance import write_page
-    from serving.dtype import free_cores
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.serving.engine.dtype import free_cores
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from benchmarks.limits import bandwidth
 from benchmarks.peers import decoding_peers
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 _MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Tell me a long story about a fox and a bear."}]
 FORMATS = {
@@ -32,7 +32,7 @@ def decode_rates(model: Path, rounds: int, tokens: int) -> tuple[dict[str, Figur
         rounds: runs of each.
         tokens: said in a run, after the first one; nobody may stop earlier.
     """
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
     with ExitStack() as open_engines:
         engines: dict[str, Engine] = {}
@@ -68,7 +68,7 @@ def bytes_a_token(engine: "Engine") -> int:
 
 
 def _engine_rate(engine: "Engine", tokens: int) -> Any:
-    from serving.engine import Request, Sampling
+    from fourfold.serving.engine.engine import Request, Sampling
 
     request = Request(_MESSAGES, Sampling(max_tokens=tokens + 1))
 
@@ -84,7 +84,7 @@ class _Plain:
     """transformers' own loop on our model class, in float32."""
 
     def __init__(self, model: Path) -> None:
-        from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+        from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 
         self._model = MiniGPTv2ForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
         processor = MiniGPTv2Processor.from_pretrained(model)

@@ -16,18 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from assistant.training.data.sample import photos_directory
 from benchmarks.evaluation_files import photo_files, sample_files
 from benchmarks.evaluation_table import evaluation_tables
-from eval.answerer import Answerer
-from eval.answers import write_whole
-from eval.asking import Control
-from eval.beaf import run_beaf
-from eval.conversation import run_conversation
-from eval.manner import settle
-from eval.probes import Probe
-from eval.report import build_report, write_report
-from eval.runner import RunOptions, run_benchmark
+from fourfold.assistant.training.data.sample import photos_directory
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.asking import Control
+from fourfold.eval.beaf import run_beaf
+from fourfold.eval.conversation import run_conversation
+from fourfold.eval.log import write_whole
+from fourfold.eval.probes import Probe
+from fourfold.eval.prompting import resolve_config
+from fourfold.eval.report import build_report, write_report
+from fourfold.eval.runner import RunOptions, run_benchmark
 
 PARTS = ("sample", "photos", "probes", "beaf", "converse")
 _CONTROLS = (Control.NONE, Control.BLIND, Control.WRONG_IMAGE, Control.TEXT_ONLY)
@@ -58,7 +58,7 @@ class Plan:
             limit=self.limit,
             control=self.control,
             probe=self.probe,
-            manner=settle(None, self.benchmark),
+            manner=resolve_config(None, self.benchmark),
             seed=seed,
         )
 
@@ -84,7 +84,7 @@ def plans(part: str, data: Path, out: Path, limit: int, seed: int) -> Iterator[P
 def run_part(part: str, answerer: Answerer, data: Path, out: Path, limit: int, seed: int) -> dict[str, Any]:
     """Run a part, or what is left of it; its figures by the name of the run."""
     if part == "beaf":
-        boxes, manner = photo_files(data, out / "annotations", seed)["labels"], settle(None, "pope")
+        boxes, manner = photo_files(data, out / "annotations", seed)["labels"], resolve_config(None, "pope")
         told = run_beaf(answerer, boxes, data / "photos", out / "beaf", manner=manner, limit=limit, seed=seed)
         return {"beaf": told}
     if part == "converse":
@@ -117,7 +117,7 @@ def main() -> None:
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"no part is called {unknown[0]!r}; there are: {', '.join(PARTS)}")
 
-    from assistant.checkpoints.resolve import resolve_model
+    from fourfold.assistant.checkpoints.resolve import resolve_model
 
     data = photos_directory().parent
     checkpoint = None if given.endpoint else resolve_model(given.model)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from assistant.training.data import Sample, held_out
-from eval.answers import write_whole
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.training.data import Sample, held_out
+from fourfold.eval.log import write_whole
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 _LARGEST = 0.5  # share of the image; who points at everything must not be right
 _FAMILIES = ("refcoco+", "refcocog", "refcoco", "vsr", "okvqa")  # a longer name before its beginning

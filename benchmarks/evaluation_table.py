@@ -31,7 +31,7 @@ def evaluation_tables(measured: Mapping[str, Any]) -> str:
         lines += ["", "**Photos, held-out split**", "", *_with_controls(parts["photos"], minus)]
         lines += ["", *_boxes(parts["photos"])] if "photos-labels" in parts["photos"] else []
     if "probes" in parts:
-        lines += ["", "**Probes**", "", *_probes({**parts.get("photos", {}), **parts["probes"]})]
+        lines += ["", "**Evaluator**", "", *_probes({**parts.get("photos", {}), **parts["probes"]})]
     if "beaf" in parts:
         lines += ["", "**Before and after an object is painted over**", "", *_figures(parts["beaf"]["beaf"])]
     titles = {

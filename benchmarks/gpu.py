@@ -28,12 +28,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, set_seed
 
-from assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from benchmarks.layouts import layout
-from prompts.chat import load_template
+from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.prompts.chat import load_template
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 TEXT_TOKENS = 32  # about what one short question takes with its marks
 MIB = 1024**2
@@ -188,7 +188,7 @@ def make_processor(config: MiniGPTv2Config) -> MiniGPTv2Processor:
 
 def measure_engine(engine: "Engine", clock: Clock, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """So many requests at once, each with a picture of its own: nothing is in the engine's caches."""
-    from serving.engine import Request, Sampling
+    from fourfold.serving.engine.engine import Request, Sampling
 
     noise = np.random.default_rng(batch)
     question = " ".join(f"w{i}" for i in noise.integers(3, 31999, TEXT_TOKENS - 10))
@@ -255,7 +255,7 @@ def run_engine(
     options: argparse.Namespace,
     start: float,
 ) -> list[dict[str, Any]]:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
     runs: list[dict[str, Any]] = []
     batches = [int(b) for b in options.batches.split(",")]

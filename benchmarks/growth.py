@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 _WORDS = "the quick brown fox jumps over the lazy dog and "
 AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
@@ -27,7 +27,7 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
     Every axis has an engine of its own, and its points are taken in order: memory is the process's then, less what it
     had before the engine was loaded.
     """
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
     runs: dict[str, Callable[[Engine, int], list[Any]]] = {
         "images": lambda engine, x: _answers(engine, [[_user("what is this?", _pictures(x))]]),
@@ -78,7 +78,7 @@ def plot(found: dict[str, list[dict[str, float]]], directory: Path) -> list[Path
 
 
 def _answers(engine: "Engine", conversations: list[list[dict[str, Any]]]) -> list[Any]:
-    from serving.engine import Request, Sampling
+    from fourfold.serving.engine.engine import Request, Sampling
 
     return engine.generate([Request(messages, Sampling(max_tokens=17)) for messages in conversations])
 

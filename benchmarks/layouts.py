@@ -2,7 +2,7 @@
 
 from transformers import Blip2VisionConfig, LlamaConfig
 
-from assistant.model import MiniGPTv2Config
+from fourfold.assistant.model import MiniGPTv2Config
 
 
 def layout(name: str) -> MiniGPTv2Config:

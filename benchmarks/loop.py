@@ -24,19 +24,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant.grounding import parse
-from assistant.look_again import Ask, Budget, claims_of, look_again, with_images
-from assistant.look_again.agreement import number_in
-from assistant.look_again.asking import yes_or_no
-from assistant.training.data import Sample, held_out
-from assistant.words import related, singular, words_of
 from benchmarks.loop_table import table
-from eval.answers import AnswerLog, model_fingerprint, write_whole
-from eval.statistics import clustered_mean, paired
-from prompts.tasks import Task
+from fourfold.assistant.chat.look_again import Ask, Budget, claims_of, look_again, with_images
+from fourfold.assistant.chat.look_again.agreement import number_in
+from fourfold.assistant.chat.look_again.asking import yes_or_no
+from fourfold.assistant.english import related, singular, words_of
+from fourfold.assistant.grounding import parse
+from fourfold.assistant.training.data import Sample, held_out
+from fourfold.eval.log import AnswerLog, model_fingerprint, write_whole
+from fourfold.eval.statistics import clustered_mean, paired
+from fourfold.prompts.tasks import Task
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 _MAX_TOKENS = 96
 Records = Mapping[str, Mapping[str, Any]]
@@ -219,7 +219,7 @@ def _details(samples: Sequence[Sample], before: Sequence[float], rows: Sequence[
 
 def engine_ask(engine: "Engine") -> Ask:
     """Greedy answers of a local engine."""
-    from serving.requests import Request, Sampling
+    from fourfold.serving.engine.requests import Request, Sampling
 
     def ask(messages: list[dict[str, Any]], images: list) -> str:
         return engine.generate([Request(with_images(messages, images), Sampling(max_tokens=_MAX_TOKENS))])[0].text
@@ -238,8 +238,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/loop"), help="folder of this run")
     given = parser.parse_args()
 
-    from assistant.checkpoints.resolve import resolve_model
-    from serving.engine import Engine
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.serving.engine.engine import Engine
 
     directory = resolve_model(given.model)
     measured: dict[str, Any] = {

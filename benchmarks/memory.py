@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from assistant.model import MiniGPTv2ForConditionalGeneration
 from benchmarks.layouts import layout
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 # NF4 with double quantisation: half a byte a weight; a byte for every 64 weights; 4 bytes for every 256 of those.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)

@@ -80,7 +80,7 @@ def decoding_peers(model: Path, threads: int) -> Iterator[tuple[dict[str, Worker
 def _llama_command(threads: int) -> list[str]:
     if "FOURFOLD_LLAMA_CPP" not in os.environ and find_spec("llama_cpp") is None:
         raise RuntimeError("llama-cpp-python is not installed; FOURFOLD_LLAMA_CPP may name the folder that holds it")
-    from assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
+    from fourfold.assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
 
     file = LANGUAGE_MODEL.path if LANGUAGE_MODEL.is_cached else fetch(LANGUAGE_MODEL, lambda *progress: None)
     return [sys.executable, "-m", "benchmarks.worker_llama", str(file), str(threads)]

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from assistant.checkpoints.resolve import resolve_model
-from assistant.refine.encoder import ImageEncoder
-from assistant.training.data.photos import read_photos
-from assistant.training.data.sample import photos_directory
+from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.assistant.refine.encoder import ImageEncoder
+from fourfold.assistant.training.data.photos import read_photos
+from fourfold.assistant.training.data.sample import photos_directory
 
 THRESHOLDS = (0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995)
 

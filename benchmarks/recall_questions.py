@@ -9,8 +9,8 @@ people about the photos in `$FOURFOLD_DATA/photos`.
 import itertools
 import json
 
-from assistant.refine.questions import same_question
-from assistant.training.data.sample import photos_directory
+from fourfold.assistant.refine.questions import same_question
+from fourfold.assistant.training.data.sample import photos_directory
 
 SAME = (
     ("what colour is the car?", "what is the color of the car?"),

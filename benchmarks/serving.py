@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=96, help="of the answers whose speed is measured")
     arguments = parser.parse_args()
-    from assistant.checkpoints.resolve import resolve_model
+    from fourfold.assistant.checkpoints.resolve import resolve_model
 
     model = resolve_model(arguments.model)
     effort = Effort(arguments.repeats, arguments.tokens)

@@ -10,7 +10,7 @@ import sys
 from transformers.cli.serving import model_manager
 from transformers.models.auto import modeling_auto
 
-from assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
 
 if __name__ == "__main__":
     name = MiniGPTv2ForConditionalGeneration.__name__

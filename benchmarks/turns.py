@@ -11,7 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.limits import jpeg_decode_seconds, photo
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 STAGES = ("preprocess", "queue", "vision", "prefill")
 
@@ -24,7 +24,7 @@ def conversation(model: Path, rounds: int, matmul: float) -> dict[str, Figure]:
         rounds: conversations, each about another photo.
         matmul: float32 matrix products of this machine in GFLOP/s.
     """
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
     names = ["first", "follow_up", *STAGES]
     figures = {name: Figure(name.replace("_", " "), "s") for name in names}
@@ -67,8 +67,8 @@ def _question(image: Image.Image, text: str) -> list[dict[str, Any]]:
 
 def _talk(engine: "Engine", data: bytes, number: int) -> dict[str, float]:
     """Seconds of a conversation of two questions, from the file's bytes on."""
-    from serving.engine import Request, Sampling
-    from serving.images import load_image_bytes
+    from fourfold.serving.engine.engine import Request, Sampling
+    from fourfold.serving.images import load_image_bytes
 
     started = time.perf_counter()
     image = load_image_bytes(data, side=engine.image_size)
@@ -86,7 +86,7 @@ def _talk(engine: "Engine", data: bytes, number: int) -> dict[str, float]:
 
 def _evaluate(engine: "Engine", number: int) -> float:
     """Samples a second of questions given to the engine all at once, as `fourfold eval` does."""
-    from serving.engine import Request, Sampling
+    from fourfold.serving.engine.engine import Request, Sampling
 
     with Image.open(io.BytesIO(photo(1))) as opened:
         sample = opened.convert("RGB").resize((640, 480))

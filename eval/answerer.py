@@ -7,13 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from eval.answers import AnswerLog, model_fingerprint
-from eval.asking import Ask
-from eval.manner import Manner
-from prompts.errors import UserError
+from fourfold.eval.asking import Ask
+from fourfold.eval.log import AnswerLog, model_fingerprint
+from fourfold.eval.prompting import PromptConfig
+from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 Records = dict[str, dict[str, Any]]
 """Log records by sample."""
@@ -61,11 +61,13 @@ class Answerer:
             return f"{self.checkpoint.name}@{model_fingerprint(self.checkpoint)}"
         if self.model is not None:
             return self.model
-        from eval.endpoint import served_model
+        from fourfold.eval.endpoint import served_model
 
         return served_model(self.endpoints[0], self.api_key)
 
-    def answer(self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: Manner) -> Records | None:
+    def answer(
+        self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: PromptConfig
+    ) -> Records | None:
         """Ask what `out` has no answer to yet; every record there is, or None in helpers of `accelerate launch`.
 
         Args:
@@ -79,7 +81,7 @@ class Answerer:
         """
         if self.checkpoint is not None:
             return self._in_process(asks, out, configuration, manner)
-        from eval.endpoint import Terms, ask_endpoints
+        from fourfold.eval.endpoint import Terms, ask_endpoints
 
         terms = Terms(
             model=configuration["model"],
@@ -108,10 +110,10 @@ class Answerer:
         self.close()
 
     def _in_process(
-        self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: Manner
+        self, asks: Sequence[Ask], out: Path, configuration: dict[str, Any], manner: PromptConfig
     ) -> Records | None:
-        from eval.local import ask_engine
-        from serving.engine import Engine
+        from fourfold.eval.local import ask_engine
+        from fourfold.serving.engine.engine import Engine
 
         assert self.checkpoint is not None
         index, processes, device = 0, 1, self.device

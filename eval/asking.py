@@ -9,11 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.benchmarks import Benchmark, Item
-from eval.manner import Manner
-from eval.probes import Probe, Shuffle, with_claim, wrong_claims
-from prompts.benchmarks import benchmark_prompt
-from prompts.errors import UserError
+from fourfold.eval.probes import Probe, Shuffle, with_claim, wrong_claims
+from fourfold.eval.prompting import PromptConfig
+from fourfold.eval.tasks import Benchmark, Item
+from fourfold.prompts.benchmarks import benchmark_prompt
+from fourfold.prompts.errors import UserError
 
 
 class Control(StrEnum):
@@ -68,7 +68,7 @@ def asks_for(
     find: Callable[[str], Path | None],
     *,
     control: Control,
-    manner: Manner,
+    manner: PromptConfig,
     seed: int,
     probe: Probe = Probe.NONE,
 ) -> list[Ask]:
@@ -110,7 +110,7 @@ def asks_for(
     return asks
 
 
-def prompt_of(bench: Benchmark, item: Item, manner: Manner) -> str:
+def prompt_of(bench: Benchmark, item: Item, manner: PromptConfig) -> str:
     """The prompt of an item in the wording of the manner."""
     return benchmark_prompt(bench.name, manner.wording, box_format=manner.box_format, **bench.prompt_fields(item))
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.answerer import Answerer
-from eval.asking import Ask
-from eval.images import ImageFolder
-from eval.manner import Manner
-from eval.metrics.yes_no import first_verdict
-from eval.predictions import read_json
-from eval.probes import PaintOut
-from eval.runner import claim
-from eval.statistics import Estimate, clustered_mean
-from prompts.benchmarks import benchmark_prompt
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.asking import Ask
+from fourfold.eval.images import ImageFolder
+from fourfold.eval.predictions import read_json
+from fourfold.eval.probes import PaintOut
+from fourfold.eval.prompting import PromptConfig
+from fourfold.eval.runner import claim
+from fourfold.eval.scorers.yes_no import first_verdict
+from fourfold.eval.statistics import Estimate, clustered_mean
+from fourfold.prompts.benchmarks import benchmark_prompt
+from fourfold.prompts.errors import UserError
 
 _LEAST, _MOST = 0.01, 0.4  # share of the image that the removed object may cover: seen before, and something left after
 _MARGIN = 0.04  # of the box's sides, painted over too, since boxes are tight
@@ -141,7 +141,7 @@ def run_beaf(
     images: Path,
     out: Path,
     *,
-    manner: Manner,
+    manner: PromptConfig,
     limit: int | None,
     seed: int,
     skip_missing: bool = False,

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.asking import Ask, Control, prompt_of, right_answer
-from eval.benchmarks import Benchmark, Item, benchmark_named
-from eval.benchmarks.refcoco import Referent
-from eval.images import ImageFolder
-from eval.predictions import Prediction
-from eval.probes import Probe
-from eval.runner import RunOptions, claim, configuration_of, questions_of
-from eval.statistics import Estimate, clustered_mean, paired
-from prompts.errors import UserError
-from prompts.tasks import Task, with_tag
+from fourfold.eval.asking import Ask, Control, prompt_of, right_answer
+from fourfold.eval.images import ImageFolder
+from fourfold.eval.predictions import Prediction
+from fourfold.eval.probes import Probe
+from fourfold.eval.runner import RunOptions, claim, configuration_of, questions_of
+from fourfold.eval.statistics import Estimate, clustered_mean, paired
+from fourfold.eval.tasks import Benchmark, Item, benchmark_named
+from fourfold.eval.tasks.refcoco import Referent
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task, with_tag
 
 Answers = dict[str, str]
 """Sample key -> answer; a sample that failed has none."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from eval.answers import AnswerLog
-from eval.asking import Ask
-from eval.images import data_uri
-from eval.progress import progress_bar
-from prompts.errors import UserError
+from fourfold.eval.asking import Ask
+from fourfold.eval.images import data_uri
+from fourfold.eval.log import AnswerLog
+from fourfold.eval.progress import progress_bar
+from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _COCO = re.compile(r"^(?:COCO_[a-z]+\d{4}_)?0*(\d+)$")
@@ -63,7 +63,7 @@ def data_uri(path: Path, edit: Callable[[Image.Image], Image.Image] | None = Non
     if edit is None:
         kind, content = mimetypes.guess_type(path.name)[0] or "image/jpeg", path.read_bytes()
     else:
-        from serving.images import load_image_file
+        from fourfold.serving.images import load_image_file
 
         buffer = io.BytesIO()
         edit(load_image_file(path)).save(buffer, "PNG")

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.answers import AnswerLog
-from eval.asking import Ask
-from eval.manner import Manner
-from eval.progress import progress_bar
-from serving.requests import Request, Sampling
+from fourfold.eval.asking import Ask
+from fourfold.eval.log import AnswerLog
+from fourfold.eval.progress import progress_bar
+from fourfold.eval.prompting import PromptConfig
+from fourfold.serving.engine.requests import Request, Sampling
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 _BATCH = 64
 
 
-def ask_engine(engine: "Engine", asks: Sequence[Ask], log: AnswerLog, manner: Manner) -> None:
+def ask_engine(engine: "Engine", asks: Sequence[Ask], log: AnswerLog, manner: PromptConfig) -> None:
     """Ask everything that has no answer yet; candidates are ranked by the mean log-likelihood of their own tokens."""
-    from serving.images import load_image_file
+    from fourfold.serving.images import load_image_file
 
     waiting = [ask for ask in asks if ask.key not in log.done]
     # Questions about one image together: it is encoded once.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _ID_FIELDS = ("question_id", "questionId", "id")
 _ANSWER_FIELDS = ("answer", "prediction", "text", "response", "output")

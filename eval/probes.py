@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
-from eval.benchmarks import Item
+from fourfold.eval.tasks import Item
 
 
 class Probe(StrEnum):

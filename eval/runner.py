@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eval.answerer import Answerer
-from eval.answers import configuration_hash, write_whole
-from eval.asking import Ask, Control, asks_for
-from eval.benchmarks import Benchmark, Item, Options, benchmark_named
-from eval.images import ImageFolder
-from eval.manner import Manner
-from eval.metrics.ranking import p_yes
-from eval.predictions import Prediction
-from eval.probes import Probe
-from eval.samples import sample_record
-from eval.score import Result, score_predictions
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.asking import Ask, Control, asks_for
+from fourfold.eval.images import ImageFolder
+from fourfold.eval.log import configuration_hash, write_whole
+from fourfold.eval.predictions import Prediction
+from fourfold.eval.probes import Probe
+from fourfold.eval.prompting import PromptConfig
+from fourfold.eval.samples import sample_record
+from fourfold.eval.score import Result, score_predictions
+from fourfold.eval.scorers.ranking import p_yes
+from fourfold.eval.tasks import Benchmark, Item, Options, benchmark_named
+from fourfold.prompts.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunOptions:
     limit: int | None = None
     control: Control = Control.NONE
     probe: Probe = Probe.NONE
-    manner: Manner = field(default_factory=Manner)
+    manner: PromptConfig = field(default_factory=PromptConfig)
     gt_field: str = "answer"
     seed: int = 0
     skip_missing_images: bool = False

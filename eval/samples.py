@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from eval.asking import Ask, right_answer
-from eval.benchmarks import Drawing, Item
-from eval.predictions import Prediction
-from eval.score import Result
+from fourfold.eval.asking import Ask, right_answer
+from fourfold.eval.predictions import Prediction
+from fourfold.eval.score import Result
+from fourfold.eval.tasks import Drawing, Item
 
 _LONGEST_ANSWER = 4000
 

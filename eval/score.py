@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import Benchmark, Item, Options, RuleScore, benchmark_named
-from eval.predictions import Prediction, join, read_predictions
-from prompts.errors import UserError
+from fourfold.eval.predictions import Prediction, join, read_predictions
+from fourfold.eval.tasks import Benchmark, Item, Options, RuleScore, benchmark_named
+from fourfold.prompts.errors import UserError
 
 
 @dataclass(frozen=True)

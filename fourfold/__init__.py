@@ -1,1 +1,1 @@
-"""The command line, a file a verb; nobody imports it."""
+"""Fourfold: a chat assistant that sees."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from string import Formatter
 from types import MappingProxyType
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _TAGGED_SHORT = "[vqa] Based on the image, respond to this question with a short answer: {question}"
 _PLAIN_SHORT = "{question}\nAnswer the question with a single word or a short phrase."

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

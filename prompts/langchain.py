@@ -2,7 +2,7 @@
 
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
-from prompts.tasks import INSTRUCTIONS, Task
+from fourfold.prompts.tasks import INSTRUCTIONS, Task
 
 
 def question_prompt(task: Task | None = None) -> ChatPromptTemplate:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 
 class Task(StrEnum):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow decoders that are tried; everything else that Pillow knows (EPS, PDF, FITS, ...) stays shut."""

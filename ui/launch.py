@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ui.settings import Settings, configure
+from fourfold.ui.state.settings import Settings, configure
 
 _APP = Path(__file__).with_name("app.py")
 _LARGEST = 20  # MiB of a file; `serving.images.LIMITS.bytes`

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from assistant.checkpoints.progress import ProgressCallback
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.prompts.errors import UserError
 
 
 def cache_directory() -> Path:

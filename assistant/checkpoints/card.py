@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile
-from assistant.model import MiniGPTv2Config
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile
+from fourfold.assistant.model import MiniGPTv2Config
 
 _LICENCES = Path(__file__).parent / "licences"
 _TRAINED = """\

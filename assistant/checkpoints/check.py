@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _MODEL_TYPE = "minigpt_v2"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 # Options of PEFT under which W + scale * B A would be the wrong sum, with the values under which it is the right one.
 _PLAIN = {

@@ -11,19 +11,19 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, GenerationConfig
 from transformers.utils import logging
 
-from assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, read_geometry
-from assistant.checkpoints.cache import check_room, storage_errors
-from assistant.checkpoints.card import write_card
-from assistant.checkpoints.clip_onnx import read_clip_vision
-from assistant.checkpoints.llama_gguf import GGUFFile
-from assistant.checkpoints.lora import merge_lora
-from assistant.checkpoints.positions import resize_position_embeddings
-from assistant.checkpoints.progress import ProgressCallback
-from assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, fetch
-from assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.model.modeling import VisionLLMBlock
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, read_geometry
+from fourfold.assistant.checkpoints.cache import check_room, storage_errors
+from fourfold.assistant.checkpoints.card import write_card
+from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
+from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
+from fourfold.assistant.checkpoints.lora import merge_lora
+from fourfold.assistant.checkpoints.positions import resize_position_embeddings
+from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, fetch
+from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.model.modeling import VisionLLMBlock
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 
 # One of SmolLM2's control tokens that its training never used: its embedding equals that of its unused neighbours.
 _SPARE_TOKEN = "<empty_output>"

@@ -7,12 +7,12 @@ import shutil
 import time
 from pathlib import Path
 
-from assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, check_bridge, read_geometry
-from assistant.checkpoints.cache import cache_directory, locked, storage_errors
-from assistant.checkpoints.check import check_checkpoint
-from assistant.checkpoints.progress import ProgressCallback, progress_on_stderr
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, check_bridge, read_geometry
+from fourfold.assistant.checkpoints.cache import cache_directory, locked, storage_errors
+from fourfold.assistant.checkpoints.check import check_checkpoint
+from fourfold.assistant.checkpoints.progress import ProgressCallback, progress_on_stderr
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 
 DEFAULT_MODEL = "fourfold-mini"
 BASE_MODEL = "fourfold-mini-base"
@@ -83,7 +83,7 @@ def _assembled(name: str, on_progress: ProgressCallback | None) -> Path:
 
 
 def _assemble(name: str, directory: Path, on_progress: ProgressCallback) -> None:
-    from assistant.checkpoints.mini import assemble
+    from fourfold.assistant.checkpoints.mini import assemble
 
     bridge = BRIDGE if name == DEFAULT_MODEL else None
     with locked(directory.parent, on_progress):

@@ -12,9 +12,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant.checkpoints.cache import cache_directory, check_room, is_offline, locked, storage_errors
-from assistant.checkpoints.progress import ProgressCallback
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.cache import cache_directory, check_room, is_offline, locked, storage_errors
+from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.prompts.errors import UserError
 
 # How the network's absence reads in what pip prints.
 _OFFLINE_SIGNS = (

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 # EVA-CLIP-g's layout is BLIP-2's vision model, which transformers knows only as a part of BLIP-2.
 AutoConfig.register(Blip2VisionConfig.model_type, Blip2VisionConfig, exist_ok=True)

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 
-from assistant.model.configuration import MiniGPTv2Config
+from fourfold.assistant.model.configuration import MiniGPTv2Config
 
 
 def fold_tokens(tokens: torch.Tensor, fold: int) -> torch.Tensor:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from assistant.training.learner import Learner
-from assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.trainable_model import TrainableModel
 
 
-def write_adapter(directory: Path, learner: Learner, lora: LoraSettings) -> str:
+def write_adapter(directory: Path, learner: TrainableModel, lora: LoraSettings) -> str:
     """Write `adapter_model.safetensors` (float16) and `adapter_config.json`.
 
     Unlike a bridge's adapter, which is merged into the language model, this one names its layers as they are called in
@@ -48,7 +48,7 @@ def write_adapter(directory: Path, learner: Learner, lora: LoraSettings) -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def write_projector(path: Path, learner: Learner) -> None:
+def write_projector(path: Path, learner: TrainableModel) -> None:
     """Write the projector, for comparisons only: no adapter can carry it."""
     from safetensors.torch import save_file
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import httpx
 
-from assistant.refine.registry import SERVED_NAME
-from prompts.errors import UserError
+from fourfold.assistant.refine.registry import SERVED_NAME
+from fourfold.prompts.errors import UserError
 
 _PATIENCE = httpx.Timeout(10, read=300)  # the server reads the weights before it answers
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 _TOWER = "model.vision_tower."
 
@@ -62,8 +62,8 @@ class ImageEncoder:
             from safetensors import SafetensorError, safe_open
             from transformers import AutoProcessor
 
-            from assistant.model import MiniGPTv2Config
-            from assistant.model.modeling import MiniGPTv2Model
+            from fourfold.assistant.model import MiniGPTv2Config
+            from fourfold.assistant.model.modeling import MiniGPTv2Model
 
             try:
                 if not (self._directory / "config.json").is_file():  # transformers would make a default model of it

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant.refine.pictures import Picture, identify, read_image_file
-from assistant.refine.store import CorrectionStore
-from prompts.errors import UserError
+from fourfold.assistant.refine.pictures import Picture, identify, read_image_file
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _AT_ONCE = 500  # images a transaction: an interrupt loses no more
@@ -54,8 +54,8 @@ def card_photos() -> list[Path]:
     Raises:
         UserError: the photos are not on this machine.
     """
-    from assistant.training.data.photos import read_photos
-    from assistant.training.data.sample import photos_directory
+    from fourfold.assistant.training.data.photos import read_photos
+    from fourfold.assistant.training.data.sample import photos_directory
 
     directory = photos_directory()
     return [directory / photo.path for photo in read_photos(directory) if photo.held_out]

@@ -13,16 +13,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant.refine.fingerprint import checkpoint_fingerprint
-from assistant.refine.recipe import Refinement, read_refinement, replay_of
-from assistant.refine.samples import Lessons, lessons_of, samples_of
-from assistant.refine.split import Split, data_hash, split_by_image
-from assistant.refine.store import CorrectionStore
-from assistant.training.data.sample import Sample
-from prompts.errors import UserError
+from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+from fourfold.assistant.refine.recipe import Refinement, read_refinement, replay_of
+from fourfold.assistant.refine.samples import Lessons, lessons_of, samples_of
+from fourfold.assistant.refine.split import Split, data_hash, split_by_image
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.training.data.sample import Sample
+from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
-    from assistant.training.trainer import Trainer
+    from fourfold.assistant.training.trainer import Trainer
 
 OnStep = Callable[[int, int, float], None]
 """Told steps done, steps in all, and the loss."""
@@ -61,11 +61,11 @@ def train(
     Raises:
         UserError: there is nothing to learn, `out` exists, or the settings or the model are unusable.
     """
-    from assistant.refine.rehearsal import rehearsal
-    from assistant.refine.replay import CorrectedMixture, retired_answers, taught_answers
-    from assistant.training.data.mixture import Mixture
-    from assistant.training.start import load_base
-    from assistant.training.trainer import Trainer
+    from fourfold.assistant.refine.rehearsal import rehearsal
+    from fourfold.assistant.refine.replay import CorrectedMixture, retired_answers, taught_answers
+    from fourfold.assistant.training.data.mixture import Mixture
+    from fourfold.assistant.training.start import load_base
+    from fourfold.assistant.training.trainer import Trainer
 
     model_directory, out = Path(model_directory), Path(out)
     refinement = recipe if isinstance(recipe, Refinement) else read_refinement(recipe)
@@ -192,8 +192,8 @@ def _with_margins(trainer: "Trainer", samples: Sequence[Sample], path: Path) -> 
     """The samples with what the model before training thought of their pairs, computed once and kept in `path`."""
     import torch
 
-    from assistant.training.packing import collate
-    from assistant.training.preference import differences
+    from fourfold.assistant.training.packing import collate
+    from fourfold.assistant.training.preference import differences
 
     if path.is_file():
         margins = iter(json.loads(path.read_text(encoding="utf-8")))
@@ -241,7 +241,7 @@ def _losses(log: Path) -> list[float]:
 
 def _hand_over(trainer: "Trainer", refinement: Refinement, told: Mapping[str, Any], out: Path) -> None:
     """Write the adapter beside `out` and move it there in one step."""
-    from assistant.refine.adapter import write_adapter, write_projector
+    from fourfold.assistant.refine.adapter import write_adapter, write_projector
 
     files: dict[str, str | int] = {}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from assistant.grounding import parse
-from assistant.refine.encoder import ImageEncoder
-from assistant.refine.pictures import identify, marks_of, upright
-from assistant.refine.questions import same_question
-from assistant.refine.record import Correction
-from assistant.refine.store import CorrectionStore
-from assistant.refine.targets import Doubtful, target_of
+from fourfold.assistant.grounding import parse
+from fourfold.assistant.refine.encoder import ImageEncoder
+from fourfold.assistant.refine.pictures import identify, marks_of, upright
+from fourfold.assistant.refine.questions import same_question
+from fourfold.assistant.refine.record import Correction
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.refine.targets import NeedsReview, target_of
 
 ALIKE = 0.98
 """Cosine of two images' vectors from which on they count as one picture; measured by `benchmarks/recall.py`."""
@@ -109,7 +109,7 @@ class Memory:
                     continue
                 try:
                     answer = target_of(correction)
-                except Doubtful:
+                except NeedsReview:
                     continue
                 if answer is not None and len(correction.question) + len(answer) <= MAX_LENGTH:
                     found.append((correction, answer))

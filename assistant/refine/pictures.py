@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from prompts.errors import UserError
+from fourfold.prompts.errors import UserError
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000

@@ -2,9 +2,9 @@
 
 import re
 
-from assistant.refine.targets import asked_phrase, task_of
-from assistant.words import singular, words_in
-from prompts.tasks import INSTRUCTIONS, Task
+from fourfold.assistant.english import singular, words_in
+from fourfold.assistant.refine.targets import asked_phrase, task_of
+from fourfold.prompts.tasks import INSTRUCTIONS, Task
 
 # Words that a question can do without. Those that decide what is asked stay: how many, which colour, left of.
 _IDLE = words_in(

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from assistant.training.data.mixture import MixtureConfig
-from assistant.training.data.photos import SOURCES
-from assistant.training.data.sample import photos_directory
-from assistant.training.preference import Preference
-from assistant.training.recipe import LoraSettings, Recipe, Stage, build, read_recipe, read_yaml
-from prompts.errors import UserError
+from fourfold.assistant.training.data.mixture import MixtureConfig
+from fourfold.assistant.training.data.photos import SOURCES
+from fourfold.assistant.training.data.sample import photos_directory
+from fourfold.assistant.training.preference import Preference
+from fourfold.assistant.training.recipe import LoraSettings, Recipe, Stage, build, read_recipe, read_yaml
+from fourfold.prompts.errors import UserError
 
 DEFAULT = Path(__file__).parent / "recipes" / "default.yaml"
 _MIXTURE = Path(__file__).parents[1] / "training" / "recipes" / "mini_cpu.yaml"

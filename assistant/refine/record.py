@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from assistant.grounding import Box
-from prompts.errors import UserError
+from fourfold.assistant.grounding import Box
+from fourfold.prompts.errors import UserError
 
 Verdict = Literal["up", "down"]
 Message = Mapping[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from assistant.files import sync_directory, write_bytes
-from prompts.errors import UserError
+from fourfold.assistant.files import sync_directory, write_bytes
+from fourfold.prompts.errors import UserError
 
 SERVED_NAME = "fourfold-refined"
 """What a server calls the adapter that is current."""

@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.refine.samples import Lesson, plain
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from prompts.tasks import Task, instruction
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.refine.samples import TrainingTarget, plain
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.prompts.tasks import Task, instruction
 
 _BATCH = 8
 _LONGEST = 48  # tokens
@@ -21,7 +21,7 @@ def rehearsal(
     model: MiniGPTv2ForConditionalGeneration,
     processor: MiniGPTv2Processor,
     samples: Sequence[Sample],
-    lessons: Sequence[Lesson],
+    lessons: Sequence[TrainingTarget],
     retired: frozenset[tuple[Task, str]],
     path: Path,
 ) -> list[Sample]:

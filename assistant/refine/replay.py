@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, zip_longest
 
-from assistant.refine.questions import asked
-from assistant.refine.samples import Lesson, plain
-from assistant.training.data.mixture import Mixture, MixtureConfig
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from prompts.tasks import Task
+from fourfold.assistant.refine.questions import asked
+from fourfold.assistant.refine.samples import TrainingTarget, plain
+from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.prompts.tasks import Task
 
 _KEPT = 3  # of so many replayed samples one is an answer that somebody said was right, where there are such
 _OFTEN = 3
@@ -139,7 +139,9 @@ def form_of(turn: Turn) -> tuple[Task, str]:
     return turn.task, " ".join(asked(turn.question)[1].split()[:2])
 
 
-def retired_answers(lessons: Sequence[Lesson], known: Collection[tuple[Task, str]]) -> frozenset[tuple[Task, str]]:
+def retired_answers(
+    lessons: Sequence[TrainingTarget], known: Collection[tuple[Task, str]]
+) -> frozenset[tuple[Task, str]]:
     """Answers that the corrections put out of use: replay that teaches them would take back what is learnt.
 
     That is an answer that was rejected at least three times, always for the same right answer, was never right, and

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from assistant.grounding import Box, format_box, parse
-from assistant.refine.pictures import upright
-from assistant.refine.record import Correction, text_of
-from assistant.refine.targets import Doubtful, annotations, control_token, target_of, task_of
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from prompts.tasks import Task, instruction
+from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.refine.pictures import upright
+from fourfold.assistant.refine.record import Correction, text_of
+from fourfold.assistant.refine.targets import NeedsReview, annotations, control_token, target_of, task_of
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.prompts.tasks import Task, instruction
 
 _MOST_TURNS = 6  # about one image in one sample
 _NO_CHOICE = frozenset(("yes", "no", "none"))  # "yes or no?" asks for nothing that the question did not
@@ -33,7 +33,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingTarget:
     """What one correction teaches.
 
     Attributes:
@@ -62,8 +62,8 @@ class Lessons:
         verdicts: how many records only say that an answer was wrong, from which nothing follows.
     """
 
-    corrected: tuple[Lesson, ...] = ()
-    kept: tuple[Lesson, ...] = ()
+    corrected: tuple[TrainingTarget, ...] = ()
+    kept: tuple[TrainingTarget, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     verdicts: int = 0
 
@@ -94,7 +94,7 @@ def lessons_of(
         annotated: derive `[identify]` and `[refer]` questions from corrected boxes with words.
         seed: of the order in which a contrast names its two words.
     """
-    found: list[Lesson] = []
+    found: list[TrainingTarget] = []
     doubts: list[Doubt] = []
     verdicts = 0
     for correction in corrections:
@@ -105,7 +105,7 @@ def lessons_of(
             continue
         try:
             found.append(_lesson(correction, contrast, annotated, seed))
-        except Doubtful as doubt:
+        except NeedsReview as doubt:
             doubts.append(Doubt(correction.id, str(doubt)))
     agreed, contradictions = _agreed(found)
     return Lessons(
@@ -116,7 +116,7 @@ def lessons_of(
     )
 
 
-def samples_of(lessons: Sequence[Lesson], read: Callable[[str], bytes]) -> list[Sample]:
+def samples_of(lessons: Sequence[TrainingTarget], read: Callable[[str], bytes]) -> list[Sample]:
     """Training samples: what is taught about one image shares a sample, unless it was said in a conversation.
 
     Args:
@@ -145,7 +145,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.lower()).strip(" .,;:!?\"'")
 
 
-def _lesson(correction: Correction, contrast: bool, annotated: bool, seed: int) -> Lesson:
+def _lesson(correction: Correction, contrast: bool, annotated: bool, seed: int) -> TrainingTarget:
     history, question = _conversation(correction)
     answer = target_of(correction)
     rejected = correction.rejected.strip()
@@ -153,7 +153,7 @@ def _lesson(correction: Correction, contrast: bool, annotated: bool, seed: int) 
     turns: list[Turn] = []
     if answer is not None:
         if correction.verdict == "down" and plain(answer) == plain(rejected):
-            raise Doubtful("the right answer is the one that was rejected")
+            raise NeedsReview("the right answer is the one that was rejected")
         facts = {"kind": "correction", "id": correction.id}
         worse = rejected if correction.verdict == "down" and rejected and not control_token(rejected) else None
         turns.append(Turn(task, question, answer, _boxes_of(answer), facts, rejected=worse))
@@ -162,8 +162,8 @@ def _lesson(correction: Correction, contrast: bool, annotated: bool, seed: int) 
     if annotated:
         turns += _annotation_turns(correction, question)
     if not turns:
-        raise Doubtful("its boxes have no words, and the answer has no place for boxes")
-    return Lesson(correction, question, answer, tuple(turns), history)
+        raise NeedsReview("its boxes have no words, and the answer has no place for boxes")
+    return TrainingTarget(correction, question, answer, tuple(turns), history)
 
 
 def contrast_turn(task: Task, question: str, answer: str, rejected: str, seed: int) -> Turn | None:
@@ -217,13 +217,13 @@ def _conversation(correction: Correction) -> tuple[tuple[tuple[str, str], ...], 
     """What was said before, in pairs, and the question. System messages are left out.
 
     Raises:
-        Doubtful: the conversation has another form than the model was taught: an image, then question and answer in
+        NeedsReview: the conversation has another form than the model was taught: an image, then question and answer in
             turn.
     """
     said = [message for message in correction.messages if message["role"] != "system"]
     texts = [text_of(message).strip() for message in said]
     if found := next((token for text in texts if (token := control_token(text))), None):
-        raise Doubtful(f"the conversation holds the control token {found}")
+        raise NeedsReview(f"the conversation holds the control token {found}")
     images = [
         (place, number)
         for place, message in enumerate(said)
@@ -232,16 +232,16 @@ def _conversation(correction: Correction) -> tuple[tuple[tuple[str, str], ...], 
         if part["type"] == "image"
     ]
     if len(images) != 1 or images[0][0] != 0:
-        raise Doubtful("the image is shown twice, or not at the beginning of the conversation")
+        raise NeedsReview("the image is shown twice, or not at the beginning of the conversation")
     roles = [message["role"] for message in said]
     if roles != ["user", "assistant"] * (len(said) // 2) + ["user"] or not all(texts):
-        raise Doubtful("the conversation is not question and answer in turn")
+        raise NeedsReview("the conversation is not question and answer in turn")
     return tuple(zip(texts[0:-1:2], texts[1:-1:2], strict=True)), texts[-1]
 
 
-def _agreed(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Doubt]]:
+def _agreed(lessons: Sequence[TrainingTarget]) -> tuple[list[TrainingTarget], list[Doubt]]:
     """Each question about an image once, and those that were answered in different ways."""
-    groups: dict[tuple, list[Lesson]] = defaultdict(list)
+    groups: dict[tuple, list[TrainingTarget]] = defaultdict(list)
     for lesson in lessons:
         said = tuple((plain(question), plain(answer)) for question, answer in lesson.history)
         groups[lesson.correction.image, said, plain(lesson.question)].append(lesson)

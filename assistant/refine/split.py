@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assistant.refine.record import Correction, to_fields
-from assistant.refine.samples import Lesson
+from fourfold.assistant.refine.record import Correction, to_fields
+from fourfold.assistant.refine.samples import TrainingTarget
 
 _LEAST_TO_SPLIT = 4  # images; of fewer none can be spared
 
@@ -15,11 +15,11 @@ _LEAST_TO_SPLIT = 4  # images; of fewer none can be spared
 class Split:
     """Lessons on two sides; no image is on both."""
 
-    learnt: tuple[Lesson, ...]
-    held_out: tuple[Lesson, ...]
+    learnt: tuple[TrainingTarget, ...]
+    held_out: tuple[TrainingTarget, ...]
 
 
-def split_by_image(lessons: Sequence[Lesson], held_out: float) -> Split:
+def split_by_image(lessons: Sequence[TrainingTarget], held_out: float) -> Split:
     """Leave the lessons of a part of the images out.
 
     Images are ordered by their hash and the first of them left out, so that a new correction hardly ever changes the

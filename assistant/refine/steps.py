@@ -8,12 +8,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from assistant.refine.deploy import serve_adapter, withdraw_adapter
-from assistant.refine.fingerprint import checkpoint_fingerprint
-from assistant.refine.registry import Registry, Revision, State
-from assistant.refine.store import CorrectionStore
-from assistant.refine.strength import at_strength
-from prompts.errors import UserError
+from fourfold.assistant.refine.deploy import serve_adapter, withdraw_adapter
+from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+from fourfold.assistant.refine.lora_scale import at_strength
+from fourfold.assistant.refine.registry import Registry, Revision, State
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
 
 _NEW = Path("adapters") / ".new"
 
@@ -43,7 +43,7 @@ def train_adapter(
         UserError: there is nothing to learn, a training runs already, corrections are on images of a benchmark, or one
             of them was forgotten meanwhile.
     """
-    from assistant.refine.learn import train
+    from fourfold.assistant.refine.learn import train
 
     if refused := store.excluded():
         ids = ", ".join(correction.id for correction in refused[:5])

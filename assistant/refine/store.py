@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assistant.database import Database, data_directory
-from assistant.refine.pictures import Picture, identify, read_image_file
-from assistant.refine.record import Correction, Verdict, check, from_fields, to_fields
-from prompts.errors import UserError
+from fourfold.assistant.database import Database, data_directory
+from fourfold.assistant.refine.pictures import Picture, identify, read_image_file
+from fourfold.assistant.refine.record import Correction, Verdict, check, from_fields, to_fields
+from fourfold.prompts.errors import UserError
 
 # One script a schema version; a file is brought up to date by those it lacks. Never change one that was released.
 MIGRATIONS = (

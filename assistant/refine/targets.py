@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from html import unescape
 from itertools import pairwise
 
-from assistant.grounding import Grounded, format_box, format_phrase, parse
-from assistant.refine.record import CorrectedBox, Correction
-from assistant.training.data.photo_tasks import ABSENT
-from prompts.tasks import INSTRUCTIONS, Task
+from fourfold.assistant.grounding import Grounded, format_box, format_phrase, parse
+from fourfold.assistant.refine.record import CorrectedBox, Correction
+from fourfold.assistant.training.data.photo_tasks import ABSENT
+from fourfold.prompts.tasks import INSTRUCTIONS, Task
 
 # What the model reads as control, as its chat template knows it. An answer that is learnt must not hold any.
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<ImageHere>|</?s>|\[/?INST\]", re.IGNORECASE)
 _LEAST_AREA = 1e-4  # of the image: a point or a line is a slip of the hand
 
 
-class Doubtful(ValueError):
+class NeedsReview(ValueError):
     """A correction that a person should look at before it is learnt from; the message says why."""
 
 
@@ -41,14 +41,14 @@ def target_of(correction: Correction) -> str | None:
         None where boxes were corrected that the answer has no place for, and no text.
 
     Raises:
-        Doubtful: text and boxes do not go together, or one of them cannot be meant.
+        NeedsReview: text and boxes do not go together, or one of them cannot be meant.
     """
     if correction.verdict == "up":
         return _checked(correction.rejected)
     if correction.boxes is None:
         return None if correction.chosen is None else _checked(correction.chosen)
     if any(marked.box.area < _LEAST_AREA for marked in correction.boxes):
-        raise Doubtful("a corrected box has no area")
+        raise NeedsReview("a corrected box has no area")
     task, said = task_of(correction.question), parse(correction.chosen or correction.rejected)
     boxed = bool(parse(correction.rejected).phrases or said.phrases) or task in (
         Task.REFER,
@@ -89,11 +89,11 @@ def annotations(correction: Correction) -> list[CorrectedBox]:
 def _checked(text: str) -> str:
     text = text.strip()
     if not text:
-        raise Doubtful("the right answer is empty")
+        raise NeedsReview("the right answer is empty")
     if token := control_token(text):
-        raise Doubtful(f"the right answer holds the control token {token}")
+        raise NeedsReview(f"the right answer holds the control token {token}")
     if malformed := parse(text).malformed:
-        raise Doubtful(f"the right answer holds a malformed box, {malformed[0]}")
+        raise NeedsReview(f"the right answer holds a malformed box, {malformed[0]}")
     return text
 
 
@@ -119,7 +119,7 @@ def _labelled(correction: Correction, said: Grounded) -> str:
     for marked in correction.boxes or ():
         label = marked.phrase or known
         if not label:
-            raise Doubtful("a corrected box has no words, and the answer has several labels")
+            raise NeedsReview("a corrected box has no words, and the answer has several labels")
         groups.setdefault(label.strip(), []).append(marked)
     return " ".join(format_phrase(label, [m.box for m in _from_left(found)]) for label, found in groups.items())
 
@@ -132,17 +132,17 @@ def _in_words(said: Grounded, boxes: Sequence[CorrectedBox]) -> str:
     for marked in boxes:
         phrase = marked.phrase or alone
         if not phrase:
-            raise Doubtful("a corrected box has no words, and the answer has more than one phrase")
+            raise NeedsReview("a corrected box has no words, and the answer has more than one phrase")
         groups.setdefault(phrase.strip(), []).append(marked)
     spans = []
     for phrase, found in groups.items():
         match = re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", words, re.IGNORECASE)
         if match is None:
-            raise Doubtful(f"the words {phrase!r} of a corrected box are not in the answer")
+            raise NeedsReview(f"the words {phrase!r} of a corrected box are not in the answer")
         spans.append((match.span(), format_phrase(match.group(), [m.box for m in _from_left(found)])))
     spans.sort()
     if any(one[0][1] > other[0][0] for one, other in pairwise(spans)):
-        raise Doubtful("the words of two corrected boxes overlap in the answer")
+        raise NeedsReview("the words of two corrected boxes overlap in the answer")
     for (start, end), text in reversed(spans):
         words = words[:start] + text + words[end:]
     return _checked(words)

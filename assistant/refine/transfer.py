@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assistant.data_uri import from_data_uri, media_type
-from assistant.files import write_bytes
-from assistant.refine.pictures import read_image_file
-from assistant.refine.record import Correction, check, from_fields, to_fields
-from assistant.refine.store import Candidate, CorrectionStore
-from prompts.errors import UserError
+from fourfold.assistant.data_uri import from_data_uri, media_type
+from fourfold.assistant.files import write_bytes
+from fourfold.assistant.refine.pictures import read_image_file
+from fourfold.assistant.refine.record import Correction, check, from_fields, to_fields
+from fourfold.assistant.refine.store import Candidate, CorrectionStore
+from fourfold.prompts.errors import UserError
 
 MAX_LINE = 4 * 2**20
 """Bytes; a longer line is no correction."""

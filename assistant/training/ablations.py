@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assistant.training.recipe import Recipe, read_yaml, recipe_of
-from assistant.training.start import load_base
-from assistant.training.trainer import Report, Trainer
-from prompts.errors import UserError
+from fourfold.assistant.training.recipe import Recipe, read_yaml, recipe_of
+from fourfold.assistant.training.start import load_base
+from fourfold.assistant.training.trainer import Report, Trainer
+from fourfold.prompts.errors import UserError
 
 
 def read_variants(path: Path) -> dict[str, Recipe]:
@@ -85,7 +85,7 @@ def run_ablations(
 def _run(
     name: str, recipe: Recipe, out: Path, base: str | None, features: Path | None, left: float | None, report: Report
 ) -> dict[str, Any]:
-    from assistant.training.probes import Probes
+    from fourfold.assistant.training.evaluator import Evaluator
 
     sources = (["photos"] if recipe.mixture.photos else []) + (["scenes"] if recipe.mixture.scenes else [])
     model, processor = load_base(recipe, base)
@@ -96,7 +96,7 @@ def _run(
         out / name,
         features,
         report=lambda line: report({"variant": name, **line}),
-        probes=lambda packer, store: Probes(packer, store, recipe.held_out_items, sources),
+        probes=lambda packer, store: Evaluator(packer, store, recipe.held_out_items, sources),
     )
     finished = trainer.finished or trainer.run(left)
     return {

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from assistant.training.learner import Learner
-from assistant.training.recipe import Recipe
+from fourfold.assistant.training.recipe import Recipe
+from fourfold.assistant.training.trainable_model import TrainableModel
 
 DATA_NOTE = (
     "Trained on photos for research use (Flickr8k with Flickr30k Entities annotations: Flickr terms, non-commercial "
@@ -22,7 +22,9 @@ DATA_NOTE = (
 )
 
 
-def export_bridge(directory: Path, learner: Learner, recipe: Recipe, step: int, history: Mapping[str, Any]) -> Path:
+def export_bridge(
+    directory: Path, learner: TrainableModel, recipe: Recipe, step: int, history: Mapping[str, Any]
+) -> Path:
     """Write `projector.safetensors`, the adapter and `bridge.json`, all at once.
 
     Args:

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from assistant.half import fast_half
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.training.data.sample import ImageRef
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.model.bf16 import has_fast_bf16
+from fourfold.assistant.training.data.sample import ImageRef
 
 _SHARD = 128  # images a file; an interrupted run loses at most these
 
@@ -129,7 +129,7 @@ class FeatureStore:
         mean = torch.tensor(settings.image_mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(settings.image_std, device=device).view(1, 3, 1, 1)
         values = pixels.to(device).permute(0, 3, 1, 2).float() * settings.rescale_factor
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_half(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
             return self._model.model.encode_images((values - mean) / std).to(torch.bfloat16)
 
     def _keep(self, keys: list[str], features: torch.Tensor) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from assistant.model import MiniGPTv2Processor
-from assistant.training.data.sample import Sample, Turn
+from fourfold.assistant.model import MiniGPTv2Processor
+from fourfold.assistant.training.data.sample import Sample, Turn
 
 PREFIX = 0  # group of what every turn of a sample sees
 _PADDING = -1

@@ -6,28 +6,28 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 
-from assistant.half import HalfLinear
+from fourfold.assistant.model.bf16 import BF16Linear
 
 
 def halve(module: nn.Module) -> None:
-    """Put a `HalfLinear` in the place of every frozen linear layer below `module`, with its adapter if it has one.
+    """Put a `BF16Linear` in the place of every frozen linear layer below `module`, with its adapter if it has one.
 
     Names of parameters stay as they are. Adapters with dropout are left to PEFT.
     """
     for name, child in module.named_children():
         if type(child) is nn.Linear and not child.weight.requires_grad:
-            setattr(module, name, HalfLinear(child))
+            setattr(module, name, BF16Linear(child))
         elif isinstance(child, LoraLinear):
             if isinstance(child.lora_dropout["default"], nn.Identity):
                 setattr(module, name, HalfLoraLinear(child))
             else:
-                child.base_layer = HalfLinear(child.base_layer)
+                child.base_layer = BF16Linear(child.base_layer)
         else:
             halve(child)
 
 
-class HalfLoraLinear(HalfLinear):
-    """A `HalfLinear` with a LoRA adapter, whose float32 parameters it shares with the PEFT layer it stands for.
+class HalfLoraLinear(BF16Linear):
+    """A `BF16Linear` with a LoRA adapter, whose float32 parameters it shares with the PEFT layer it stands for.
 
     On processors the adapter's additions, each a walk through memory, cost as much as its products: here they happen
     inside the products.

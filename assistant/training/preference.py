@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
-from assistant.training.packing import Batch
+from fourfold.assistant.training.packing import Batch
 
 
 @dataclass(frozen=True)

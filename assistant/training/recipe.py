@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from assistant.training.data.mixture import MixtureConfig
-from prompts.errors import UserError
+from fourfold.assistant.training.data.mixture import MixtureConfig
+from fourfold.prompts.errors import UserError
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from assistant.checkpoints.resolve import resolve_model
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.training.recipe import Recipe
+from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.training.recipe import Recipe
 
 
 def load_base(recipe: Recipe, base: str | None = None) -> tuple[MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor]:
@@ -34,8 +34,8 @@ def _variant(recipe: Recipe) -> Path | None:
     }
     if not changes:
         return None
-    from assistant.checkpoints.cache import cache_directory
-    from assistant.checkpoints.mini import assemble
+    from fourfold.assistant.checkpoints.cache import cache_directory
+    from fourfold.assistant.checkpoints.mini import assemble
 
     digest = hashlib.blake2b(json.dumps(changes, sort_keys=True).encode(), digest_size=6).hexdigest()
     directory = cache_directory() / "variants" / digest

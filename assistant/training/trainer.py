@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.training.batches import Chunks, Images, Source, batches
-from assistant.training.bridge import export_bridge
-from assistant.training.data.mixture import Mixture
-from assistant.training.features import FeatureStore
-from assistant.training.learner import Learner
-from assistant.training.packing import Packer
-from assistant.training.preference import Preference
-from assistant.training.probes import Probes
-from assistant.training.recipe import Recipe
-from assistant.training.warm_start import closed_form_projector, grounded_images
-from prompts.errors import UserError
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.training.bridge import export_bridge
+from fourfold.assistant.training.data.mixture import Mixture
+from fourfold.assistant.training.dataset import BucketedDataset, Images, Source, batches
+from fourfold.assistant.training.evaluator import Evaluator
+from fourfold.assistant.training.features import FeatureStore
+from fourfold.assistant.training.packing import Packer
+from fourfold.assistant.training.preference import Preference
+from fourfold.assistant.training.recipe import Recipe
+from fourfold.assistant.training.trainable_model import TrainableModel
+from fourfold.assistant.training.warm_start import closed_form_projector, grounded_images
+from fourfold.prompts.errors import UserError
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -75,7 +75,7 @@ class Trainer:
         directory: Path,
         features: Path | None = None,
         report: Report = lambda line: None,
-        probes: Callable[[Packer, FeatureStore], Probes] | None = None,
+        probes: Callable[[Packer, FeatureStore], Evaluator] | None = None,
         source: Source | None = None,
         preference: Preference | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Trainer:
         self._tokenizer = processor.tokenizer
         # A projector that stays must not be a part of the gradient's norm, which all that learns is clipped by.
         moves = any(stage.projector_lr > 0 for stage in recipe.stages)
-        self.learner = Learner(model, recipe.lora, preference, projector=moves)
+        self.learner = TrainableModel(model, recipe.lora, preference, projector=moves)
         groups = self.learner.groups()
         self._optimizer = torch.optim.AdamW(
             [
@@ -132,7 +132,7 @@ class Trainer:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         if self.step == 0:
             self._begin()
-        chunks = Chunks(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
+        chunks = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
         first = self.step * recipe.accumulation * world
         stream = self._with_features(self._of_rank(batches(chunks, first, recipe.workers), rank, world))
         self.learner.train()

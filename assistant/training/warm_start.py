@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from assistant.grounding import Box
-from assistant.model import MiniGPTv2ForConditionalGeneration
-from assistant.model.modeling import fold_tokens
-from assistant.training.data.mixture import Mixture
-from assistant.training.data.sample import ImageRef
-from assistant.training.features import FeatureStore
-from assistant.words import words_in
+from fourfold.assistant.english import words_in
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.model.modeling import fold_tokens
+from fourfold.assistant.training.data.mixture import Mixture
+from fourfold.assistant.training.data.sample import ImageRef
+from fourfold.assistant.training.features import FeatureStore
 
 GroundedImage = tuple[ImageRef, Sequence[tuple[str, Sequence[Box]]]]
 

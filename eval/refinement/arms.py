@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from assistant.refine.recipe import Refinement
-from assistant.training.preference import Preference
-from eval.refinement.teacher import Form
+from fourfold.assistant.refine.recipe import Refinement
+from fourfold.assistant.training.preference import Preference
+from fourfold.eval.refinement.teacher import Form
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from assistant.refine.recipe import Refinement, read_refinement
-from eval.answers import AnswerLog, model_fingerprint
-from eval.refinement.arms import ARMS, CURVE, Arm
-from eval.refinement.classroom import Classroom
-from eval.refinement.slices import sources_here
-from eval.refinement.table import write_table
-from eval.refinement.teacher import SUBJECTS
-from prompts.errors import UserError
+from fourfold.assistant.refine.recipe import Refinement, read_refinement
+from fourfold.eval.log import AnswerLog, model_fingerprint
+from fourfold.eval.refinement.arms import ARMS, CURVE, Arm
+from fourfold.eval.refinement.classroom import Classroom
+from fourfold.eval.refinement.slices import sources_here
+from fourfold.eval.refinement.table import write_table
+from fourfold.eval.refinement.teacher import SUBJECTS
+from fourfold.prompts.errors import UserError
 
 
 @dataclass(frozen=True)

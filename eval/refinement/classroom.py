@@ -12,16 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant.refine.encoder import ImageEncoder
-from assistant.refine.learn import train
-from assistant.refine.memory import Memory
-from assistant.refine.recipe import Refinement
-from assistant.refine.store import CorrectionStore
-from assistant.training.data import Sample
-from eval.answers import AnswerLog
-from eval.refinement.arms import Arm
-from eval.refinement.gate import compare
-from eval.refinement.slices import (
+from fourfold.assistant.refine.encoder import ImageEncoder
+from fourfold.assistant.refine.learn import train
+from fourfold.assistant.refine.memory import Memory
+from fourfold.assistant.refine.recipe import Refinement
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.training.data import Sample
+from fourfold.eval.log import AnswerLog
+from fourfold.eval.refinement.arms import Arm
+from fourfold.eval.refinement.gate import compare
+from fourfold.eval.refinement.slices import (
     OUT_OF_USE,
     Answers,
     Slice,
@@ -31,10 +31,10 @@ from eval.refinement.slices import (
     scores_of,
     untouched_slices,
 )
-from eval.refinement.teacher import Subject, correct, draw, image_bytes
+from fourfold.eval.refinement.teacher import Subject, correct, draw, image_bytes
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 _PATIENCE = 12
 """Questions that the teacher asks at most, on average, to find one wrong answer."""
@@ -216,7 +216,7 @@ class Classroom:
         One engine serves all adapters, so that an image is encoded once for all of them. A projector is put into a copy
         of the checkpoint, which has an engine of its own.
         """
-        from assistant.refine.adapter import with_projector
+        from fourfold.assistant.refine.adapter import with_projector
 
         if adapter is not None and (adapter / "projector.safetensors").exists():
             with tempfile.TemporaryDirectory(dir=self._out) as folder:

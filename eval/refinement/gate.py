@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant.refine.samples import Doubt, Lessons
-from assistant.refine.store import CorrectionStore
-from eval.answers import AnswerLog, model_fingerprint, write_whole
-from eval.refinement.slices import (
+from fourfold.assistant.refine.samples import Doubt, Lessons
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.eval.log import AnswerLog, model_fingerprint, write_whole
+from fourfold.eval.refinement.slices import (
     OUT_OF_USE,
     Slice,
     ask,
@@ -20,8 +20,8 @@ from eval.refinement.slices import (
     sources_here,
     untouched_slices,
 )
-from eval.statistics import Estimate, Paired, clustered_mean, paired
-from prompts.errors import UserError
+from fourfold.eval.statistics import Estimate, Paired, clustered_mean, paired
+from fourfold.prompts.errors import UserError
 
 Role = Literal["seen", "held out", "untouched", "out of use"]
 Change = Literal["better", "worse", "no difference shown"]
@@ -116,8 +116,8 @@ def gate(
     Raises:
         UserError: the adapter has no `training.json`, was trained on another model, or none of its corrections is left.
     """
-    from assistant.refine.learn import stored_lessons
-    from assistant.refine.recipe import Refinement
+    from fourfold.assistant.refine.learn import stored_lessons
+    from fourfold.assistant.refine.recipe import Refinement
 
     store, adapter, out = CorrectionStore(store_directory), Path(adapter), Path(out)
     training = _read_training(adapter)
@@ -225,7 +225,7 @@ def _read_training(adapter: Path) -> dict[str, Any]:
 
 def _digest(adapter: Path | None) -> str:
     """What an adapter's answers depend on; "" for none."""
-    from assistant.refine.registry import revision_of
+    from fourfold.assistant.refine.registry import revision_of
 
     return "" if adapter is None else revision_of(adapter)
 
@@ -233,7 +233,7 @@ def _digest(adapter: Path | None) -> str:
 def _write(
     result: GateResult, slices: Sequence[Slice], logs: Sequence[AnswerLog], training: dict[str, Any], out: Path
 ) -> None:
-    from eval.refinement.page import gate_page
+    from fourfold.eval.refinement.page import gate_page
 
     items = []
     for part in slices:

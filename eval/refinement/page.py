@@ -7,10 +7,10 @@ from typing import Any
 
 import jinja2
 
-from assistant.data_uri import to_data_uri
-from assistant.grounding import GroundedPhrase, draw, parse
-from eval.refinement.slices import Item, Slice
-from eval.report.pages import figure
+from fourfold.assistant.data_uri import to_data_uri
+from fourfold.assistant.grounding import GroundedPhrase, draw, parse
+from fourfold.eval.refinement.slices import Item, Slice
+from fourfold.eval.report.pages import figure
 
 _THUMBNAIL = 260  # pixels
 _SHOWN = 60

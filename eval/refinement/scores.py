@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from assistant.grounding import Box, parse
-from assistant.training.data import Sample
-from eval.metrics import normalise
-from eval.metrics.boxes import match_boxes
-from eval.metrics.caption import cider_d, tokens
-from eval.metrics.phrases import grounded_phrases, names_exactly, names_the_noun
-from eval.metrics.yes_no import first_verdict
+from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.training.data import Sample
+from fourfold.eval.scorers import normalise
+from fourfold.eval.scorers.boxes import match_boxes
+from fourfold.eval.scorers.caption import cider_d, tokens
+from fourfold.eval.scorers.phrases import grounded_phrases, names_exactly, names_the_noun
+from fourfold.eval.scorers.yes_no import first_verdict
 
 _SHORT = 3
 """Words up to which an answer is right or wrong; a longer one is so in parts."""

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from assistant.refine.memory import Memory, reminded
-from assistant.refine.replay import retired_answers
-from assistant.refine.samples import Lesson, StoredImage, plain
-from assistant.training.data import ImageRef, Sample
-from eval.answers import AnswerLog
-from eval.card.items import card_groups
-from eval.progress import progress_bar
-from eval.refinement.scores import agreement, card_scores
-from prompts.errors import UserError
-from prompts.tasks import Task
-from serving.requests import Request, Sampling
+from fourfold.assistant.refine.memory import Memory, reminded
+from fourfold.assistant.refine.replay import retired_answers
+from fourfold.assistant.refine.samples import StoredImage, TrainingTarget, plain
+from fourfold.assistant.training.data import ImageRef, Sample
+from fourfold.eval.held_out.items import card_groups
+from fourfold.eval.log import AnswerLog
+from fourfold.eval.progress import progress_bar
+from fourfold.eval.refinement.scores import agreement, card_scores
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
+from fourfold.serving.engine.requests import Request, Sampling
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
 Answers = Mapping[str, Mapping[str, Any]]
 """Key of an item → its record in a log (`AnswerLog.done`)."""
@@ -89,7 +89,7 @@ class Slice:
         return [item.image.id for item in self.items]
 
 
-def correction_slice(name: str, lessons: Sequence[Lesson], read: Callable[[str], bytes]) -> Slice:
+def correction_slice(name: str, lessons: Sequence[TrainingTarget], read: Callable[[str], bytes]) -> Slice:
     """Corrected questions, asked again. Where only annotations were given, these are asked for."""
     items = []
     for lesson in lessons:
@@ -124,7 +124,7 @@ def untouched_slices(
     kinds: Collection[str] | None = None,
     without: Collection[str] = (),
     retired: Collection[tuple[Task, str]] = (),
-    learnt: Sequence[Lesson] = (),
+    learnt: Sequence[TrainingTarget] = (),
 ) -> list[Slice]:
     """The card in small: what corrections of something else should leave as it is.
 
@@ -167,7 +167,7 @@ def _out_of_use(sample: Sample, retired: Collection[tuple[Task, str]]) -> bool:
 
 def sources_here() -> list[str]:
     """Of which sources held-out images are on this machine: scenes always, photos where their files are."""
-    from assistant.training.data.sample import photos_directory
+    from fourfold.assistant.training.data.sample import photos_directory
 
     try:
         photos_directory()
@@ -187,7 +187,7 @@ def load_engine(model: str | Path, device: str) -> "Engine":
     """
     import torch
 
-    from serving.engine import Engine
+    from fourfold.serving.engine.engine import Engine
 
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return Engine.load(model, device=device, dtype="auto" if on_gpu else "float32")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers import write_whole
-from eval.refinement.arms import CURVE
+from fourfold.eval.log import write_whole
+from fourfold.eval.refinement.arms import CURVE
 
 Row = Mapping[str, Any]
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Literal
 
-from assistant.grounding import Box
-from assistant.refine.record import CorrectedBox, Correction
-from assistant.training.data import ImageRef, Sample, Turn, held_out
-from assistant.training.data.sample import photos_directory
-from assistant.training.data.scene_tasks import SCENE_SORTS, identifies, refers
-from assistant.training.data.scenes import Item, Scene, make_scene
-from assistant.words import PEOPLE
-from eval.refinement.scores import card_scores
-from prompts.tasks import Task, instruction
+from fourfold.assistant.english import PEOPLE
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.record import CorrectedBox, Correction
+from fourfold.assistant.training.data import ImageRef, Sample, Turn, held_out
+from fourfold.assistant.training.data.sample import photos_directory
+from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS, identifies, refers
+from fourfold.assistant.training.data.scenes import Item, Scene, make_scene
+from fourfold.eval.refinement.scores import card_scores
+from fourfold.prompts.tasks import Task, instruction
 
 Form = Literal["text", "box", "text and box"]
 """How the teacher corrects: by the right words, by a box with words around the thing that was asked about, by both."""

@@ -1,5 +1,5 @@
 """Looking at runs: one page that opens anywhere, a Markdown table, and everything as JSON."""
 
-from eval.report.build import build_report, write_report
+from fourfold.eval.report.build import build_report, write_report
 
 __all__ = ["build_report", "write_report"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from eval.answers import write_whole
-from eval.report.reported import SOURCE, TRAINED_ON, reported
-from eval.statistics import Paired, paired
-from prompts.errors import UserError
+from fourfold.eval.log import write_whole
+from fourfold.eval.report.reported import SOURCE, TRAINED_ON, reported
+from fourfold.eval.statistics import Paired, paired
+from fourfold.prompts.errors import UserError
 
 _THUMBNAIL = 360  # pixels
 
@@ -142,7 +142,7 @@ def _run(run: RunFolder) -> dict[str, Any]:
 
 def write_report(report: dict[str, Any], out: Path, *, shown: int = 60) -> list[Path]:
     """Write `report.html`, `report.md` and `report.json`; the page shows at most `shown` samples of a run."""
-    from eval.report.pages import html_page, markdown_page
+    from fourfold.eval.report.pages import html_page, markdown_page
 
     written = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from assistant.answer_parser import _UNFINISHED, AnswerParser, parse_so_far
-from assistant.grounding import Box, Grounded, parse
+from fourfold.assistant.chat.answer_parser import _UNFINISHED, AnswerParser, parse_so_far
+from fourfold.assistant.grounding import Box, Grounded, parse
 
 MARKS = """<p> </p> <delim> { } < > & {<1><2><3><4>} {<1><2><3> {<300><2><3><4>} {<a><b><c><d>} <5><6><7><8> 12 -3
     &lt;p&gt; a dog runs. {<1><2><3><4><delim><5><6><7><8>} <p>cat</p>"""

@@ -9,12 +9,12 @@ import openai
 import pytest
 from PIL import Image
 
-from assistant.conversation import Conversation, connect, question_chain
-from assistant.data_uri import to_data_uri
-from assistant.grounding import Box
-from assistant.history import ChatHistory
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.chat.conversation import Conversation, connect, question_chain
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.data_uri import to_data_uri
+from fourfold.assistant.grounding import Box
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 from tests.assistant.scripted_endpoint import ScriptedEndpoint
 
 DOG = "A <p>dog</p> {<10><20><30><40>}<delim>{<1><2><3><4>} runs."
@@ -211,7 +211,7 @@ def test_long_conversations_keep_system_image_and_question(endpoint, image, hist
 def test_the_ten_lines_of_the_readme(endpoint, image, tmp_path, monkeypatch, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    [lines] = [block for block in blocks if "assistant.conversation" in block]
+    [lines] = [block for block in blocks if "fourfold.assistant.chat.conversation" in block]
     server = endpoint([DOG, "A dog."])
     assert "http://127.0.0.1:8000/v1" in lines
     monkeypatch.chdir(tmp_path)

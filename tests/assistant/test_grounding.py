@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from assistant.grounding import Box, GroundedPhrase, draw, format_box, format_phrase, mask_to_box, parse
+from fourfold.assistant.grounding import Box, GroundedPhrase, draw, format_box, format_phrase, mask_to_box, parse
 
 HUNDREDTHS = st.tuples(*[st.integers(0, 100)] * 4).map(
     lambda n: Box(min(n[0], n[2]) / 100, min(n[1], n[3]) / 100, max(n[0], n[2]) / 100, max(n[1], n[3]) / 100)

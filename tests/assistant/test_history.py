@@ -15,10 +15,10 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from PIL import Image
 
-from assistant.data_uri import from_data_uri, to_data_uri
-from assistant.export import export_conversation
-from assistant.history import MIGRATIONS, ChatHistory
-from prompts.errors import UserError
+from fourfold.assistant.chat.export import export_conversation
+from fourfold.assistant.chat.history import MIGRATIONS, ChatHistory
+from fourfold.assistant.data_uri import from_data_uri, to_data_uri
+from fourfold.prompts.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,8 +190,8 @@ def test_threads_write_beside_each_other(history):
 WRITER = """
 import sys
 from langchain_core.messages import AIMessage, HumanMessage
-from assistant.data_uri import to_data_uri
-from assistant.history import ChatHistory
+from fourfold.assistant.data_uri import to_data_uri
+from fourfold.assistant.chat.history import ChatHistory
 from tests.assistant.test_history import question
 history = ChatHistory(sys.argv[1])
 side, turns = int(sys.argv[2]), int(sys.argv[3])

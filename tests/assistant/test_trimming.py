@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from assistant.trimming import estimate_tokens, trim
+from fourfold.assistant.chat.context_window import estimate_tokens, trim
 
 IMAGES = [{"type": "image_url", "image_url": {"url": f"data:{i}"}} for i in range(5)]
 

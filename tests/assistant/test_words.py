@@ -1,4 +1,4 @@
-from assistant.words import colour_of, head_noun, number_of, plural, related, singular, with_article
+from fourfold.assistant.english import colour_of, head_noun, number_of, plural, related, singular, with_article
 
 
 def test_words():

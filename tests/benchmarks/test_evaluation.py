@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import evaluation
 from benchmarks.evaluation_files import _referents, sample_files
-from eval.benchmarks import Options, benchmark_named
+from fourfold.eval.tasks import Options, benchmark_named
 from tests.eval.scripted import Script, endpoint
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.look_again import Budget
-from assistant.training.data import held_out
 from benchmarks import loop as loop_module
 from benchmarks.loop import LOOPS, items_of, key, measure, summary
 from benchmarks.loop_table import table
-from eval.answers import AnswerLog
-from prompts.tasks import Task
+from fourfold.assistant.chat.look_again import Budget
+from fourfold.assistant.training.data import held_out
+from fourfold.eval.log import AnswerLog
+from fourfold.prompts.tasks import Task
 
 
 def loop(name):
@@ -137,6 +137,8 @@ def test_one_command_writes_all_and_resumes_without_the_model(tmp_path, tiny_che
         "look closer: is it there? (scenes)",
     ]
     assert (tmp_path / "loop.md").read_text().count("\n| ") == 3
-    monkeypatch.setattr("serving.engine.Engine.load", lambda *a, **k: pytest.fail("the model is not needed again"))
+    monkeypatch.setattr(
+        "fourfold.serving.engine.engine.Engine.load", lambda *a, **k: pytest.fail("the model is not needed again")
+    )
     loop_module.main()
     assert json.loads((tmp_path / "loop.json").read_text())["results"] == first["results"]

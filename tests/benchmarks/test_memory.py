@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from assistant.model import MiniGPTv2ForConditionalGeneration
 from benchmarks.layouts import layout
 from benchmarks.memory import parts, table
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 PAGE = Path(__file__).parents[2] / "docs" / "original-checkpoint.md"
 

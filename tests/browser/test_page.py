@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from assistant.grounding import Box
-from assistant.history import ChatHistory
-from assistant.refine.store import CorrectionStore
-from serving.server import bind
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.serving.api.server import bind
 from tests.browser.conftest import PATIENCE, Served, open_tab, sample, start_page
 from tests.ui.scripted import BALL, BOTTLE, LONG, box
 

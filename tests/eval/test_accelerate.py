@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.runner import RunOptions, run_benchmark
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.runner import RunOptions, run_benchmark
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.answers import AnswerLog, configuration_hash, model_fingerprint
-from prompts.errors import UserError
+from fourfold.eval.log import AnswerLog, configuration_hash, model_fingerprint
+from fourfold.prompts.errors import UserError
 
 
 def test_a_cut_line_goes_and_the_rest_stays(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fourfold.eval import app
-from prompts.errors import UserError
+from fourfold.cli.eval import app
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 POPE = [{"question_id": i, "image": f"{i}.jpg", "text": "Is there a cat?", "label": "yes"} for i in range(4)]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.conversation import run_conversation
-from eval.runner import RunOptions
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.conversation import run_conversation
+from fourfold.eval.runner import RunOptions
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 RIGHT, WRONG = "{<10><10><40><30>}", "{<80><80><90><90>}"

@@ -7,22 +7,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.benchmarks import BENCHMARKS
-from eval.manner import Manner, settle
-from eval.metrics.boxes import BoxFormat
-from eval.runner import RunOptions, run_benchmark
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.prompting import PromptConfig, resolve_config
+from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.scorers.boxes import BoxFormat
+from fourfold.eval.tasks import BENCHMARKS
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 
 def test_the_release_is_one_name() -> None:
-    assert settle("minigpt-v2", "okvqa") == Manner("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2", {"double_bos": True})
-    assert settle("minigpt-v2", "iconvqa").template == {"double_bos": False}
+    assert resolve_config("minigpt-v2", "okvqa") == PromptConfig(
+        "minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2", {"double_bos": True}
+    )
+    assert resolve_config("minigpt-v2", "iconvqa").template == {"double_bos": False}
     # What agrees with it may be said too.
-    assert settle("minigpt-v2", "gqa", wording="minigpt4", max_tokens=20) == settle("minigpt-v2", "gqa")
-    assert settle(None, "gqa", wording="plain", max_tokens=64) == Manner("plain", 64)
+    assert resolve_config("minigpt-v2", "gqa", wording="minigpt4", max_tokens=20) == resolve_config("minigpt-v2", "gqa")
+    assert resolve_config(None, "gqa", wording="plain", max_tokens=64) == PromptConfig("plain", 64)
 
 
 @pytest.mark.parametrize(
@@ -36,15 +38,15 @@ def test_the_release_is_one_name() -> None:
 )
 def test_what_contradicts_it_is_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        settle("minigpt-v2", "okvqa", **options)
+        resolve_config("minigpt-v2", "okvqa", **options)
 
 
 def test_unknown_recipes_and_benchmarks_without_one() -> None:
     with pytest.raises(UserError, match="no recipe is called 'llava'; there is: minigpt-v2"):
-        settle("llava", "okvqa")
+        resolve_config("llava", "okvqa")
     with pytest.raises(UserError, match="has no detection"):
-        settle("minigpt-v2", "detection")
-    assert all(settle(None, name).max_tokens >= 20 for name in BENCHMARKS)
+        resolve_config("minigpt-v2", "detection")
+    assert all(resolve_config(None, name).max_tokens >= 20 for name in BENCHMARKS)
 
 
 @pytest.mark.parametrize(("name", "two"), [("okvqa", True), ("iconvqa", False)])
@@ -64,7 +66,7 @@ def test_an_endpoint_is_told_how_many_bos(tmp_path: Path, name: str, two: bool) 
                     tmp_path / "a.json",
                     tmp_path / str(recipe),
                     Answerer(endpoints=(script.url,)),
-                    manner=settle(recipe, name),
+                    manner=resolve_config(recipe, name),
                 )
             )
             (body,) = script.bodies
@@ -85,7 +87,11 @@ def test_a_checkpoint_reads_one_bos_less_where_it_has_the_switch(
     (tmp_path / "icon.json").write_text(json.dumps([row]))
     scores = {}
     with Answerer(checkpoint=model) as answerer:
-        for one in (settle("minigpt-v2", "iconvqa"), settle(None, "iconvqa"), Manner(template={"double_bos": True})):
+        for one in (
+            resolve_config("minigpt-v2", "iconvqa"),
+            resolve_config(None, "iconvqa"),
+            PromptConfig(template={"double_bos": True}),
+        ):
             out = tmp_path / str(one.template)
             run_benchmark(RunOptions("iconvqa", tmp_path, tmp_path / "icon.json", out, answerer, manner=one))
             (record,) = map(json.loads, (out / "answers.jsonl").read_text().splitlines())

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.predictions import Prediction, join, read_predictions
-from prompts.errors import UserError
+from fourfold.eval.predictions import Prediction, join, read_predictions
+from fourfold.prompts.errors import UserError
 
 
 def write(tmp_path: Path, text: str) -> Path:

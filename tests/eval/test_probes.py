@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.beaf import read_removals, removal_figures, run_beaf
-from eval.benchmarks import Item
-from eval.manner import Manner
-from eval.probes import PaintOut, Probe, Shuffle, with_claim, wrong_claims
-from eval.runner import RunOptions, run_benchmark
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.beaf import read_removals, removal_figures, run_beaf
+from fourfold.eval.probes import PaintOut, Probe, Shuffle, with_claim, wrong_claims
+from fourfold.eval.prompting import PromptConfig
+from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.tasks import Item
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 
@@ -109,7 +109,7 @@ def test_beaf_shows_the_edited_image_after(scenes: Path) -> None:
         # Images go unchanged before; the edited ones differ in their bytes.
         return "yes" if picture["image_url"]["url"] in originals or "cup" not in question["text"] else "no"
 
-    from eval.images import data_uri
+    from fourfold.eval.images import data_uri
 
     originals = {data_uri(scenes.parent / f"{number}.png") for number in range(3)}
     with endpoint(Script(reply=reply)) as script:
@@ -118,7 +118,7 @@ def test_beaf_shows_the_edited_image_after(scenes: Path) -> None:
             scenes,
             scenes.parent,
             scenes.parent / "out",
-            manner=Manner(),
+            manner=PromptConfig(),
             limit=None,
             seed=0,
         )

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.asking import Control
-from eval.report import build_report, write_report
-from eval.runner import RunOptions, run_benchmark
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.asking import Control
+from fourfold.eval.report import build_report, write_report
+from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 HOSTILE = "<script>alert(1)</script>{<10><10><40><30>}"

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval import endpoint as endpoint_module
-from eval.answerer import Answerer
-from eval.asking import Control
-from eval.endpoint import rank_by_first_token
-from eval.probes import Probe
-from eval.report import build_report, write_report
-from eval.runner import Run, RunOptions, run_benchmark
-from eval.score import score_files
-from prompts.errors import UserError
-from serving.engine import Engine
+from fourfold.eval import endpoint as endpoint_module
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.asking import Control
+from fourfold.eval.endpoint import rank_by_first_token
+from fourfold.eval.probes import Probe
+from fourfold.eval.report import build_report, write_report
+from fourfold.eval.runner import Run, RunOptions, run_benchmark
+from fourfold.eval.score import score_files
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.engine import Engine
 from tests.eval.scripted import Script, endpoint
 from tests.serving.live import live_server
 
@@ -213,7 +213,7 @@ def test_missing_images_stop_or_are_left_out(pope: Path) -> None:
 def test_killed_and_resumed_asks_nothing_twice(pope: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from eval.answerer import Answerer; from eval.runner import RunOptions, run_benchmark\n"
+        "from fourfold.eval.answerer import Answerer; from fourfold.eval.runner import RunOptions, run_benchmark\n"
         "f, who = Path(sys.argv[1]), Answerer(endpoints=(sys.argv[2],), concurrency=1)\n"
         "run_benchmark(RunOptions('pope', f / 'images', f / 'pope.json', f / 'out', who))"
     )

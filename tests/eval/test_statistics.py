@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from eval.metrics.ranking import auroc, average_precision, best_candidate
-from eval.statistics import bootstrap, bootstrap_weighted, clustered_mean, paired, wilson
+from fourfold.eval.scorers.ranking import auroc, average_precision, best_candidate
+from fourfold.eval.statistics import bootstrap, bootstrap_weighted, clustered_mean, paired, wilson
 
 
 def test_one_sample_a_cluster_gives_the_usual_standard_error() -> None:

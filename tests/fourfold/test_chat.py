@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from assistant.look_again import look_again
 from fourfold import cli
-from fourfold.chat import answer_object
-from fourfold.chat_looks import show_looks
-from fourfold.chat_output import coloured, write_image
-from prompts.errors import UserError
-from serving.requests import Completion
+from fourfold.assistant.chat.look_again import look_again
+from fourfold.cli.chat import answer_object
+from fourfold.cli.chat_looks import show_looks
+from fourfold.cli.chat_output import coloured, write_image
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.requests import Completion
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None
 
 def test_bad_input_is_found_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; import fourfold.cli as cli; sys.argv = ['fourfold', 'chat', 'absent.jpg', 'hm?']\n"
+        "import sys; import fourfold.cli.main as cli; sys.argv = ['fourfold', 'chat', 'absent.jpg', 'hm?']\n"
         "try: cli.main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fourfold.chat_input import read_words, user_message, with_task
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.cli.chat_input import read_words, user_message, with_task
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fourfold.convert import convert
-from prompts.errors import UserError
+from fourfold.cli.convert import convert
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import release_files as tiny
 from tests.assistant.checkpoints.release_files import Release, make_release
 
@@ -53,5 +53,5 @@ def test_a_mismatch_is_the_user_s_to_mend(release: Release, tmp_path: Path) -> N
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys, fourfold.convert; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code = "import sys, fourfold.cli.convert; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,10 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from assistant.checkpoints import resolve
-from assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
-from fourfold import doctor, machine
-from fourfold.doctor import Finding, Status, examine
+from fourfold.assistant.checkpoints import resolve
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
+from fourfold.cli import doctor, machine
+from fourfold.cli.doctor import Finding, Status, examine
 
 app = typer.Typer()
 app.command()(doctor.doctor)
@@ -58,9 +58,7 @@ def test_for_people_every_finding_is_a_line() -> None:
 
 
 def test_it_is_quick_because_it_imports_neither_torch_nor_transformers() -> None:
-    code = (
-        "import sys; from fourfold.doctor import examine; examine(); print({'torch', 'transformers'} & {*sys.modules})"
-    )
+    code = "import sys; from fourfold.cli.doctor import examine; examine(); print({'torch', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from fourfold.eval import app
-from prompts.errors import UserError
+from fourfold.cli.eval import app
+from fourfold.prompts.errors import UserError
 
 RUN = ["run", "refinement"]
 
@@ -28,7 +28,9 @@ def test_what_it_refuses(options, message, tiny_checkpoint, tmp_path):
 
 def test_options_reach_the_benchmark(tiny_checkpoint, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("eval.refinement.benchmark.run_refinement", lambda options, note: asked.append(options) or [])
+    monkeypatch.setattr(
+        "fourfold.eval.refinement.benchmark.run_refinement", lambda options, note: asked.append(options) or []
+    )
     options = ["--model", str(tiny_checkpoint), "--counts", "0,32,8", "--subject", "corner", "--arm", "box"]
     options += ["--limit", "40", "--seed", "5", "--source", "scenes", "--out", str(tmp_path), "--json"]
     found = CliRunner().invoke(app, [*RUN, *options], catch_exceptions=False)

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import assistant.refine.learn
-import eval.refinement.gate
-from assistant.refine.fingerprint import checkpoint_fingerprint
-from assistant.refine.registry import Registry
-from assistant.refine.store import CorrectionStore
-from eval.refinement.gate import GateResult
+import fourfold.assistant.refine.learn
+import fourfold.eval.refinement.gate
 from fourfold import cli
-from prompts.errors import UserError
+from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+from fourfold.assistant.refine.registry import Registry
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.eval.refinement.gate import GateResult
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 
 
@@ -90,8 +90,8 @@ def refine(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Workshop:
     workshop = Workshop(CorrectionStore(tmp_path / "store"), tiny_checkpoint, monkeypatch, capsys)
-    monkeypatch.setattr(assistant.refine.learn, "train", workshop.train)
-    monkeypatch.setattr(eval.refinement.gate, "gate", workshop.gate)
+    monkeypatch.setattr(fourfold.assistant.refine.learn, "train", workshop.train)
+    monkeypatch.setattr(fourfold.eval.refinement.gate, "gate", workshop.gate)
     monkeypatch.delenv("FOURFOLD_ADMIN_KEY", raising=False)
     return workshop
 

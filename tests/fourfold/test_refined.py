@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from assistant.refine.fingerprint import checkpoint_fingerprint
-from assistant.refine.registry import Registry
-from assistant.refine.store import CorrectionStore
 from fourfold import cli
+from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+from fourfold.assistant.refine.registry import Registry
+from fourfold.assistant.refine.store import CorrectionStore
 from tests.assistant.refine.corrections import correction, encoded, picture
 from tests.tiny import tiny_model
 

@@ -1,7 +1,7 @@
 import pytest
 
-from prompts.benchmarks import BOX_UNITS, WORDINGS, benchmark_prompt
-from prompts.errors import UserError
+from fourfold.prompts.benchmarks import BOX_UNITS, WORDINGS, benchmark_prompt
+from fourfold.prompts.errors import UserError
 
 
 def test_the_prompts_of_the_original():

@@ -11,8 +11,8 @@ from jinja2 import nodes
 from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 CONVERSATIONS = json.loads((GOLDEN / "conversations.json").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from prompts.langchain import conversation_prompt, question_prompt
-from prompts.tasks import Task, instruction
+from fourfold.prompts.langchain import conversation_prompt, question_prompt
+from fourfold.prompts.tasks import Task, instruction
 
 URL = "data:image/png;base64,AAAA"
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prompts.errors import UserError
-from prompts.tasks import INSTRUCTIONS, Task, instruction, parse_task, training_question, with_tag
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction, parse_task, training_question, with_tag
 
 
 def test_pools_have_the_sizes_of_the_original_and_no_repeats():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from serving.engine import Engine
-from serving.keys import collect_keys
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import ADMIN, PLAIN, Live, live_server
 from tests.tiny import tiny_model
 

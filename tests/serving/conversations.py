@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from serving.engine import Completion, Engine, Request, Sampling
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 from tests.tiny import save_tiny_checkpoint
 
 Messages = list[dict[str, Any]]

@@ -14,14 +14,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from assistant.refine.memory import Memory
-from serving.app import create_app
-from serving.engine import Engine
-from serving.keys import KeyRing
-from serving.limits import ServerLimits
-from serving.remote_images import RemoteImages
-from serving.runner import Runner
-from serving.server import Server, bind
+from fourfold.assistant.refine.memory import Memory
+from fourfold.serving.api.app import create_app
+from fourfold.serving.api.keys import KeyRing
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.api.remote_images import RemoteImages
+from fourfold.serving.api.server import Server, bind
+from fourfold.serving.engine.engine import Engine
+from fourfold.serving.engine.model_runner import ModelRunner
 
 HOT = {"temperature": 1.0, "seed": 7}
 ADMIN, PLAIN = "admin-key-0123456789", "plain-key-0123456789"
@@ -75,13 +75,13 @@ def live_server(
 
 def slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass takes 5 ms more, so that what happens beside an answer happens while it is being made."""
-    step = Runner.step
+    step = ModelRunner.step
 
-    def slow(self: Runner, *arguments: Any, **options: Any) -> Any:
+    def slow(self: ModelRunner, *arguments: Any, **options: Any) -> Any:
         time.sleep(0.005)
         return step(self, *arguments, **options)
 
-    monkeypatch.setattr(Runner, "step", slow)
+    monkeypatch.setattr(ModelRunner, "step", slow)
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from prompts.chat import load_template
-from serving.engine import Engine
-from serving.requests import Request, Sampling
+from fourfold.prompts.chat import load_template
+from fourfold.serving.engine.engine import Engine
+from fourfold.serving.engine.requests import Request, Sampling
 from tests.serving.live import HOT, Live, chunks, data_uri, image_part, live_server, text_part
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.engine import Engine
-from serving.keys import collect_keys
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import Live, live_server
 from tests.serving.test_images import encode, scene
 

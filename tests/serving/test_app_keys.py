@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.keys import Key, KeyRing, RateLimiter, collect_keys
+from fourfold.serving.api.keys import Key, KeyRing, RateLimiter, collect_keys
 from tests.serving.live import PLAIN, Live, bearer, data_uri, image_part, text_part
 
 

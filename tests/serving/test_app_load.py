@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.engine import Engine
-from serving.limits import ServerLimits
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import HOT, Live, live_server, slow_down, wait_for
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.engine import Engine
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import HOT, Live, data_uri, image_part, live_server, slow_down, text_part, wait_for
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fourfold.cli import main
-from serving.server import is_loopback
+from fourfold.cli.main import main
+from fourfold.serving.api.server import is_loopback
 from tests.serving.live import HOT, bearer, chunks, data_uri, image_part, text_part, wait_for
 
 KEY = "process-key-0123456789"

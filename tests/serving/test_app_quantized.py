@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.engine import Engine
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import HOT, Live, chunks, data_uri, image_part, live_server, text_part
 
 

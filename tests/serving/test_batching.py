@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.engine import Completion, Engine, QueueFull, Request, Sampling
+from fourfold.serving.engine.engine import Completion, Engine, QueueFull, Request, Sampling
 from tests.serving.conversations import Reference, ask, conversations, picture, save_lively_checkpoint, user, wait_for
 
 
@@ -107,7 +107,7 @@ def test_a_short_question_does_not_wait_for_a_long_answer(engine: Engine) -> Non
 
 
 def test_a_long_prompt_is_read_in_pieces_while_others_go_on(engine: Engine, reference: Reference) -> None:
-    engine._batcher._step_tokens = 16
+    engine._scheduler._step_tokens = 16
     words = [user("the quick brown fox jumps over the lazy dog. " * 15, [picture(0), picture(1)])]
     running = engine.submit(Request(conversations()[2], Sampling(max_tokens=300)))
     next(iter(running))

@@ -1,7 +1,7 @@
 import torch
 from PIL import Image
 
-from serving.cache import FeatureCache, PrefixCache, image_digest
+from fourfold.serving.engine.cache import FeatureCache, PrefixCache, image_digest
 
 
 def features() -> torch.Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from serving.decoder import Decoder
-from serving.decoder_graph import BLOCK, WeightFormat, can_be_built, quantise
-from serving.runner import Runner, Work
-from serving.slots import KVSlots
+from fourfold.serving.engine.kv_cache import KVCache
+from fourfold.serving.engine.model_runner import ModelRunner, StepInput
+from fourfold.serving.engine.onnx_decoder import Decoder
+from fourfold.serving.engine.onnx_graph import BLOCK, WeightFormat, can_be_built, quantise
 from tests.tiny import tiny_config, tiny_model
 
 CONTEXT = 1024
@@ -31,7 +31,7 @@ class Pair:
 
     def __init__(self, weights: WeightFormat) -> None:
         # The first takes its model's attention over; both have the same weights.
-        self.runners = [Runner(lively_model(), CONTEXT, 2**26, 2**20, decoder) for decoder in (None, weights)]
+        self.runners = [ModelRunner(lively_model(), CONTEXT, 2**26, 2**20, decoder) for decoder in (None, weights)]
 
     def admit(self, tokens: int) -> None:
         assert all(runner.slots.admit(tokens) for runner in self.runners)
@@ -40,14 +40,14 @@ class Pair:
         for runner in self.runners:
             runner.slots.remove(row)
 
-    def step(self, *works: Work) -> list[torch.Tensor]:
+    def step(self, *works: StepInput) -> list[torch.Tensor]:
         """Logits of torch and of onnxruntime."""
         with torch.inference_mode():
             logits = [runner.step(works).clone() for runner in self.runners]
         assert self.runners[0].slots.lengths == self.runners[1].slots.lengths
         return logits
 
-    def check(self, *works: Work) -> None:
+    def check(self, *works: StepInput) -> None:
         torch.testing.assert_close(*self.step(*works), rtol=1e-4, atol=1e-5)
 
     def check_rows(self) -> None:
@@ -65,9 +65,9 @@ def prompt(tokens: int, seed: int = 0) -> torch.Tensor:
 def test_one_row_reads_and_goes_on() -> None:
     pair = Pair("float32")
     pair.admit(100)
-    pair.check(Work(0, prompt(7)))
+    pair.check(StepInput(0, prompt(7)))
     for token in (5, 9, 5, 2, 400):
-        pair.check(Work(0, token=token))
+        pair.check(StepInput(0, token=token))
     pair.check_rows()
 
 
@@ -75,10 +75,10 @@ def test_a_prompt_of_one_token_and_a_stretch_of_one() -> None:
     pair = Pair("float32")
     pair.admit(50)
     pair.admit(50)
-    pair.check(Work(0, prompt(1)), Work(1, prompt(1, 1)))
+    pair.check(StepInput(0, prompt(1)), StepInput(1, prompt(1, 1)))
     # One of them goes on with a token, the other reads one more of its prompt and wants nothing yet.
-    pair.check(Work(0, token=3), Work(1, prompt(1, 2), keep=0))
-    pair.check(Work(0, prompt(1, 3), keep=0), Work(1, prompt(1, 4), keep=0))
+    pair.check(StepInput(0, token=3), StepInput(1, prompt(1, 2), keep=0))
+    pair.check(StepInput(0, prompt(1, 3), keep=0), StepInput(1, prompt(1, 4), keep=0))
     pair.check_rows()
 
 
@@ -86,9 +86,9 @@ def test_rows_of_different_lengths_share_a_step() -> None:
     pair = Pair("float32")
     for length in (12, 3, 40, 7):
         pair.admit(100)
-        pair.check(Work(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
+        pair.check(StepInput(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
     for token in (4, 8, 15):
-        pair.check(*(Work(row, token=token + row) for row in range(4)))
+        pair.check(*(StepInput(row, token=token + row) for row in range(4)))
     pair.check_rows()
 
 
@@ -96,13 +96,13 @@ def test_some_rows_decode_while_others_read() -> None:
     pair = Pair("float32")
     for length in (12, 3):
         pair.admit(100)
-        pair.check(Work(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
+        pair.check(StepInput(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
     pair.admit(100)
-    pair.check(Work(0, token=4), Work(1, token=5), Work(2, prompt(9), keep=0))
+    pair.check(StepInput(0, token=4), StepInput(1, token=5), StepInput(2, prompt(9), keep=0))
     # Rows 0 and 2 are not neighbours, and row 1 is given several tokens at once, of which three matter.
-    pair.check(Work(0, token=4), Work(2, token=5), Work(1, prompt(6, 5), keep=3))
-    pair.check(Work(0, token=4), Work(2, token=5))
-    pair.check(*(Work(row, token=6) for row in range(3)))
+    pair.check(StepInput(0, token=4), StepInput(2, token=5), StepInput(1, prompt(6, 5), keep=3))
+    pair.check(StepInput(0, token=4), StepInput(2, token=5))
+    pair.check(*(StepInput(row, token=6) for row in range(3)))
     pair.check_rows()
 
 
@@ -110,51 +110,53 @@ def test_a_row_that_leaves_gives_its_place_to_the_last() -> None:
     pair = Pair("float32")
     for length in (12, 30, 5):
         pair.admit(100)
-        pair.check(Work(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
-    pair.check(*(Work(row, token=row) for row in range(3)))
+        pair.check(StepInput(len(pair.runners[0].slots.lengths) - 1, prompt(length, length)))
+    pair.check(*(StepInput(row, token=row) for row in range(3)))
     pair.remove(0)
-    pair.check(*(Work(row, token=row) for row in range(2)))
+    pair.check(*(StepInput(row, token=row) for row in range(2)))
     pair.remove(1)
-    pair.check(Work(0, token=1))
+    pair.check(StepInput(0, token=1))
     pair.admit(40)  # in the place of one that has left
-    pair.check(Work(0, token=1), Work(1, prompt(8)))
-    pair.check(*(Work(row, token=row) for row in range(2)))
+    pair.check(StepInput(0, token=1), StepInput(1, prompt(8)))
+    pair.check(*(StepInput(row, token=row) for row in range(2)))
     pair.check_rows()
 
 
 def test_the_cache_may_grow_between_two_steps() -> None:
     pair = Pair("float32")
     pair.admit(100)
-    pair.check(Work(0, prompt(12)))
-    pair.check(Work(0, token=1))
+    pair.check(StepInput(0, prompt(12)))
+    pair.check(StepInput(0, token=1))
     pair.admit(700)  # more rows and more capacity: everything lies elsewhere now
-    pair.check(Work(0, token=2))
-    pair.check(Work(0, token=3), Work(1, prompt(300)))
-    pair.check(Work(0, token=4), Work(1, prompt(300, 1)))
-    pair.check(Work(0, token=5), Work(1, token=6))
+    pair.check(StepInput(0, token=2))
+    pair.check(StepInput(0, token=3), StepInput(1, prompt(300)))
+    pair.check(StepInput(0, token=4), StepInput(1, prompt(300, 1)))
+    pair.check(StepInput(0, token=5), StepInput(1, token=6))
     pair.check_rows()
 
 
 def test_a_row_may_begin_with_what_another_left() -> None:
     pair = Pair("float32")
     pair.admit(100)
-    pair.check(Work(0, prompt(20)))
+    pair.check(StepInput(0, prompt(20)))
     with torch.inference_mode():
         stored = [runner.slots.read(0) for runner in pair.runners]
         pair.admit(100)
         for runner, kept in zip(pair.runners, stored, strict=True):
             runner.slots.write(1, kept, 15)
-    pair.check(Work(0, token=1), Work(1, prompt(4, 7)))
-    pair.check(Work(0, token=1), Work(1, token=2))
+    pair.check(StepInput(0, token=1), StepInput(1, prompt(4, 7)))
+    pair.check(StepInput(0, token=1), StepInput(1, token=2))
 
 
 def test_torch_and_onnxruntime_take_over_from_each_other() -> None:
     """As for rows under an adapter next to rows without: both keep keys and values alike."""
-    runner, alone = Runner(lively_model(), CONTEXT, 2**26, 2**20, "float32"), Pair("float32")
+    runner, alone = ModelRunner(lively_model(), CONTEXT, 2**26, 2**20, "float32"), Pair("float32")
     alone.admit(100)
     assert runner.slots.admit(100)
     with torch.inference_mode():
-        for number, work in enumerate([Work(0, prompt(9)), Work(0, token=1), Work(0, token=2), Work(0, prompt(5))]):
+        for number, work in enumerate(
+            [StepInput(0, prompt(9)), StepInput(0, token=1), StepInput(0, token=2), StepInput(0, prompt(5))]
+        ):
             expected = alone.step(work)[0]
             found = runner.step([work], adapter=number % 2)  # any adapter but 0 is torch's
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -163,10 +165,10 @@ def test_torch_and_onnxruntime_take_over_from_each_other() -> None:
 def test_the_last_position_of_the_context_is_like_any_other() -> None:
     pair = Pair("float32")
     pair.admit(CONTEXT)
-    pair.check(Work(0, prompt(500), keep=0))
-    pair.check(Work(0, prompt(CONTEXT - 502, 1)))
-    pair.check(Work(0, token=1))
-    pair.check(Work(0, token=2))
+    pair.check(StepInput(0, prompt(500), keep=0))
+    pair.check(StepInput(0, prompt(CONTEXT - 502, 1)))
+    pair.check(StepInput(0, token=1))
+    pair.check(StepInput(0, token=2))
     assert pair.runners[0].slots.lengths == [CONTEXT]
 
 
@@ -174,13 +176,13 @@ def test_int8_is_close_and_the_same_alone_or_among_others() -> None:
     pair, alone = Pair("int8"), Pair("int8")
     for row, length in enumerate((12, 3, 40)):
         pair.admit(100)
-        exact, rounded = pair.step(Work(row, prompt(length, length)))
+        exact, rounded = pair.step(StepInput(row, prompt(length, length)))
         assert 0 < (exact - rounded).abs().max() < 0.1 * exact.abs().max()
-    together = pair.step(*(Work(row, token=row) for row in range(3)))
+    together = pair.step(*(StepInput(row, token=row) for row in range(3)))
     assert 0 < (together[0] - together[1]).abs().max() < 0.1 * together[0].abs().max()
     alone.admit(100)
-    alone.step(Work(0, prompt(3, 3)))
-    torch.testing.assert_close(alone.step(Work(0, token=1))[1][0], together[1][1], rtol=1e-3, atol=1e-3)
+    alone.step(StepInput(0, prompt(3, 3)))
+    torch.testing.assert_close(alone.step(StepInput(0, token=1))[1][0], together[1][1], rtol=1e-3, atol=1e-3)
 
 
 def test_int8_reads_a_prompt_as_it_would_say_it() -> None:
@@ -190,11 +192,11 @@ def test_int8_reads_a_prompt_as_it_would_say_it() -> None:
     with torch.inference_mode():
         for runner in (said, read):
             assert runner.slots.admit(50)
-            runner.step([Work(0, prompt(6))])
+            runner.step([StepInput(0, prompt(6))])
         for token in tokens:
-            last = said.step([Work(0, token=token)]).clone()
+            last = said.step([StepInput(0, token=token)]).clone()
         embeds = read.model.model.language_model.embed_tokens(torch.tensor(tokens))
-        torch.testing.assert_close(read.step([Work(0, embeds)]), last, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(read.step([StepInput(0, embeds)]), last, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(said.slots.read(0), read.slots.read(0), rtol=1e-3, atol=1e-3)
 
 
@@ -228,16 +230,16 @@ def test_other_plain_llamas(options: dict[str, Any]) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    slots = KVSlots(config, torch.float32, torch.device("cpu"), 2**24, 256)
+    slots = KVCache(config, torch.float32, torch.device("cpu"), 2**24, 256)
     ids = torch.randint(0, 300, (1, 90))
     with torch.inference_mode():
         expected = model(ids).logits[0]
         decoder = Decoder(model.model, model.lm_head.weight, "float32", slots, 256, 1)
         assert slots.admit(256)
-        first = decoder.step([Work(0, model.model.embed_tokens(ids[0, :80]), keep=80)])
+        first = decoder.step([StepInput(0, model.model.embed_tokens(ids[0, :80]), keep=80)])
         torch.testing.assert_close(first, expected[:80], rtol=1e-3, atol=1e-4)
         for place in range(80, 90):
-            found = decoder.step([Work(0, token=int(ids[0, place]))])
+            found = decoder.step([StepInput(0, token=int(ids[0, place]))])
             torch.testing.assert_close(found[0], expected[place], rtol=1e-3, atol=1e-4)
 
 

@@ -13,8 +13,8 @@ import pytest
 import typer
 import yaml
 
-from fourfold.cli import app
-from serving.keys import collect_keys
+from fourfold.cli.main import app
+from fourfold.serving.api.keys import collect_keys
 from tests.serving.live import Live
 
 DOCS = Path(__file__).parents[2] / "docs"

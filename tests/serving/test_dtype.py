@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from assistant.half import fast_half
-from prompts.errors import UserError
-from serving import dtype
-from serving.dtype import NumberFormat, choose_format, free_cores, int8_is_good
-from serving.engine import Engine
+from fourfold.assistant.model.bf16 import has_fast_bf16
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine import dtype
+from fourfold.serving.engine.dtype import NumberFormat, choose_format, free_cores, int8_is_good
+from fourfold.serving.engine.engine import Engine
 from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint
 from tests.tiny import tiny_config
 
@@ -18,11 +18,11 @@ CPU = torch.device("cpu")
 def test_int8_is_taken_where_the_processor_is_good_at_it(good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dtype, "int8_is_good", lambda: good)
     chosen = choose_format("auto", tiny_config(), CPU)
-    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32", good and fast_half(CPU))
+    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32", good and has_fast_bf16(CPU))
 
 
 def test_a_named_format_is_taken_as_it_is() -> None:
-    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8", fast_half(CPU))
+    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8", has_fast_bf16(CPU))
     assert choose_format("float32", tiny_config(), CPU) == NumberFormat(torch.float32, "float32")
     assert choose_format("bfloat16", tiny_config(), CPU) == NumberFormat(torch.bfloat16)
     with pytest.raises(UserError, match="int8, float32, bfloat16, float16"):

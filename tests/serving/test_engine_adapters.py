@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from assistant.model import MiniGPTv2ForConditionalGeneration
-from prompts.errors import UserError
-from serving.engine import Engine, Request, Sampling
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.engine import Engine, Request, Sampling
 from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint, wait_for
 
 
@@ -106,7 +106,7 @@ def test_unloading_while_it_answers_lets_the_answer_end(checkpoint: Path, adapte
         late = fresh._generation(replace(request, adapter=""))
         late.adapter = 1
         wait_for(lambda: 1 not in fresh._adapters._live)
-        fresh._batcher.submit(late)
+        fresh._scheduler.submit(late)
         with pytest.raises(UserError, match="unloaded just now"):
             late.result()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.engine import Engine, Request, Sampling
+from fourfold.serving.engine.engine import Engine, Request, Sampling
 from tests.serving.conversations import Reference, ask, conversations, save_lively_checkpoint
 
 pytestmark = pytest.mark.gpu

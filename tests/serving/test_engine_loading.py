@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prompts.errors import UserError
-from serving.engine import Engine, EngineClosed, Request, Sampling
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.engine import Engine, EngineClosed, Request, Sampling
 from tests.serving.conversations import Reference, ask, conversations
 from tests.tiny import save_tiny_checkpoint
 

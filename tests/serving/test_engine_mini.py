@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from assistant.checkpoints.resolve import resolve_model
-from serving.engine import Engine, Request, Sampling
+from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.serving.engine.engine import Engine, Request, Sampling
 from tests.serving.conversations import Reference, ask, assistant, picture, user
 
 pytestmark = pytest.mark.mini

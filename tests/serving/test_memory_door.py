@@ -9,12 +9,12 @@ import httpx
 import openai
 import pytest
 
-from assistant.data_uri import from_data_uri
-from assistant.refine.memory import Memory
-from assistant.refine.record import Correction
-from assistant.refine.store import CorrectionStore
-from serving.engine import Engine
-from serving.memory_door import REMEMBERED_HEADER, VLLMMemoryDoor, remind, settings
+from fourfold.assistant.data_uri import from_data_uri
+from fourfold.assistant.refine.memory import Memory
+from fourfold.assistant.refine.record import Correction
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.serving.api.correction_memory import REMEMBERED_HEADER, VLLMMemoryDoor, remind, settings
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import Live, chunks, data_uri, image_part, live_server, text_part
 
 QUESTION = "what colour is the car?"

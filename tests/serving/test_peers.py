@@ -15,8 +15,8 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from PIL import Image
 
-from serving.engine import Engine
-from serving.keys import collect_keys
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import Live, data_uri, image_part, live_server, text_part, wait_for
 
 KEY = "client-key-0123456789"

@@ -16,9 +16,9 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from serving.engine import Engine
-from serving.keys import collect_keys
-from serving.limits import ServerLimits
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import Live, live_server
 
 KEY = "admin-key-0123456789"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from assistant.refine.deploy import serve_adapter, withdraw_adapter
-from assistant.refine.registry import SERVED_NAME, Registry
-from assistant.refine.steps import current_adapter, promote, roll_back
-from assistant.refine.store import CorrectionStore
-from prompts.errors import UserError
+from fourfold.assistant.refine.deploy import serve_adapter, withdraw_adapter
+from fourfold.assistant.refine.registry import SERVED_NAME, Registry
+from fourfold.assistant.refine.steps import current_adapter, promote, roll_back
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
 from tests.serving.live import ADMIN, PLAIN, Live, bearer, data_uri, image_part, text_part, wait_for
 from tests.tiny import tiny_model
 
@@ -149,7 +149,7 @@ def test_an_adapter_that_does_not_fit_changes_nothing(
 def test_the_current_adapter_belongs_to_its_checkpoint(
     refined: tuple[CorrectionStore, Registry, list[str]], tiny_checkpoint: Path
 ) -> None:
-    from assistant.refine.fingerprint import checkpoint_fingerprint
+    from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
 
     store, registry, (first, _) = refined
     assert current_adapter(registry, tiny_checkpoint) is None

@@ -6,8 +6,8 @@ import bitsandbytes
 import pytest
 import torch
 
-from serving.engine import Engine, Request, Sampling
-from serving.quantization import Quantization
+from fourfold.serving.engine.engine import Engine, Request, Sampling
+from fourfold.serving.engine.quantization import Quantization
 from tests.serving.conversations import Reference, ask, conversations
 from tests.serving.test_engine_adapters import save_adapter
 
@@ -35,7 +35,7 @@ def test_only_the_language_model_is_quantised_and_it_answers(
             expected_logprobs = reference.logprobs(messages, completion.token_ids)
             for step, entry in enumerate(completion.logprobs):
                 assert entry.logprob == pytest.approx(float(expected_logprobs[step, entry.token_id]), abs=0.3)
-        # Adapters go on top of quantised weights, and off again.
+        # LoRAManager go on top of quantised weights, and off again.
         before = ask(engine, conversations()[0], max_tokens=6).token_ids
         engine.load_adapter("loud", save_adapter(tiny_checkpoint, tmp_path / "loud", seed=3))
         loud = engine.generate([Request(conversations()[0], Sampling(max_tokens=6), adapter="loud")])[0]

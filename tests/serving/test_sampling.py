@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from prompts.errors import UserError
-from serving.requests import Sampling
-from serving.sampling import Sampler, draw_tokens, top_logprobs
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.requests import Sampling
+from fourfold.serving.engine.sampling import Sampler, draw_tokens, top_logprobs
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from serving.slots import KVSlots, StepLayout, Stretch, slot_attention
+from fourfold.serving.engine.kv_cache import AttentionMetadata, KVCache, Stretch, slot_attention
 
 CONFIG = LlamaConfig(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 CPU = torch.device("cpu")
@@ -12,8 +12,8 @@ class Layer(torch.nn.Module):
     layer_idx = 0
 
 
-def slots(budget: int = 10**7, context: int = 600) -> KVSlots:
-    return KVSlots(CONFIG, torch.float32, CPU, budget, context)
+def slots(budget: int = 10**7, context: int = 600) -> KVCache:
+    return KVCache(CONFIG, torch.float32, CPU, budget, context)
 
 
 def naive_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_each_row_attends_to_its_own_past_only() -> None:
         past.append(kept)
     total = sum(new)
     query, key, value = torch.randn(1, 4, total, 8), torch.randn(1, 2, total, 8), torch.randn(1, 2, total, 8)
-    layout = StepLayout(cache, [Stretch(row, lengths[row], new[row]) for row in range(4)])
+    layout = AttentionMetadata(cache, [Stretch(row, lengths[row], new[row]) for row in range(4)])
     assert layout.positions.tolist() == [[5, 2, 0, 1, 2, 3, 3, 4, 5]]
     out, _ = slot_attention(Layer(), query, key, value, None, scaling=0.3, layout=layout)
     begin = 0
@@ -63,11 +63,17 @@ def test_rows_that_are_not_neighbours_are_gathered() -> None:
         cache.write(row, torch.randn(1, 2, 2, 4, 8), 4)
     query, key, value = torch.randn(1, 4, 2, 8), torch.randn(1, 2, 2, 8), torch.randn(1, 2, 2, 8)
     both, _ = slot_attention(
-        Layer(), query, key, value, None, scaling=1.0, layout=StepLayout(cache, [Stretch(0, 4, 1), Stretch(2, 4, 1)])
+        Layer(),
+        query,
+        key,
+        value,
+        None,
+        scaling=1.0,
+        layout=AttentionMetadata(cache, [Stretch(0, 4, 1), Stretch(2, 4, 1)]),
     )
     alone, _ = slot_attention(
         Layer(), query[:, :, 1:], key[:, :, 1:], value[:, :, 1:], None, scaling=1.0,
-        layout=StepLayout(cache, [Stretch(2, 4, 1)]),
+        layout=AttentionMetadata(cache, [Stretch(2, 4, 1)]),
     )  # fmt: skip
     assert torch.allclose(both[:, 1:], alone, atol=1e-6)
 
@@ -113,4 +119,4 @@ def test_single_tokens_come_first() -> None:
     cache.admit(10)
     cache.admit(10)
     with pytest.raises(ValueError, match="come first"):
-        StepLayout(cache, [Stretch(0, 0, 3), Stretch(1, 0, 1)])
+        AttentionMetadata(cache, [Stretch(0, 0, 3), Stretch(1, 0, 1)])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.text_stream import TextStream
+from fourfold.serving.engine.detokenizer import IncrementalDetokenizer
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -12,8 +12,8 @@ def encode(text: str) -> list[int]:
     return TOKENIZER.encode(text, add_special_tokens=False)
 
 
-def run(ids: list[int], stops: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
-    stream = TextStream(TOKENIZER, stops)
+def run(ids: list[int], stops: tuple[str, ...] = ()) -> tuple[list[str], IncrementalDetokenizer]:
+    stream = IncrementalDetokenizer(TOKENIZER, stops)
     pieces = [stream.push(token) for token in ids]
     return [*pieces, stream.finish()], stream
 

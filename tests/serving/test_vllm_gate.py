@@ -10,9 +10,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from prompts.errors import UserError
-from serving.keys import Key, KeyRing
-from serving.vllm_gate import SETTINGS_VARIABLE, VLLMGate, settings
+from fourfold.prompts.errors import UserError
+from fourfold.serving.api.keys import Key, KeyRing
+from fourfold.serving.vllm.gate import SETTINGS_VARIABLE, VLLMGate, settings
 
 USER = {"authorization": "Bearer user-key-0123456789"}
 ADMIN = {"authorization": "Bearer admin-key-0123456789"}
@@ -98,7 +98,7 @@ def test_nothing_is_served_without_settings(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_launcher_says_how_to_install_vllm(tmp_path: Path) -> None:
-    from serving.launch import launch_vllm
+    from fourfold.serving.vllm.launch import launch_vllm
 
     with pytest.raises(UserError, match="pip install"):
         launch_vllm(tmp_path)

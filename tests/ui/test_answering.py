@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from assistant.history import ChatHistory
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.ui.state.answering import Asked, BudgetedClient, ask, drop, under_way
+from fourfold.ui.state.endpoint import Endpoint
+from fourfold.ui.state.in_memory_history import InMemoryHistory
+from fourfold.ui.state.turns import question_message
+from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import LONG, Scripted
-from ui.answering import Asked, Asker, ask, drop, under_way
-from ui.endpoint import Endpoint
-from ui.forgetful import ForgetfulHistory
-from ui.turns import question_message
-from ui.welcome import SAMPLES
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def endpoint() -> Iterator[Scripted]:
     server.server_close()
 
 
-def asker(endpoint: Scripted, model: str = "fourfold-mini", **options) -> Asker:
-    return Asker(Endpoint(endpoint.url), model, parameters={"temperature": 0.0, "max_tokens": 64}, **options)
+def asker(endpoint: Scripted, model: str = "fourfold-mini", **options) -> BudgetedClient:
+    return BudgetedClient(Endpoint(endpoint.url), model, parameters={"temperature": 0.0, "max_tokens": 64}, **options)
 
 
 def wait(asked: Asked, condition=lambda asked: asked.done, seconds: float = 60) -> Asked:
@@ -36,7 +36,7 @@ def wait(asked: Asked, condition=lambda asked: asked.done, seconds: float = 60) 
 
 
 def test_question_and_answer_are_stored_with_their_figures(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), [asker(endpoint)]))
     question, answer = history.messages(name)
@@ -50,7 +50,7 @@ def test_question_and_answer_are_stored_with_their_figures(endpoint: Scripted) -
 
 
 def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
     wait(asked, lambda asked: "word5" in asked.answers[0].text)
@@ -63,7 +63,7 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(e
 
 
 def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
     asked.stop()
@@ -85,7 +85,7 @@ def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted)
     ],
 )
 def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripted, question: str, words: str) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     before = [HumanMessage("hello"), AIMessage("hi"), HumanMessage("old"), AIMessage("older")]
     history.append(name, before)
@@ -102,13 +102,13 @@ def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripte
 def test_an_endpoint_that_is_not_there(tmp_path) -> None:
     history = ChatHistory(tmp_path / "history.sqlite")
     name = history.create()
-    nobody = Asker(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
+    nobody = BudgetedClient(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
     asked = wait(ask(history, name, 0, HumanMessage("hello"), [nobody]))
     assert "does not answer. Is it running?" in (asked.answers[0].error or "")
 
 
 def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     askers = [asker(endpoint), asker(endpoint, "fourfold-tuned", adapts="fourfold-mini")]
     wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), askers))
@@ -118,7 +118,7 @@ def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
 
 
 def test_looking_again_tells_its_steps_and_keeps_the_first_answer(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     question = question_message("[refer] give me the location of the bottle", [SAMPLES[0].file.read_bytes()])
     asked = wait(ask(history, name, 0, question, [asker(endpoint, looks={"check_claims": True})]))
@@ -130,7 +130,7 @@ def test_looking_again_tells_its_steps_and_keeps_the_first_answer(endpoint: Scri
 
 
 def test_a_conversation_deleted_meanwhile_stays_deleted(endpoint: Scripted) -> None:
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     asked = ask(history, name, 0, HumanMessage("a list please"), [asker(endpoint)])
     history.delete(name)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from assistant.refine.store import CorrectionStore
-from prompts.errors import UserError
-from ui.endpoint import Endpoint, served_models
-from ui.local_server import CURRENT, LocalServer
-from ui.refine_jobs import Job
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
+from fourfold.ui.state.endpoint import Endpoint, served_models
+from fourfold.ui.state.local_server import CURRENT, LocalServer
+from fourfold.ui.state.refine_jobs import Job
 
 
 def wait(condition, seconds: float = 240) -> None:

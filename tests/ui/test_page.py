@@ -8,13 +8,13 @@ import pytest
 from langchain_core.messages import AIMessage
 from streamlit.testing.v1 import AppTest
 
-from assistant.history import ChatHistory
-from assistant.refine.store import CorrectionStore
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.ui.state.preferences import Preferences
+from fourfold.ui.state.settings import Settings, configure
+from fourfold.ui.state.turns import question_message
+from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import Scripted
-from ui.preferences import Preferences
-from ui.settings import Settings, configure
-from ui.turns import question_message
-from ui.welcome import SAMPLES
 
 APP = Path(__file__).parents[2] / "ui" / "app.py"
 

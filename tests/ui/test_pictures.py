@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assistant.grounding import Box
-from assistant.refine.pictures import identify
-from prompts.errors import UserError
-from ui.pictures import cut, decoded, shown, take
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.pictures import identify
+from fourfold.prompts.errors import UserError
+from fourfold.ui.state.pictures import cut, decoded, shown, take
 
 
 def photo(kind: str = "JPEG", **options) -> bytes:

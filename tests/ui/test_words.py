@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from assistant.grounding import Box, parse
-from assistant.refine.record import check
-from assistant.refine.store import CorrectionStore
-from prompts.errors import UserError
-from prompts.tasks import Task
-from ui.answer_view import figures_line, named
-from ui.asking import words_for
-from ui.canvas import Mark, _read, marks_of, words_of
-from ui.corrections import changes, forget, given, record, said
-from ui.forgetful import ForgetfulHistory
-from ui.preferences import Preferences
-from ui.safe_text import answer_markdown, plain
-from ui.turns import question_message, region_of, split_tag, turns_of
-from ui.welcome import SAMPLES
+from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.refine.record import check
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
+from fourfold.ui.canvas import BoxAnnotation, _read, marks_of, words_of
+from fourfold.ui.state.asking import words_for
+from fourfold.ui.state.corrections import changes, forget, given, record, said
+from fourfold.ui.state.in_memory_history import InMemoryHistory
+from fourfold.ui.state.preferences import Preferences
+from fourfold.ui.state.turns import question_message, region_of, split_tag, turns_of
+from fourfold.ui.views.answer import figures_line, named
+from fourfold.ui.views.markdown import answer_markdown, plain
+from fourfold.ui.views.welcome import SAMPLES
 
 TABLE = SAMPLES[0].file.read_bytes()
 BOX = Box(0.1, 0.2, 0.3, 0.4)
@@ -105,7 +105,9 @@ def test_nonsense_from_the_browser_is_no_box(entry) -> None:
 
 
 def test_boxes_from_the_browser_are_cut_to_the_picture() -> None:
-    assert _read({"label": " cup ", "group": 2, "box": [-0.1, 0.2, 1.4, 0.5]}) == Mark(Box(0, 0.2, 1, 0.5), "cup", 2)
+    assert _read({"label": " cup ", "group": 2, "box": [-0.1, 0.2, 1.4, 0.5]}) == BoxAnnotation(
+        Box(0, 0.2, 1, 0.5), "cup", 2
+    )
     assert _read({"label": "", "group": 0, "box": [0.5, 0, 0.4, 1]}) is None
 
 
@@ -124,7 +126,7 @@ def conversation(answer: str = "<p>a dog</p> {<10><20><30><40>}"):
 
 def test_a_record_is_what_the_store_takes(tmp_path: Path) -> None:
     turns = conversation()
-    correction = record(turns, turns[-1], verdict="down", consent=True, marks=[Mark(BOX, "a cat")])
+    correction = record(turns, turns[-1], verdict="down", consent=True, marks=[BoxAnnotation(BOX, "a cat")])
     check(correction)
     assert [message["role"] for message in correction.messages] == ["user", "assistant", "user"]
     assert correction.messages[0]["content"][0] == {"type": "image"}
@@ -150,7 +152,7 @@ def test_a_question_that_was_never_answered_leaves_its_picture(tmp_path: Path) -
 def test_changes() -> None:
     answer = "<p>a dog</p> {<10><20><30><40>}"
     before = marks_of(parse(answer))
-    moved = [Mark(Box(0.5, 0.5, 0.6, 0.6), "a dog")]
+    moved = [BoxAnnotation(Box(0.5, 0.5, 0.6, 0.6), "a dog")]
     assert changes(answer, "a dog", before, before) == (None, None)
     assert changes(answer, "a dog", moved, before) == (None, moved)
     assert changes(answer, "a cat", before, before) == ("a cat", before)  # a corrected answer needs its boxes again
@@ -171,7 +173,7 @@ def test_preferences_survive_and_nonsense_does_not(tmp_path: Path) -> None:
 
 def test_a_forgetful_history_is_a_history_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    history = ForgetfulHistory()
+    history = InMemoryHistory()
     name = history.create()
     history.append(name, [question_message("A secret?", [TABLE]), AIMessage("yes")])
     assert history.conversations("SECRET")[0].title == "A secret?"

@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from assistant.grounding import Box, Grounded
-from ui.colours import PALETTE, colour, groups
-from ui.pictures import shown
+from fourfold.assistant.grounding import Box, Grounded
+from fourfold.ui.state.pictures import shown
+from fourfold.ui.views.colours import PALETTE, colour, groups
 
 _HERE = Path(__file__).parent
 Mode = Literal["view", "region", "edit"]
 
 
 @dataclass(frozen=True)
-class Mark:
+class BoxAnnotation:
     """A box on the canvas.
 
     Attributes:
@@ -32,11 +32,11 @@ class Mark:
     looked: bool = False
 
 
-def marks_of(answer: Grounded) -> list[Mark]:
+def marks_of(answer: Grounded) -> list[BoxAnnotation]:
     """The boxes of an answer, one group a phrase."""
     numbers = groups(answer.phrases)
     return [
-        Mark(box, phrase.phrase, number)
+        BoxAnnotation(box, phrase.phrase, number)
         for phrase, number in zip(answer.phrases, numbers, strict=True)
         for box in phrase.boxes
     ]
@@ -61,13 +61,13 @@ def canvas(
     *,
     key: str,
     mode: Mode = "view",
-    marks: Sequence[Mark] = (),
+    marks: Sequence[BoxAnnotation] = (),
     words: Sequence[dict[str, Any]] = (),
     alt: str = "The picture",
     revision: str = "",
     tall: bool = True,
     on_change: Callable[[], None] | None = None,
-) -> list[Mark]:
+) -> list[BoxAnnotation]:
     """Show words and a picture with boxes.
 
     Args:
@@ -107,7 +107,7 @@ def canvas(
     return [mark for entry in drawn.get("boxes", []) if (mark := _read(entry)) is not None]
 
 
-def _read(entry: Any) -> Mark | None:
+def _read(entry: Any) -> BoxAnnotation | None:
     """A box from the browser, which may send anything."""
     try:
         label, group = entry["label"], int(entry["group"])
@@ -115,7 +115,7 @@ def _read(entry: Any) -> Mark | None:
     except (KeyError, TypeError, ValueError):
         return None
     words = str(label).strip()[:200] if label else ""
-    return Mark(box, words or None, group)
+    return BoxAnnotation(box, words or None, group)
 
 
 def _nothing() -> None:

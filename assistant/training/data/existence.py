@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from assistant.training.data.photos import EXHAUSTIVE, Photo
-from assistant.words import related, singular, words_in, words_of
+from fourfold.assistant.english import related, singular, words_in, words_of
+from fourfold.assistant.training.data.photos import EXHAUSTIVE, Photo
 
 NEGATIVES = ("random", "popular", "adversarial")
 # Captions leave these out though they are there, or mean several things by them.

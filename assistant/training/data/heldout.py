@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from assistant.training.data import photo_tasks
-from assistant.training.data.existence import by_kind
-from assistant.training.data.photos import Photo, read_photos
-from assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, photos_directory
-from assistant.training.data.scene_tasks import SCENE_SORTS
-from assistant.training.data.scenes import make_scene
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.training.data import photo_tasks
+from fourfold.assistant.training.data.existence import by_kind
+from fourfold.assistant.training.data.photos import Photo, read_photos
+from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, photos_directory
+from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
+from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 HELD_OUT_SOURCES = ("photos", "scenes")
 _PHOTO_LISTS: dict[str, Callable[..., list[Turn]]] = {

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from assistant.grounding import Box
-from assistant.training.data.existence import Existence, by_kind
-from assistant.training.data.photo_tasks import PHOTO_SORTS, photo_turns
-from assistant.training.data.photos import SOURCES, Photo, read_photos
-from assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
-from assistant.training.data.scene_tasks import SCENE_SORTS
-from assistant.training.data.scenes import make_scene
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.training.data.existence import Existence, by_kind
+from fourfold.assistant.training.data.photo_tasks import PHOTO_SORTS, photo_turns
+from fourfold.assistant.training.data.photos import SOURCES, Photo, read_photos
+from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
+from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
+from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 # How often one sample may hold a sort of question; the others twice.
 _MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1}

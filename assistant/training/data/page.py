@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from assistant.grounding import GroundedPhrase, draw
-from assistant.training.data.mixture import Mixture, MixtureConfig
-from assistant.training.data.sample import Sample
-from prompts.errors import UserError
+from fourfold.assistant.grounding import GroundedPhrase, draw
+from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
+from fourfold.assistant.training.data.sample import Sample
+from fourfold.prompts.errors import UserError
 
 _SIDE, _WIDTH, _LINE = 320, 620, 17  # pixels: image, column of text, line of text
 

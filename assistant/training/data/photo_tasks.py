@@ -7,11 +7,7 @@ without it the wording is canonical, as at inference.
 import random
 from collections.abc import Sequence
 
-from assistant.grounding import Box, format_box, format_phrase
-from assistant.training.data.existence import Existence
-from assistant.training.data.photos import EXHAUSTIVE, Photo, Thing, boxes_in, tidy_phrase
-from assistant.training.data.sample import WHOLE, Turn, View
-from assistant.words import (
+from fourfold.assistant.english import (
     COLOURS,
     PEOPLE,
     colour_of,
@@ -26,7 +22,11 @@ from assistant.words import (
     words_in,
     words_of,
 )
-from prompts.tasks import INSTRUCTIONS, Task, instruction
+from fourfold.assistant.grounding import Box, format_box, format_phrase
+from fourfold.assistant.training.data.existence import Existence
+from fourfold.assistant.training.data.photos import EXHAUSTIVE, Photo, Thing, boxes_in, tidy_phrase
+from fourfold.assistant.training.data.sample import WHOLE, Turn, View
+from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction
 
 ABSENT = "none"  # what detection answers where there is nothing to box
 _MOST_BOXES = 6

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from assistant.grounding import Box, format_phrase
-from assistant.training.data.sample import View
-from assistant.words import head_noun, singular, words_of
-from prompts.errors import UserError
+from fourfold.assistant.english import head_noun, singular, words_of
+from fourfold.assistant.grounding import Box, format_phrase
+from fourfold.assistant.training.data.sample import View
+from fourfold.prompts.errors import UserError
 
 SOURCES = ("flickr8k_entities", "daquar", "coco", "imagenet_sample", "voc2012_100", "raccoon")
 # Sources whose labels name every object of their classes, so that an unnamed class is absent.

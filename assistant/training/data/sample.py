@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
 
-from assistant.grounding import Box
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.grounding import Box
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 if TYPE_CHECKING:
-    from assistant.training.data.scenes import Scene
+    from fourfold.assistant.training.data.scenes import Scene
 
 
 def photos_directory() -> Path:
@@ -23,7 +23,7 @@ def photos_directory() -> Path:
     Raises:
         UserError: there is no such directory.
     """
-    default = Path(__file__).parents[4] / "shared" / "data"
+    default = Path(__file__).resolve().parents[4] / "shared" / "data"
     directory = Path(os.environ.get("FOURFOLD_DATA", default)) / "photos"
     if not directory.is_dir():
         raise UserError(f"there are no photos in {directory}; set FOURFOLD_DATA to the folder that holds photos/")

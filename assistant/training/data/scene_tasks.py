@@ -8,12 +8,12 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from assistant.grounding import format_box, format_phrase
-from assistant.training.data.photo_tasks import ask, no_detection
-from assistant.training.data.sample import Turn
-from assistant.training.data.scenes import PALETTE, SHAPES, Item, Scene
-from assistant.words import NUMBERS, plural, with_article
-from prompts.tasks import Task
+from fourfold.assistant.english import NUMBERS, plural, with_article
+from fourfold.assistant.grounding import format_box, format_phrase
+from fourfold.assistant.training.data.photo_tasks import ask, no_detection
+from fourfold.assistant.training.data.sample import Turn
+from fourfold.assistant.training.data.scenes import PALETTE, SHAPES, Item, Scene
+from fourfold.prompts.tasks import Task
 
 
 def _kind(item: Item) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont
 
-from assistant.grounding import Box
+from fourfold.assistant.grounding import Box
 
 SIZE = 256  # pixels a side
 _FINE = 2  # drawn at this many times the size, then averaged down

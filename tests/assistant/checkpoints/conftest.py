@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
-from assistant.checkpoints import mini
-from assistant.checkpoints.weights import PinnedFile
+from fourfold.assistant.checkpoints import mini
+from fourfold.assistant.checkpoints.weights import PinnedFile
 from tests.assistant.checkpoints import tiny_weights
 
 

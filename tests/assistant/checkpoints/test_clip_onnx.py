@@ -9,9 +9,9 @@ from onnx import numpy_helper
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
-from assistant.checkpoints.clip_onnx import read_clip_vision
-from assistant.checkpoints.progress import progress_on_stderr
-from assistant.checkpoints.weights import IMAGE_TOWER, fetch
+from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
+from fourfold.assistant.checkpoints.progress import progress_on_stderr
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, fetch
 from tests.assistant.checkpoints.tiny_weights import tiny_tower, write_onnx
 
 

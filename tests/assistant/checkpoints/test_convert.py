@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from assistant.checkpoints.convert import Conversion, convert
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.original.convert import Conversion, convert
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 from tests.assistant import naive_minigpt_v2 as naive
 from tests.assistant.checkpoints import release_files as tiny
 from tests.assistant.checkpoints.release_files import Release, make_release
@@ -143,7 +143,7 @@ def test_merged_and_kept_adapter_answer_alike(plain: Converted, tmp_path: Path) 
 
 
 def test_engine_serves_the_kept_adapter(plain: Converted, tmp_path: Path) -> None:
-    from serving.engine import Engine, Request, Sampling
+    from fourfold.serving.engine.engine import Engine, Request, Sampling
 
     convert(
         **plain.release.paths(), out=tmp_path / "kept", dtype="float32", image_size=tiny.IMAGE_SIZE, keep_adapter=True
@@ -343,7 +343,7 @@ def _command(release: Release, out: Path, on_progress: str) -> list[str]:
     return [
         sys.executable,
         "-c",
-        "import time\nfrom pathlib import Path\nfrom assistant.checkpoints.convert import convert\n"
+        "import time\nfrom pathlib import Path\nfrom fourfold.assistant.checkpoints.original.convert import convert\n"
         f"convert({paths}, out=Path({str(out)!r}), dtype='float32', image_size={tiny.IMAGE_SIZE}, "
         f"shard_bytes=400_000, on_progress=lambda *_: {on_progress})",
     ]
@@ -366,7 +366,7 @@ def test_memory_is_that_of_one_shard(tmp_path: Path) -> None:
     code = f"""
 import threading, time, torch
 from pathlib import Path
-from assistant.checkpoints.shards import Planned, write_shards
+from fourfold.assistant.checkpoints.original.shards import Planned, write_shards
 source = Path({str(tmp_path)!r}) / "source.pth"
 torch.save({{f"t{{i}}": torch.zeros({rows} // 64, 1024) for i in range(64)}}, source)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from assistant.checkpoints.convert import convert
-from assistant.checkpoints.release_parts import open_release
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.original.convert import convert
+from fourfold.assistant.checkpoints.original.parts import open_release
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import release_files as tiny
 from tests.assistant.checkpoints.release_files import Release, make_release
 
@@ -183,8 +183,8 @@ def test_old_and_new_name_of_one_tensor(tmp_path: Path) -> None:
 
 
 def test_the_full_size_tower_must_have_forty_blocks() -> None:
-    from assistant.checkpoints.release import VisionLayout, read_vision_layout
-    from assistant.checkpoints.tensor_files import TensorFiles
+    from fourfold.assistant.checkpoints.original.release import VisionLayout, read_vision_layout
+    from fourfold.assistant.checkpoints.original.tensor_files import TensorFiles
 
     def layout(width: int, blocks: int) -> VisionLayout:
         shapes = VisionLayout(width=width, mlp=6144, patch=14, blocks=blocks, grid=16).shapes()

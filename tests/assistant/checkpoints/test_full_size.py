@@ -10,18 +10,18 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from assistant.checkpoints.release import (
+from benchmarks.layouts import layout
+from fourfold.assistant.checkpoints.original.parts import FOLD, ReleaseParts
+from fourfold.assistant.checkpoints.original.release import (
     LORA_PREFIX,
     VisionLayout,
     read_trained_parts,
     read_vision_layout,
     require_llama,
 )
-from assistant.checkpoints.release_parts import FOLD, ReleaseParts
-from assistant.checkpoints.shards import Planned, _divide
-from assistant.checkpoints.tensor_files import Shape, TensorFiles
-from assistant.model import MiniGPTv2ForConditionalGeneration
-from benchmarks.layouts import layout
+from fourfold.assistant.checkpoints.original.shards import Planned, _divide
+from fourfold.assistant.checkpoints.original.tensor_files import Shape, TensorFiles
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 KEYS = Path(__file__).with_name("full_size_keys.txt")
 EVA_CLIP_G = VisionLayout(width=1408, mlp=6144, patch=14, blocks=40, grid=16)

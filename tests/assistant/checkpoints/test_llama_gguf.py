@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from assistant.checkpoints.llama_gguf import GGUFFile
-from assistant.checkpoints.progress import progress_on_stderr
-from assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
+from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
+from fourfold.assistant.checkpoints.progress import progress_on_stderr
+from fourfold.assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
 from tests.assistant.checkpoints.tiny_weights import CONTROL, MERGES, reference_ids, tiny_llama, tokens_of, write_gguf
 
 RENAMED = {"<empty_output>": "<ImageHere>"}

@@ -10,10 +10,10 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedTokenizerFast
 
-from assistant.checkpoints.llama_tokenizer import release_tokenizer
-from assistant.model import MiniGPTv2Processor
-from prompts.chat import load_template
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.original.llama_tokenizer import release_tokenizer
+from fourfold.assistant.model import MiniGPTv2Processor
+from fourfold.prompts.chat import load_template
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints.release_files import pieces, write_tokenizer
 
 BOS, EOS = 1, 2

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from assistant.checkpoints.lora import merge_lora
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints.lora import merge_lora
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints.tiny_weights import tiny_llama
 from tests.tiny import tiny_model
 

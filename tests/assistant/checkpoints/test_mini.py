@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from assistant.checkpoints import cache as cache_module
-from assistant.checkpoints.mini import assemble
-from assistant.checkpoints.positions import resize_position_embeddings
-from assistant.checkpoints.resolve import resolve_model
-from assistant.model import MiniGPTv2ForConditionalGeneration
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints import cache as cache_module
+from fourfold.assistant.checkpoints.mini import assemble
+from fourfold.assistant.checkpoints.positions import resize_position_embeddings
+from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
 from tests.assistant.checkpoints.conftest import Shop
 
@@ -205,7 +205,7 @@ def test_too_little_room_for_the_model_is_said(
 
 ASSEMBLE_AND_DIE = """
 from pathlib import Path
-from assistant.checkpoints import mini
+from fourfold.assistant.checkpoints import mini
 mini.IMAGE_TOWER, mini.LANGUAGE_MODEL = pins['tower'], pins['language']
 if os.environ['DIE'] == 'while saving':
     mini.write_card = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)

@@ -9,9 +9,9 @@ import click
 import pytest
 import typer
 
-from assistant.checkpoints.stages import AFTER_STAGE_2, AFTER_STAGE_3
-from eval.manner import settle
-from fourfold.cli import app
+from fourfold.assistant.checkpoints.original.stages import AFTER_STAGE_2, AFTER_STAGE_3
+from fourfold.cli.main import app
+from fourfold.eval.prompting import settle
 
 PAGE = (Path(__file__).parents[3] / "docs" / "original-checkpoint.md").read_text(encoding="utf-8")
 REPRODUCE = PAGE.partition("## Reproduce the paper")[2].partition("\n## ")[0]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from assistant.checkpoints.positions import resize_position_embeddings
+from fourfold.assistant.checkpoints.positions import resize_position_embeddings
 
 
 def _cubic(distance: float, a: float = -0.75) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from assistant.checkpoints import resolve
-from assistant.checkpoints.resolve import assembled_path, resolve_model
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints import resolve
+from fourfold.assistant.checkpoints.resolve import assembled_path, resolve_model
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
 from tests.assistant.checkpoints.conftest import Shop
 from tests.tiny import save_tiny_checkpoint
@@ -41,7 +41,7 @@ def test_the_default_model_is_assembled_once_and_then_needs_no_network(
     assert json.loads((directory / "config.json").read_text())["vision_config"]["image_size"] == 64
     assert {what.split()[0] for what in told} == {"Downloading", "Assembling"}
     monkeypatch.setenv("FOURFOLD_OFFLINE", "1")
-    monkeypatch.setattr("assistant.checkpoints.mini.assemble", None)
+    monkeypatch.setattr("fourfold.assistant.checkpoints.mini.assemble", None)
     told.clear()
     for name in (None, "fourfold-mini"):
         assert resolve_model(name, lambda what, done, total: told.append(what)) == directory
@@ -110,7 +110,7 @@ def test_what_a_killed_process_left_goes(bridge: Path) -> None:
 
 RESOLVE = """
 from pathlib import Path
-from assistant.checkpoints import mini, resolve
+from fourfold.assistant.checkpoints import mini, resolve
 mini.IMAGE_TOWER, mini.LANGUAGE_MODEL = pins['tower'], pins['language']
 resolve.BRIDGE = Path(os.environ['BRIDGE'])
 told = []
@@ -221,7 +221,7 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from assistant.checkpoints.cache import cache_directory
+    from fourfold.assistant.checkpoints.cache import cache_directory
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("FOURFOLD_CACHE", raising=False)

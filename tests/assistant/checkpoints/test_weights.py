@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from assistant.checkpoints import cache as cache_module
-from assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch
-from prompts.errors import UserError
+from fourfold.assistant.checkpoints import cache as cache_module
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch
+from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
 from tests.assistant.checkpoints.conftest import Shop
 

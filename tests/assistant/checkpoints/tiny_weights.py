@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from assistant.checkpoints.weights import PinnedFile
+from fourfold.assistant.checkpoints.weights import PinnedFile
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<empty_output>"]
 MERGES = ["h e", "Ġ t", "Ġt he", "l l", "he ll", "hell o", "Ġ a", "i n", "1 2", "Ġ Ġ"]
@@ -238,7 +238,7 @@ def start(code: str, pins: dict[str, PinnedFile], cache: Path, environment: dict
     """Run `code` in a process of its own, with `pins` as a dict of `PinnedFile` and `cache` as its cache."""
     prelude = (
         "import json, os, signal, sys\n"
-        "from assistant.checkpoints.weights import PinnedFile, fetch\n"
+        "from fourfold.assistant.checkpoints.weights import PinnedFile, fetch\n"
         "pins = {name: PinnedFile(**pin) for name, pin in json.loads(os.environ['PINS']).items()}\n"
     )
     written = json.dumps({name: dataclasses.asdict(pinned) for name, pinned in pins.items()})

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.look_again.claims import Claim, claims_of, counted, is_there, subject, without
+from fourfold.assistant.chat.look_again.claims import Claim, claims_of, counted, is_there, subject, without
 
 
 def claimed(question, answer):

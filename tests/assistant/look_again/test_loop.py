@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from assistant.conversation import connect
-from assistant.grounding import Box, parse
-from assistant.look_again import Budget, ask_with, look_again, with_images
+from fourfold.assistant.chat.conversation import connect
+from fourfold.assistant.chat.look_again import Budget, ask_with, look_again, with_images
+from fourfold.assistant.grounding import Box, parse
 from tests.assistant.look_again.world import SeeingModel, scene
 from tests.assistant.scripted_endpoint import ScriptedEndpoint
 

@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from assistant.grounding import Box
-from assistant.look_again import TextLine, look_again, read_text, with_text
+from fourfold.assistant.chat.look_again import TextLine, look_again, read_text, with_text
+from fourfold.assistant.grounding import Box
 
 
 def sign(*words):

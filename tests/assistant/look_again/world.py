@@ -5,7 +5,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from assistant.grounding import Box, format_box, format_phrase
+from fourfold.assistant.grounding import Box, format_box, format_phrase
 
 
 class SeeingModel:

@@ -17,9 +17,9 @@ from transformers import (
     ViTConfig,
 )
 
-from assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
-from assistant.model.modeling import fold_tokens
-from prompts.errors import UserError
+from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.model.modeling import fold_tokens
+from fourfold.prompts.errors import UserError
 from tests.tiny import tiny_config, tiny_model, tiny_processor
 
 IMAGE_IDS = [3] * 4

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from assistant.refine.record import Correction
+from fourfold.assistant.refine.record import Correction
 
 
 def picture(seed: int = 0, side: int = 40) -> Image.Image:

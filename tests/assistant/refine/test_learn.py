@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from assistant.grounding import Box
-from assistant.refine.learn import train
-from assistant.refine.recipe import DEFAULT, Refinement, read_refinement, replay_of
-from assistant.refine.record import CorrectedBox
-from assistant.refine.store import CorrectionStore
-from assistant.training.data.mixture import MixtureConfig
-from assistant.training.preference import Preference
-from assistant.training.recipe import LoraSettings
-from prompts.errors import UserError
-from serving.engine import Engine, Request, Sampling
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.learn import train
+from fourfold.assistant.refine.recipe import DEFAULT, Refinement, read_refinement, replay_of
+from fourfold.assistant.refine.record import CorrectedBox
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.training.data.mixture import MixtureConfig
+from fourfold.assistant.training.preference import Preference
+from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.engine import Engine, Request, Sampling
 from tests.assistant.refine.corrections import correction, encoded, picture
 
 REPLAY = MixtureConfig(scenes=6, scenes_per_epoch=6, turns=2, together=0.0, scene_tasks={"existence": 1, "colour": 1})

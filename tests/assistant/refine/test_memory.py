@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from assistant.grounding import Box
-from assistant.refine.encoder import ImageEncoder
-from assistant.refine.memory import Memory, Recalled, reminded
-from assistant.refine.questions import same_question
-from assistant.refine.record import CorrectedBox
-from assistant.refine.store import CorrectionStore
-from prompts.errors import UserError
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.encoder import ImageEncoder
+from fourfold.assistant.refine.memory import Memory, Recalled, reminded
+from fourfold.assistant.refine.questions import same_question
+from fourfold.assistant.refine.record import CorrectedBox
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 
 
@@ -168,7 +168,7 @@ def test_the_encoder_is_the_models_own_tower(tiny_checkpoint: Path, tmp_path: Pa
     import torch
     from transformers import AutoProcessor
 
-    from assistant.model import MiniGPTv2ForConditionalGeneration
+    from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
     images = [picture(1), picture(2, 90)]
     vectors = ImageEncoder(tiny_checkpoint).vectors(images)

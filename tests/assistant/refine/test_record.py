@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from assistant.grounding import Box
-from assistant.refine.record import MAX_TEXT, CorrectedBox, Correction, check, from_fields, to_fields
-from prompts.errors import UserError
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.record import MAX_TEXT, CorrectedBox, Correction, check, from_fields, to_fields
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from assistant.refine.registry import Registry, revision_of
-from assistant.refine.strength import at_strength
-from prompts.errors import UserError
+from fourfold.assistant.refine.lora_scale import at_strength
+from fourfold.assistant.refine.registry import Registry, revision_of
+from fourfold.prompts.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -178,7 +178,7 @@ def test_a_newer_file_is_left_alone(registry: Registry) -> None:
 KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-from assistant.refine.registry import Registry
+from fourfold.assistant.refine.registry import Registry
 
 start, work, change = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 ids = sys.argv[4:]
@@ -314,7 +314,7 @@ def test_killed_at_every_step_of_a_change(
 
 WRITER = """
 import sys
-from assistant.refine.registry import Registry
+from fourfold.assistant.refine.registry import Registry
 registry = Registry(sys.argv[1])
 for _ in range(10):
     registry.promote(sys.argv[2], force=True)

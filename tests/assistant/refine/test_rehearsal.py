@@ -1,8 +1,8 @@
 import json
 
-from assistant.refine.rehearsal import rehearsal
-from assistant.refine.samples import lessons_of, samples_of
-from prompts.tasks import Task
+from fourfold.assistant.refine.rehearsal import rehearsal
+from fourfold.assistant.refine.samples import lessons_of, samples_of
+from fourfold.prompts.tasks import Task
 from tests.assistant.refine.test_samples import correction, read
 
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.refine.replay import CorrectedMixture, form_of, retired_answers, taught_answers
-from assistant.refine.samples import lessons_of, plain
-from assistant.training.data.mixture import Mixture, MixtureConfig
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from prompts.tasks import Task
+from fourfold.assistant.refine.replay import CorrectedMixture, form_of, retired_answers, taught_answers
+from fourfold.assistant.refine.samples import lessons_of, plain
+from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.prompts.tasks import Task
 from tests.assistant.refine.test_samples import correction
 
 CONFIG = MixtureConfig(

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from assistant.grounding import Box, format_box
-from assistant.refine.record import CorrectedBox, Correction
-from assistant.refine.samples import StoredImage, contrast_turn, lessons_of, samples_of
-from assistant.refine.split import data_hash, split_by_image
-from prompts.tasks import Task
+from fourfold.assistant.grounding import Box, format_box
+from fourfold.assistant.refine.record import CorrectedBox, Correction
+from fourfold.assistant.refine.samples import StoredImage, contrast_turn, lessons_of, samples_of
+from fourfold.assistant.refine.split import data_hash, split_by_image
+from fourfold.prompts.tasks import Task
 from tests.assistant.refine.corrections import encoded
 
 BOX = Box(0.1, 0.2, 0.3, 0.4)

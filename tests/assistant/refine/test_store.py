@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from assistant.database import Database
-from assistant.grounding import Box
-from assistant.refine.pictures import identify
-from assistant.refine.record import CorrectedBox
-from assistant.refine.store import MIGRATIONS, CorrectionStore, default_directory
-from prompts.errors import UserError
+from fourfold.assistant.database import Database
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.pictures import identify
+from fourfold.assistant.refine.record import CorrectedBox
+from fourfold.assistant.refine.store import MIGRATIONS, CorrectionStore, default_directory
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 
 ROOT = Path(__file__).parents[3]
@@ -193,7 +193,7 @@ def test_threads_write_beside_each_other(store: CorrectionStore) -> None:
 
 WRITER = """
 import sys
-from assistant.refine.store import CorrectionStore
+from fourfold.assistant.refine.store import CorrectionStore
 from tests.assistant.refine.corrections import correction, encoded, picture
 store = CorrectionStore(sys.argv[1])
 side, count, name = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -1,8 +1,8 @@
 import pytest
 
-from assistant.grounding import Box, parse
-from assistant.refine.record import CorrectedBox, Correction
-from assistant.refine.targets import Doubtful, asked_phrase, target_of
+from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.refine.record import CorrectedBox, Correction
+from fourfold.assistant.refine.targets import NeedsReview, asked_phrase, target_of
 
 LEFT, RIGHT = Box(0.1, 0.2, 0.3, 0.4), Box(0.5, 0.2, 0.9, 0.8)
 SENTENCE = "<p>A man</p> {<0><0><9><9>} holds <p>a ball</p> {<1><1><2><2>}."
@@ -61,7 +61,7 @@ def test_the_answer_is_written_as_the_model_writes_it(given, expected):
     ],
 )
 def test_what_cannot_be_meant_is_doubtful(given, reason):
-    with pytest.raises(Doubtful, match=reason):
+    with pytest.raises(NeedsReview, match=reason):
         target_of(given)
 
 

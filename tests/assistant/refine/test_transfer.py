@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from assistant.grounding import Box
-from assistant.refine.pictures import identify
-from assistant.refine.record import CorrectedBox
-from assistant.refine.store import CorrectionStore
-from assistant.refine.transfer import Imported, export_corrections, import_corrections
-from prompts.errors import UserError
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.pictures import identify
+from fourfold.assistant.refine.record import CorrectedBox
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.refine.transfer import Imported, export_corrections, import_corrections
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 
 

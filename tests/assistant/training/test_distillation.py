@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from assistant.training.learner import Learner
-from assistant.training.packing import Packer, collate
-from assistant.training.recipe import LoraSettings
-from prompts.tasks import Task
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.assistant.training.packing import Packer, collate
+from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.trainable_model import TrainableModel
+from fourfold.prompts.tasks import Task
 from tests.tiny import tiny_model, tiny_processor
 
 
@@ -32,7 +32,7 @@ def batch_of(packer, *distilled):
 
 def learner_of(*, projector=True, moved=False):
     model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
-    learner = Learner(model, LoraSettings(rank=4, alpha=8), projector=projector)
+    learner = TrainableModel(model, LoraSettings(rank=4, alpha=8), projector=projector)
     if moved:
         generator = torch.Generator().manual_seed(1)
         for tensor in learner.trained().values():

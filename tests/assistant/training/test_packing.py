@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from assistant.training.learner import Learner
-from assistant.training.packing import Packer, collate
-from assistant.training.recipe import LoraSettings
-from prompts.tasks import Task
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.assistant.training.packing import Packer, collate
+from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.trainable_model import TrainableModel
+from fourfold.prompts.tasks import Task
 from tests.tiny import tiny_model, tiny_processor
 
 TURNS = (
@@ -73,7 +73,7 @@ def test_an_answers_tokens_weigh_less_the_more_they_are(packer):
 
 @pytest.fixture(scope="module")
 def learner():
-    return Learner(tiny_model(vocab_size=len(tiny_processor().tokenizer)), LoraSettings(rank=0)).eval()
+    return TrainableModel(tiny_model(vocab_size=len(tiny_processor().tokenizer)), LoraSettings(rank=0)).eval()
 
 
 def _losses(learner, packer, samples, features):

@@ -2,12 +2,19 @@ from collections import Counter
 
 import pytest
 
-from assistant.grounding import Box, parse
-from assistant.training.data import Mixture, MixtureConfig, View, held_out
-from assistant.training.data.photo_tasks import captions, counts, detections, grounded_captions, refers, relations
-from assistant.training.data.photos import Mention, Photo, Thing, tidy_caption
-from prompts.errors import UserError
-from prompts.tasks import Task
+from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.training.data import Mixture, MixtureConfig, View, held_out
+from fourfold.assistant.training.data.photo_tasks import (
+    captions,
+    counts,
+    detections,
+    grounded_captions,
+    refers,
+    relations,
+)
+from fourfold.assistant.training.data.photos import Mention, Photo, Thing, tidy_caption
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 LEFT, RIGHT = Box(0.05, 0.2, 0.3, 0.8), Box(0.6, 0.3, 0.95, 0.9)
 PHOTO = Photo(

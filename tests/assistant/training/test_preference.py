@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from assistant.training.data.sample import ImageRef, Sample, Turn
-from assistant.training.learner import Learner
-from assistant.training.packing import Packer, collate
-from assistant.training.preference import Preference, differences
-from assistant.training.recipe import LoraSettings
-from prompts.tasks import Task
+from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
+from fourfold.assistant.training.packing import Packer, collate
+from fourfold.assistant.training.preference import Preference, differences
+from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.trainable_model import TrainableModel
+from fourfold.prompts.tasks import Task
 from tests.tiny import tiny_model, tiny_processor
 
 IMAGE = ImageRef("x")
@@ -44,7 +44,7 @@ def likelihood(learner, packer, features, question, answer, history=()):
 
 @pytest.mark.parametrize("history", [(), HISTORY])
 def test_a_pair_in_a_pack_is_as_likely_as_its_answers_apart(packer, model, features, history):
-    learner = Learner(model, LoraSettings(rank=0)).eval()
+    learner = TrainableModel(model, LoraSettings(rank=0)).eval()
     sample = Sample(IMAGE, (COLOUR, PLACE), history=history)
     batch = collate([packer.pack(Sample(IMAGE, (replace(PLACE, rejected=None),))), packer.pack(sample)], 0)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_a_pair_in_a_pack_is_as_likely_as_its_answers_apart(packer, model, featu
 
 
 def test_rejected_answers_do_not_count_in_the_ordinary_loss(packer, model, features):
-    learner = Learner(model, LoraSettings(rank=0)).eval()
+    learner = TrainableModel(model, LoraSettings(rank=0)).eval()
     losses = []
     for turns in ((COLOUR, PLACE), (replace(COLOUR, rejected=None), replace(PLACE, rejected=None))):
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_a_pair_cannot_stand_within_a_conversation(packer):
 
 def test_the_term_is_that_of_the_paper_and_falls_as_the_pair_is_learnt(packer, features):
     model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
-    learner = Learner(model, LoraSettings(rank=4, alpha=8))
+    learner = TrainableModel(model, LoraSettings(rank=4, alpha=8))
     sample = Sample(IMAGE, (COLOUR,))
     with torch.no_grad():
         batch = collate([packer.pack(sample)], 0)
@@ -107,5 +107,5 @@ def test_the_term_is_that_of_the_paper_and_falls_as_the_pair_is_learnt(packer, f
 
 
 def test_a_projector_that_stays_is_not_trained():
-    learner = Learner(tiny_model(), LoraSettings(rank=4), projector=False)
+    learner = TrainableModel(tiny_model(), LoraSettings(rank=4), projector=False)
     assert not learner.groups()["projector"] and all(".lora_" in name for name in learner.trained())

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from assistant.training.data.scene_tasks import SCENE_SORTS
-from assistant.training.data.scenes import SHAPES, SIZE, Item, Scene, make_scene
+from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
+from fourfold.assistant.training.data.scenes import SHAPES, SIZE, Item, Scene, make_scene
 
 
 def test_a_seed_gives_the_same_scene_and_pixels():

@@ -12,23 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import assistant.training
-from assistant.checkpoints.lora import merge_lora
-from assistant.half import HalfLinear
-from assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from assistant.training.curve import plot_curve, read_log
-from assistant.training.data.sample import ImageRef
-from assistant.training.data.scenes import make_scene
-from assistant.training.features import FeatureStore
-from assistant.training.learner import Learner
-from assistant.training.packing import collate
-from assistant.training.precision import HalfLoraLinear
-from assistant.training.probes import Probes
-from assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_yaml, recipe_of
-from assistant.training.trainer import Trainer, rate
-from prompts.errors import UserError
+import fourfold.assistant.training
+from fourfold.assistant.checkpoints.lora import merge_lora
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.model.bf16 import BF16Linear
+from fourfold.assistant.training.curve import plot_curve, read_log
+from fourfold.assistant.training.data.sample import ImageRef
+from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.assistant.training.evaluator import Evaluator
+from fourfold.assistant.training.features import FeatureStore
+from fourfold.assistant.training.packing import collate
+from fourfold.assistant.training.precision import HalfLoraLinear
+from fourfold.assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_yaml, recipe_of
+from fourfold.assistant.training.trainable_model import TrainableModel
+from fourfold.assistant.training.trainer import Trainer, rate
+from fourfold.prompts.errors import UserError
 
-RECIPES = Path(assistant.training.__file__).parent / "recipes"
+RECIPES = Path(fourfold.assistant.training.__file__).parent / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def _trainer(recipe, checkpoint, directory, probes=None):
 def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     trainer = _trainer(
-        tiny_recipe, tiny_checkpoint, directory, lambda packer, store: Probes(packer, store, 4, ["scenes"])
+        tiny_recipe, tiny_checkpoint, directory, lambda packer, store: Evaluator(packer, store, 4, ["scenes"])
     )
     tower = {name: p.clone() for name, p in trainer.learner.model.model.vision_tower.state_dict().items()}
     embeddings = trainer.learner.model.get_input_embeddings().weight.clone()
@@ -99,8 +99,8 @@ def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
     image = ImageRef("probe", scene=make_scene("probe"))
     store = FeatureStore(model, processor)
     features = store.get([image])
-    from assistant.training.data import Sample
-    from assistant.training.data.scene_tasks import SCENE_SORTS
+    from fourfold.assistant.training.data import Sample
+    from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
 
     sample = Sample(image, tuple(SCENE_SORTS["existence"](image.scene)))
     batch = collate([trainer.packer.pack(sample)], trainer.packer.padding_id)
@@ -182,7 +182,7 @@ def test_features_are_kept_and_found_again(tiny_checkpoint, tmp_path):
 def test_half_linear_is_the_layer_up_to_rounding_and_passes_gradients():
     linear = torch.nn.Linear(32, 8)
     x = torch.randn(5, 32, requires_grad=True)
-    y = HalfLinear(linear)(x)
+    y = BF16Linear(linear)(x)
     assert y.dtype == torch.float32 and torch.allclose(y, linear(x), atol=0.03)
     y.sum().backward()
     assert torch.allclose(x.grad, linear.weight.sum(0).expand(5, -1), atol=0.03)
@@ -226,7 +226,7 @@ def test_the_gpu_recipe_runs_in_small(shared_data, tiny_checkpoint, tmp_path):
 
 
 def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
-    from assistant.training.ablations import read_variants, run_ablations
+    from fourfold.assistant.training.ablations import read_variants, run_ablations
 
     assert len(read_variants(RECIPES / "ablations.yaml")) >= 8
     recipe = (RECIPES / "tiny.yaml").read_text().replace("\n", "\n  ")
@@ -265,10 +265,10 @@ def test_half_lora_is_pefts_layer_up_to_rounding():
 
 @pytest.mark.parametrize("halved", [False, True])
 def test_an_exported_adapter_is_whole_and_means_the_same(tiny_checkpoint, tmp_path, halved, monkeypatch):
-    monkeypatch.setattr("assistant.training.learner.fast_half", lambda device: halved)
+    monkeypatch.setattr("fourfold.assistant.training.trainable_model.has_fast_bf16", lambda device: halved)
     model, _ = _load(tiny_checkpoint)
     before = {name: tensor.clone() for name, tensor in model.model.language_model.state_dict().items()}
-    learner = Learner(model, LoraSettings(rank=4, alpha=8)).eval()
+    learner = TrainableModel(model, LoraSettings(rank=4, alpha=8)).eval()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

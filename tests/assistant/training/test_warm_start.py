@@ -1,11 +1,17 @@
 import numpy as np
 import torch
 
-from assistant.grounding import Box
-from assistant.training.data.sample import ImageRef
-from assistant.training.data.scenes import make_scene
-from assistant.training.features import FeatureStore
-from assistant.training.warm_start import closed_form_projector, coverage, projector_inputs, ridge, token_targets
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.training.data.sample import ImageRef
+from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.assistant.training.features import FeatureStore
+from fourfold.assistant.training.warm_start import (
+    closed_form_projector,
+    coverage,
+    projector_inputs,
+    ridge,
+    token_targets,
+)
 from tests.tiny import tiny_model, tiny_processor
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.answerer import Answerer
-from eval.benchmarks import Options, benchmark_named
-from eval.manner import settle
-from eval.metrics.boxes import BoxFormat
-from eval.runner import RunOptions, run_benchmark
-from eval.score import Result, score_files
-from prompts.errors import UserError
+from fourfold.eval.answerer import Answerer
+from fourfold.eval.prompting import resolve_config
+from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.score import Result, score_files
+from fourfold.eval.scorers.boxes import BoxFormat
+from fourfold.eval.tasks import Options, benchmark_named
+from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
 SIZE = {"image": "a.jpg", "width": 100, "height": 200}
@@ -155,7 +155,7 @@ def test_over_an_endpoint_with_boxes_to_look_at(tmp_path: Path, name: str, tag: 
     path = save(tmp_path / "x.jsonl", {**SIZE, "id": 7, word: "dogs", "boxes": [LEFT, RIGHT]})
     reply = "<p>dogs</p> {<10><10><30><30>}<delim>{<50><10><70><30>}"
     with endpoint(Script(answer=reply)) as script:
-        manner = settle(None, name)
+        manner = resolve_config(None, name)
         run = run_benchmark(
             RunOptions(name, tmp_path, path, tmp_path / "out", Answerer(endpoints=(script.url,)), manner=manner)
         )

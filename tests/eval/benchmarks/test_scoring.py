@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval.benchmarks import BENCHMARKS, Options
-from eval.metrics.boxes import BoxFormat
-from eval.score import Result, score_files
-from prompts.errors import UserError
+from fourfold.eval.score import Result, score_files
+from fourfold.eval.scorers.boxes import BoxFormat
+from fourfold.eval.tasks import BENCHMARKS, Options
+from fourfold.prompts.errors import UserError
 
 
 def save(path: Path, content: Any) -> Path:

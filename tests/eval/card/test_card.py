@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from assistant.grounding import Box, format_phrase
-from assistant.training.data import ImageRef, Sample, Turn
-from eval.card import card_groups, card_markdown, run_card
-from eval.card.scores import SCORES
-from prompts.tasks import Task
+from fourfold.assistant.grounding import Box, format_phrase
+from fourfold.assistant.training.data import ImageRef, Sample, Turn
+from fourfold.eval.held_out import card_groups, card_markdown, run_card
+from fourfold.eval.held_out.scores import SCORES
+from fourfold.prompts.tasks import Task
 
 
 def sample(image: str, task: Task, answer: str, boxes: tuple[Box, ...] = (), **facts: Any) -> Sample:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics.caption import cider_d, tokens
+from fourfold.eval.scorers.caption import cider_d, tokens
 
 WORD = st.sampled_from(["a", "the", "dog", "cat", "runs", "on", "grass", "red", "ball", "two"])
 SENTENCE = st.lists(WORD, max_size=9).map(" ".join)

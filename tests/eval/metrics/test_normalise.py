@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics import normalise
+from fourfold.eval.scorers import normalise
 
 # Strings made of what the rules treat specially, so that random ones hit the corners.
 _WORDS = ". ' a the none Ten 3 1,000 3. 3.5 's dont couldnt've somebody'd ow's'at I'dve im é İ ß x cat THE"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics.vqa_accuracy import (
+from fourfold.eval.scorers.vqa_accuracy import (
     VQA_RULES,
     evalai_m4c,
     leave_one_out,

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from assistant.refine.recipe import read_refinement
-from eval.refinement.arms import ARMS
-from eval.refinement.benchmark import Options, run_refinement
-from eval.refinement.table import table_markdown
-from prompts.errors import UserError
+from fourfold.assistant.refine.recipe import read_refinement
+from fourfold.eval.refinement.arms import ARMS
+from fourfold.eval.refinement.benchmark import Options, run_refinement
+from fourfold.eval.refinement.table import table_markdown
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.test_learn import TINY
 
 
@@ -54,7 +54,7 @@ def test_rows_table_curve_and_going_on(options):
 
 
 def test_too_few_mistakes_are_said(options, monkeypatch):
-    monkeypatch.setattr("eval.refinement.classroom.Classroom.measure", lambda self, arm, count: None)
+    monkeypatch.setattr("fourfold.eval.refinement.classroom.Classroom.measure", lambda self, arm, count: None)
     notes = []
     again = replace(options, arms=("sft",), counts=(3,))
     assert "corner/sft/3" not in {

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from assistant.refine.learn import train
-from assistant.refine.store import CorrectionStore
-from eval.refinement.gate import SliceResult, compare, gate, judge
-from prompts.errors import UserError
+from fourfold.assistant.refine.learn import train
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.eval.refinement.gate import SliceResult, compare, gate, judge
+from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 from tests.assistant.refine.test_learn import TINY
 

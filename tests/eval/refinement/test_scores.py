@@ -1,8 +1,8 @@
 import pytest
 
-from assistant.training.data import Sample
-from eval.card import card_groups
-from eval.refinement.scores import agreement, card_scores
+from fourfold.assistant.training.data import Sample
+from fourfold.eval.held_out import card_groups
+from fourfold.eval.refinement.scores import agreement, card_scores
 
 DOG = "<p>a dog</p> {<10><10><50><50>}"
 

@@ -1,6 +1,6 @@
-from assistant.refine.samples import lessons_of
-from eval.refinement.slices import OUT_OF_USE, untouched_slices
-from prompts.tasks import Task
+from fourfold.assistant.refine.samples import lessons_of
+from fourfold.eval.refinement.slices import OUT_OF_USE, untouched_slices
+from fourfold.prompts.tasks import Task
 from tests.assistant.refine.test_samples import correction
 
 

@@ -3,9 +3,9 @@ from itertools import islice
 
 import pytest
 
-from assistant.refine.record import check
-from assistant.refine.samples import lessons_of
-from eval.refinement.teacher import SUBJECTS, correct, draw
+from fourfold.assistant.refine.record import check
+from fourfold.assistant.refine.samples import lessons_of
+from fourfold.eval.refinement.teacher import SUBJECTS, correct, draw
 
 OF_SCENES = [subject for subject in SUBJECTS.values() if subject.source == "scenes"]
 

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from serving.remote_images import RemoteImages
+from fourfold.serving.api.remote_images import RemoteImages
 from tests.serving.test_images import encode, scene
 
 PNG = encode(scene())

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.engine import Engine
-from serving.remote_images import RemoteImages, is_public
+from fourfold.serving.api.remote_images import RemoteImages, is_public
+from fourfold.serving.engine.engine import Engine
 from tests.serving.attacks.conftest import fetch
 from tests.serving.live import Live, image_part, live_server, text_part
 

@@ -9,8 +9,8 @@ import httpx
 import psutil
 import pytest
 
-from serving.engine import Engine
-from serving.limits import ServerLimits
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.engine.engine import Engine
 from tests.serving.attacks.conftest import PNG, uri
 from tests.serving.live import Live, data_uri, image_part, live_server, text_part
 from tests.serving.test_images import SVG, png_claiming

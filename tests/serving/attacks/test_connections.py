@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from serving.engine import Engine
-from serving.keys import collect_keys
-from serving.limits import ServerLimits
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.engine.engine import Engine
 from tests.serving.live import Live, live_server
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.engine import Engine
-from serving.remote_images import RemoteImages
+from fourfold.serving.api.remote_images import RemoteImages
+from fourfold.serving.engine.engine import Engine
 from tests.serving.attacks.conftest import PNG, fetch, uri
 from tests.serving.live import image_part, live_server, text_part
 

@@ -21,7 +21,7 @@ import torch
 from openai import OpenAI
 from PIL import Image
 
-from serving.engine import Completion, Engine, Request, Sampling
+from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 from tests.tiny import tiny_model, tiny_processor
 
 CONTEXT = 512
@@ -39,8 +39,8 @@ ENVIRONMENT = {
 _LAUNCH = """
 import hashlib, sys
 from pathlib import Path
-from serving.keys import Key, KeyRing
-from serving.launch import launch_vllm
+from fourfold.serving.api.keys import Key, KeyRing
+from fourfold.serving.vllm.launch import launch_vllm
 directory, port, quantization, user, admin, *extra = sys.argv[1:]
 ring = [Key("user", hashlib.sha256(user.encode()).digest())] if user else []
 ring += [Key("admin", hashlib.sha256(admin.encode()).digest(), admin=True)] if admin else []
@@ -97,7 +97,7 @@ class KeptRelease:
 @pytest.fixture(scope="session")
 def kept_release(tmp_path_factory: pytest.TempPathFactory) -> KeptRelease:
     """Heads are wider than in other tests of the converter: vLLM's CPU attention has none below 32."""
-    from assistant.checkpoints.convert import convert
+    from fourfold.assistant.checkpoints.original.convert import convert
     from tests.assistant.checkpoints.release_files import IMAGE_SIZE, make_release
 
     root = tmp_path_factory.mktemp("release")
@@ -135,7 +135,7 @@ def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A PEFT adapter of MiniGPT-v2's rank, with weights that change every answer."""
     from peft import LoraConfig, get_peft_model
 
-    from assistant.model import MiniGPTv2ForConditionalGeneration
+    from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
     torch.manual_seed(0)
     model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint)

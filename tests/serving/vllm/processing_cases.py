@@ -13,7 +13,7 @@ ARCHITECTURE = "MiniGPTv2ForConditionalGeneration"
 
 @pytest.mark.parametrize("hit_rate", [0.3, 0.5, 1.0])
 def test_processing_correctness(hit_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.vllm_plugin import register
+    from fourfold.serving.vllm.plugin import register
 
     register()
     ours = registry._HfExamplesInfo(os.environ["FOURFOLD_CHECKPOINT"], is_available_online=True)

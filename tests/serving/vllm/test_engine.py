@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.engine import Completion
+from fourfold.serving.engine.engine import Completion
 from tests.serving.vllm.conftest import QUESTIONS, SAMPLING, engine, parts
 
 pytestmark = pytest.mark.vllm
@@ -22,7 +22,7 @@ def llm(checkpoint: Path, local: dict[str, Completion], adapter: Path) -> Iterat
 
 def test_plugin_is_found_by_its_entry_point() -> None:
     found = [point for point in entry_points(group="vllm.general_plugins") if point.name == "fourfold"]
-    assert [point.value for point in found] == ["serving.vllm_plugin:register"]
+    assert [point.value for point in found] == ["fourfold.serving.vllm.plugin:register"]
 
 
 def test_one_model_class_serves_both(llm: Any) -> None:

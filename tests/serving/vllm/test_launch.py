@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from fourfold.cli import main
-from prompts.errors import UserError
-from serving.engine import Completion
-from serving.keys import Key, KeyRing
-from serving.launch import launch_vllm
-from serving.vllm_gate import SETTINGS_VARIABLE
-from serving.vllm_plugin import QUANTIZATION_4BIT
+from fourfold.cli.main import main
+from fourfold.prompts.errors import UserError
+from fourfold.serving.api.keys import Key, KeyRing
+from fourfold.serving.engine.engine import Completion
+from fourfold.serving.vllm.gate import SETTINGS_VARIABLE
+from fourfold.serving.vllm.launch import launch_vllm
+from fourfold.serving.vllm.plugin import QUANTIZATION_4BIT
 from tests.serving.vllm.conftest import ADMIN_KEY, USER_KEY
 
 pytestmark = pytest.mark.vllm
@@ -187,7 +187,7 @@ def test_every_option_of_the_command(
     assert [(module.name, module.path) for module in read.lora_modules] == [("taught", str(adapter))]
     assert read.enable_lora and read.max_lora_rank == 64
     assert read.allowed_media_domains == ["a.example", "b.example"]
-    assert read.middleware == ["serving.vllm_gate.VLLMGate"] and read.disable_fastapi_docs
+    assert read.middleware == ["fourfold.serving.vllm.gate.VLLMGate"] and read.disable_fastapi_docs
     assert read.limit_mm_per_prompt == {"image": 16} and read.mm_processor_cache_gb == 0
     assert read.override_generation_config == {"temperature": 0}
     assert read.chat_template_content_format == "openai" and read.max_num_queued_reqs == 256

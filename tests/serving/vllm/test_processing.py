@@ -16,7 +16,7 @@ pytestmark = pytest.mark.vllm
 def test_vllms_processing_test_passes(checkpoint: Path, tmp_path: Path) -> None:
     """In a process of its own, because vLLM's tests are a package called `tests`, as ours."""
     sources = Path(sys.prefix) / "share" / "vllm"
-    assert (sources / "tests").is_dir(), "vLLM's tests are missing; make the environment by serving/vllm_env/make.sh"
+    assert (sources / "tests").is_dir(), "vLLM's tests are missing; make the environment by serving/vllm/env/make.sh"
     shutil.copy(Path(__file__).with_name("processing_cases.py"), tmp_path / "test_cases.py")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     run = subprocess.run(

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from serving.engine import Completion
-from serving.launch import MAX_LORA_RANK
-from serving.vllm_plugin import QUANTIZATION_4BIT
+from fourfold.serving.engine.engine import Completion
+from fourfold.serving.vllm.launch import MAX_LORA_RANK
+from fourfold.serving.vllm.plugin import QUANTIZATION_4BIT
 from tests.serving.vllm.conftest import engine, noise
 
 pytestmark = pytest.mark.vllm

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serving.engine import Completion
-from serving.launch import MAX_LORA_RANK
+from fourfold.serving.engine.engine import Completion
+from fourfold.serving.vllm.launch import MAX_LORA_RANK
 from tests.serving.vllm.conftest import QUESTIONS, SAMPLING, KeptRelease, engine, parts
 
 pytestmark = pytest.mark.vllm

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from serving.engine import Completion
-from serving.vllm_gate import ROUTES
+from fourfold.serving.engine.engine import Completion
+from fourfold.serving.vllm.gate import ROUTES
 from tests.serving.vllm.conftest import ADMIN_KEY, QUESTIONS, USER_KEY, Server, launched, litellm_answer, noise
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]  # on a busy machine the server takes minutes to start

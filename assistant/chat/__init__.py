@@ -1,0 +1,1 @@
+"""The conversation: history, answers as they stream, looking again."""

@@ -1,0 +1,100 @@
+"""Looking at each claim of an answer again: is it there, where is it, and what is it seen close by?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from fourfold.assistant.chat.look_again.asking import BudgetedClient, Stopped, around, one_line, yes_or_no
+from fourfold.assistant.chat.look_again.claims import Claim, is_there
+from fourfold.assistant.english import head_noun, related
+from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.prompts.tasks import Task, instruction
+
+Verdict = Literal["supported", "unsupported", "unsure"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim and what came of looking at it again.
+
+    Attributes:
+        claim: what was said.
+        verdict: "supported" or "unsupported" where the looks agree, otherwise "unsure".
+        box: where it was found, or where the answer puts it.
+        evidence: one line a look: what was asked and what the model said.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    box: Box | None
+    evidence: tuple[str, ...]
+
+    def to_json(self) -> dict:
+        """`{phrase, verdict, box: [x1, y1, x2, y2] in 0..1 or null, evidence}`."""
+        phrase = f"no {self.claim.thing}" if self.claim.denied else self.claim.phrase
+        box = list(self.box.as_tuple()) if self.box else None
+        return {"phrase": phrase, "verdict": self.verdict, "box": box, "evidence": list(self.evidence)}
+
+
+def check(asker: BudgetedClient, image: Image.Image, claims: Sequence[Claim]) -> tuple[list[Checked], str | None]:
+    """Look at each claim again.
+
+    Up to four looks a claim: is it there (whole image, unless that was the question)? where is it? is it there (the
+    crop around its box)? what is in that box? Each speaks for the thing, against it, or not at all. It counts as there
+    with two more looks for it than against it, as not there with one more against it than for it.
+
+    Returns:
+        A verdict for every claim, and why looking ended early, or None. Claims that were not reached are "unsure".
+    """
+    done: list[Checked] = []
+    for place, claim in enumerate(claims):
+        try:
+            checked = _look(asker, image, claim)
+        except Stopped as stop:
+            left = [
+                Checked(c, "unsure", c.boxes[0] if c.boxes else None, (f"not looked at: {stop}",))
+                for c in claims[place:]
+            ]
+            return done + left, str(stop)
+        asker.tell("verdict", f"{claim.phrase}: {checked.verdict}", box=checked.box)
+        done.append(checked)
+    return done, None
+
+
+def _look(asker: BudgetedClient, image: Image.Image, claim: Claim) -> Checked:
+    evidence: list[str] = []
+    votes: list[bool | None] = []
+
+    def vote(look: str, answer: str | None, speaks_for: bool | None) -> None:
+        votes.append(speaks_for)
+        evidence.append(one_line(f"{look}: {'no answer' if answer is None else answer}"))
+
+    if not claim.asked:
+        answer = asker.question(image, is_there(claim.thing))
+        vote("is it there", answer, yes_or_no(answer))
+    box = claim.boxes[0] if claim.boxes else None
+    if box is None:
+        answer = asker.question(image, instruction(Task.DETECTION, claim.thing))
+        found = [b for phrase in parse(answer or "").phrases for b in phrase.boxes]
+        box = found[0] if found else None
+        says_none = yes_or_no(answer) is False or (answer or "").strip(" .").lower() == "none"
+        vote("where is it", answer, True if found else False if says_none else None)
+    if box is not None:
+        region = around(box)
+        answer = asker.question(image, is_there(claim.thing), region=region)
+        vote("is it there, seen close by", answer, yes_or_no(answer))
+        answer = asker.question(image, instruction(Task.IDENTIFY, format_box(box)))
+        vote("what is in its box", answer, _same(claim.thing, answer))
+    balance = sum(1 if v else -1 for v in votes if v is not None)
+    there = True if balance >= 2 else False if balance <= -1 else None
+    verdict: Verdict = "unsure" if there is None else "supported" if there != claim.denied else "unsupported"
+    return Checked(claim, verdict, box, tuple(evidence))
+
+
+def _same(thing: str, answer: str | None) -> bool | None:
+    """Whether what a box holds may be the thing; None where the answer names nothing."""
+    seen = head_noun(parse(answer or "").plain)
+    noun = thing.rpartition(" ")[2]
+    return None if seen is None else seen == noun or seen in related(noun)

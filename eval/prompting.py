@@ -1,0 +1,79 @@
+"""How a benchmark's questions are put: wording, length, and what the chat template is told; by name or one by one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fourfold.eval.scorers.boxes import BoxFormat
+from fourfold.eval.tasks import benchmark_named
+from fourfold.prompts.benchmarks import WORDINGS
+from fourfold.prompts.errors import UserError
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What is the same for every question of a run; answers are greedy always.
+
+    Attributes:
+        wording: of the prompts, a key of `prompts.benchmarks.WORDINGS`.
+        max_tokens: length of an answer.
+        box_format: how the model writes boxes; None for what the benchmark takes for granted.
+        recipe: name of the recipe that all this is, if it is one.
+        template: variables for the model's chat template.
+    """
+
+    wording: str = "minigpt4"
+    max_tokens: int = 20
+    box_format: BoxFormat | None = None
+    recipe: str | None = None
+    template: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    wording: str
+    max_tokens: int
+    box_format: BoxFormat
+    one_bos: frozenset[str]  # benchmarks asked with a single BOS; all others have two
+    without: frozenset[str]  # benchmarks that it says nothing about
+
+
+RECIPES: Mapping[str, _Recipe] = {
+    # MiniGPT-v2's evaluation scripts: greedy, at most 20 new tokens, one way of asking a benchmark. They tokenise the
+    # prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
+    "minigpt-v2": _Recipe(
+        "minigpt4", 20, BoxFormat.TOKENS, frozenset({"iconvqa"}), frozenset({"phrase-grounding", "detection"})
+    ),
+}
+
+
+def resolve_config(
+    recipe: str | None,
+    benchmark: str,
+    *,
+    wording: str | None = None,
+    max_tokens: int | None = None,
+    box_format: BoxFormat | None = None,
+) -> PromptConfig:
+    """The manner of a recipe, or of options given one by one (None: not given).
+
+    Raises:
+        UserError: the recipe or the wording does not exist, or an option asks for something else than the recipe.
+    """
+    bench = benchmark_named(benchmark)
+    if wording is not None and wording not in WORDINGS:
+        raise UserError(f"no wording is called {wording!r}; there are: {', '.join(WORDINGS)}")
+    if recipe is None:
+        return PromptConfig(wording or "minigpt4", max_tokens or bench.max_tokens, box_format)
+    if recipe not in RECIPES:
+        raise UserError(f"no recipe is called {recipe!r}; there is: {', '.join(RECIPES)}")
+    fixed = RECIPES[recipe]
+    given = (("--prompt", wording, fixed.wording), ("--max-tokens", max_tokens, fixed.max_tokens))
+    for option, asked, wanted in (*given, ("--box-format", box_format, fixed.box_format)):
+        if asked not in (None, wanted):
+            raise UserError(
+                f"{option} {asked} is not the recipe {recipe}, which has {wanted}; leave one of the two out"
+            )
+    if bench.name in fixed.without:
+        raise UserError(f"the recipe {recipe} has no {bench.name}; leave --recipe out")
+    template = {"double_bos": bench.name not in fixed.one_bos}
+    return PromptConfig(fixed.wording, fixed.max_tokens, fixed.box_format, recipe, template)

@@ -1,0 +1,61 @@
+"""Reading yes or no out of an answer, and the figures made from it: accuracy, precision, recall, F1, yes-ratio."""
+
+import re
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from fourfold.eval.statistics import Estimate, bootstrap, clustered_mean
+
+_WORD = re.compile(r"[a-z']+")
+
+
+def first_verdict(answer: str, yes: str = "yes", no: str = "no") -> bool | None:
+    """The first of the two words that occurs as a whole word, in any case; None where neither does."""
+    for word in _WORD.findall(answer.lower()):
+        if word in (yes, no):
+            return word == yes
+    return None
+
+
+def pope_verdict(answer: str) -> bool:
+    """POPE's own reading: "No", "no" or "not" as a word of the first sentence means no, anything else yes."""
+    words = answer.split(".")[0].replace(",", "").split(" ")
+    return not any(word in ("No", "no", "not") for word in words)
+
+
+def yes_no_figures(
+    truths: Sequence[bool], verdicts: Sequence[bool | None], clusters: Sequence[Hashable]
+) -> dict[str, Estimate]:
+    """Accuracy, precision, recall, F1 and yes-ratio in percent; positive means yes.
+
+    A verdict of None is wrong: a missed yes where the truth is yes, and neither a false alarm nor a right no where it
+    is no. Accuracy and yes-ratio have clustered errors, the others bootstrap intervals.
+    """
+    accuracy = clustered_mean([float(v is t) for t, v in zip(truths, verdicts, strict=True)], clusters)
+    said_yes = [float(v is True) for v in verdicts]
+    hits = [float(t and v is True) for t, v in zip(truths, verdicts, strict=True)]
+    actual = [float(t) for t in truths]
+
+    def precision(sums: np.ndarray) -> np.ndarray:
+        return _ratio(sums[:, 0], sums[:, 1])
+
+    def recall(sums: np.ndarray) -> np.ndarray:
+        return _ratio(sums[:, 0], sums[:, 2])
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        return _ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2])
+
+    columns = [hits, said_yes, actual]
+    return {
+        "accuracy": accuracy,
+        "precision": bootstrap(columns, clusters, precision),
+        "recall": bootstrap(columns, clusters, recall),
+        "f1": bootstrap(columns, clusters, f1),
+        "yes_ratio": clustered_mean(said_yes, clusters),
+    }
+
+
+def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """Percent; 0 where nothing was there to divide by, as a model that never says yes has found nothing."""
+    return 100 * np.divide(over, under, out=np.zeros_like(over), where=under > 0)

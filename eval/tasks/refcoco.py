@@ -1,0 +1,194 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: pointing at what an expression means."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fourfold.eval.predictions import Prediction, normal_id, read_json
+from fourfold.eval.scorers.boxes import (
+    BoxFormat,
+    Pixels,
+    check_units,
+    iou,
+    iou_inclusive,
+    read_box,
+    read_box_minigpt4,
+    scale_box,
+    size_class,
+)
+from fourfold.eval.statistics import Estimate, bootstrap, clustered_mean
+from fourfold.eval.tasks.benchmark import (
+    Benchmark,
+    Drawing,
+    Item,
+    Options,
+    RuleScore,
+    mean_by_group,
+    text_of,
+    unique_ids,
+)
+from fourfold.prompts.errors import UserError
+
+SPLITS = {
+    "refcoco": {"val": 10834, "testA": 5657, "testB": 5095},
+    "refcoco+": {"val": 10758, "testA": 5726, "testB": 4889},
+    "refcocog": {"val": 4896, "test": 9602},
+}
+"""How many expressions each official split has: the denominator of a number that calls itself by that split."""
+
+
+@dataclass(frozen=True)
+class Referent:
+    """What an expression means: its box in pixels, the image's size, and the official referent id (`img_id`)."""
+
+    box: Pixels
+    width: int
+    height: int
+    referent: str
+
+
+class RefCOCO(Benchmark):
+    """One of the three; an item's `reference` is a `Referent`, its id the row of the annotation file, counted from 0.
+
+    Rules: `official` takes the first box of the answer and asks for a continuous IoU >= 0.5; `minigpt4` takes a box at
+    the very start of the answer and asks for an IoU > 0.5 with the last pixel counted in, as MiniGPT-v2's script does.
+    """
+
+    rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Item]:
+        """Records with img_id (the referent), sents, bbox (xywh pixels), height, width; `image` if img_id lacks it."""
+        content = read_json(annotations, f"{self.name} annotations")
+        needed = {"img_id", "sents", "bbox", "height", "width"}
+        if not isinstance(content, list) or not all(isinstance(r, Mapping) and needed <= set(r) for r in content):
+            raise UserError(
+                f"{annotations} is no annotation file of {self.name}: expected a list of records with "
+                f"{', '.join(sorted(needed))}"
+            )
+        for family, splits in SPLITS.items():
+            for split, count in splits.items():
+                if family != self.name and len(content) == count:
+                    raise UserError(f"{annotations} has {count} expressions: that is {family} {split}, not {self.name}")
+        return unique_ids(
+            (_item(number, record, f"{annotations.name}, record {number}") for number, record in enumerate(content)),
+            annotations,
+        )
+
+    def score(self, items: Sequence[Item], answers: Mapping[str, Prediction], rule: str, options: Options) -> RuleScore:
+        """acc@0.5 in percent; mean IoU (0..1), both by object size; answers without a usable box count as wrong."""
+        check_units((one.box for one in answers.values() if one.box is not None), options.box_format)
+        overlap = iou if rule == "official" else iou_inclusive
+        ious: dict[str, float] = {}
+        failures = 0
+        for item in items:
+            prediction = answers.get(item.id)
+            box = None if prediction is None else predicted_box(prediction, item.reference, rule, options.box_format)
+            failures += prediction is not None and box is None
+            ious[item.id] = 0.0 if box is None else overlap(box, item.reference.box)
+        values = {
+            identifier: float(value >= 0.5 if rule == "official" else value > 0.5) for identifier, value in ious.items()
+        }
+        overall, groups = mean_by_group(items, values)
+        images = [item.image for item in items]
+        right = [values[item.id] for item in items]
+        sub_scores: dict[str, Estimate | float] = dict(groups)
+        sub_scores["acc@0.5 (bootstrap)"] = bootstrap([right, [1.0] * len(right)], images, _percent)
+        sub_scores["mean_iou (0..1)"] = clustered_mean([min(ious[item.id], 1.0) for item in items], images, scale=1.0)
+        for size in ("small", "medium", "large"):
+            members = [item for item in items if item.groups["size"] == size]
+            if members:
+                sub_scores[f"mean_iou (0..1)/{size}"] = clustered_mean(
+                    [min(ious[item.id], 1.0) for item in members], [item.image for item in members], scale=1.0
+                )
+        return RuleScore(rule, "acc@0.5", overall, values, sub_scores, failures)
+
+    def prompt_fields(self, item: Item) -> dict[str, str]:
+        """The expression."""
+        return {"sent": item.question}
+
+    def rekey(self, predictions: Sequence[Prediction], items: Sequence[Item]) -> list[Prediction]:
+        """Results may name the referent (`img_id`) instead of the row; with `sents` beside it, the expression too.
+
+        Rows of one referent share their box, so which of them gets which answer cannot change the score where `sents`
+        is not given.
+        """
+        rows: dict[str, list[str]] = defaultdict(list)
+        for item in items:
+            rows[item.reference.referent].append(item.id)
+            rows[_key(item.reference.referent, item.question)].append(item.id)
+        taken: dict[str, int] = defaultdict(int)
+        result = []
+        for prediction in predictions:
+            key = prediction.id
+            if key not in rows:
+                result.append(prediction)
+                continue
+            words = prediction.fields.get("sents", prediction.fields.get("sent"))
+            if isinstance(words, str):
+                key = _key(key, words)
+            place = taken[key]
+            taken[key] += 1
+            found = rows.get(key, [])
+            # One answer too many, or an expression that this referent does not have, stays under a name that no row
+            # has.
+            result.append(replace(prediction, id=found[place] if place < len(found) else f"{key} (answer {place + 1})"))
+        return result
+
+    def drawing(self, item: Item, prediction: Prediction | None, options: Options) -> Drawing | None:
+        """The referent's box and the one that the official rule reads."""
+        referent = item.reference
+        box = predicted_box(prediction, referent, "official", options.box_format) if prediction else None
+        return Drawing((referent.width, referent.height), (referent.box,), (box,) if box else ())
+
+    def facts(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Which split this is, by its denominator."""
+        split = next((split for split, count in SPLITS[self.name].items() if count == len(items)), None)
+        images = {item.image for item in items}
+        return {"split": split or "no full official split", "expressions": len(items), "images": len(images)}
+
+
+def predicted_box(prediction: Prediction, referent: Referent, rule: str, declared: BoxFormat | None) -> Pixels | None:
+    """The predicted box in pixels under `rule`, or None.
+
+    Without a declared format, text is read as 0..100 tokens and numbers as pixels.
+    """
+    width, height = referent.width, referent.height
+    if prediction.box is not None:
+        x1, y1, x2, y2 = prediction.box
+        if prediction.box_field == "bbox":
+            x2, y2 = x1 + x2, y1 + y2
+        box_format = BoxFormat.PIXELS if declared in (None, BoxFormat.TOKENS) else declared
+        assert box_format is not None
+        return scale_box((x1, y1, x2, y2), box_format, width, height)
+    if rule == "minigpt4" and declared in (None, BoxFormat.TOKENS):
+        return read_box_minigpt4(text_of(prediction), width, height)
+    return read_box(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
+
+
+def _percent(sums: np.ndarray) -> np.ndarray:
+    return 100 * sums[:, 0] / sums[:, 1]
+
+
+def _key(referent: str, words: str) -> str:
+    return f"{referent}: {words}"
+
+
+def _item(number: int, record: Mapping[str, Any], where: str) -> Item:
+    box, width, height = record["bbox"], record["width"], record["height"]
+    numbers = [*box, width, height] if isinstance(box, list) and len(box) == 4 else []
+    if not numbers or not all(isinstance(n, (int, float)) and np.isfinite(n) for n in numbers):
+        raise UserError(f"{where}: bbox, width and height must be finite numbers, got {box}, {width}, {height}")
+    x, y, w, h = map(float, box)
+    if w <= 0 or h <= 0 or width <= 0 or height <= 0:
+        raise UserError(f"{where}: the box {box} in an image of {width} x {height} has no area")
+    referent = normal_id(record["img_id"], where)
+    image = str(record.get("image") or (referent.rsplit("_", 1)[0] if referent.count("_") > 2 else referent))
+    reference = Referent((x, y, x + w, y + h), int(width), int(height), referent)
+    return Item(str(number), image, str(record["sents"]), reference, {"size": size_class(w * h / (width * height))})

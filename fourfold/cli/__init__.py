@@ -1,0 +1,1 @@
+"""The command line, a file a verb; it puts the rooms together, and nobody imports it."""

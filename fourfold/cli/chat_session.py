@@ -1,0 +1,146 @@
+"""A conversation at the terminal."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fourfold.assistant.grounding import draw as draw_boxes
+from fourfold.assistant.grounding import parse
+from fourfold.cli.chat_input import user_message, with_task
+from fourfold.cli.chat_looks import Looks, show_looks
+from fourfold.cli.chat_output import show_answer, write_image
+from fourfold.cli.refined import remind
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task, instruction, parse_task
+from fourfold.serving.engine.requests import Request, Sampling
+from fourfold.serving.images import load_image_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fourfold.assistant.refine.memory import Memory
+    from fourfold.serving.engine.engine import Engine
+
+_HELP = """\
+/image FILE   show another image with the next question
+/task NAME    ask the next questions as one of: {tasks}; without a name, as they are
+/reset        forget what was said; the last image stays
+/help         this list
+/quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Session:
+    """Questions and answers until the user leaves.
+
+    Args:
+        engine: answers.
+        sampling: how.
+        images: shown with the first question.
+        task: wraps the questions.
+        draw: where the last image is saved with the boxes of the last answer that has some.
+        looks: second looks at each answer.
+        memory: corrections to be reminded of; None for none.
+    """
+
+    def __init__(
+        self,
+        engine: "Engine",
+        sampling: Sampling,
+        images: list["Image.Image"],
+        task: Task | None,
+        draw: Path | None,
+        looks: Looks,
+        memory: "Memory | None" = None,
+    ) -> None:
+        self._engine = engine
+        self._sampling = sampling
+        self._new_images = images
+        self._last_image = images[-1] if images else None
+        self._task = task
+        self._draw = draw
+        self._looks = looks
+        self._memory = memory
+        self._messages: list[dict[str, Any]] = []
+        self._console = Console(highlight=False)
+
+    def run(self, first: str | None = None) -> None:
+        """Ask `first`, if it is given, as it stands; then read lines until /quit or the end of input."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (line editing and history for input())
+        self._console.print(f"[dim]{self._engine.model_name}; /help lists what you can do[/dim]")
+        if first is not None:
+            self._console.print(f"> {first}", markup=False)
+            try:
+                self._ask(first)
+            except UserError as error:
+                self._console.print(str(error), style="red", markup=False)
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                self._console.print("\n[dim]/quit or Ctrl-D leaves[/dim]")
+                continue
+            if line == "/quit":
+                return
+            try:
+                self._handle(line)
+            except UserError as error:
+                self._console.print(str(error), style="red", markup=False)
+
+    def _handle(self, line: str) -> None:
+        command, _, argument = line.partition(" ")
+        match command:
+            case "":
+                # An empty line asks for nothing, unless the task has words of its own.
+                if self._task in (Task.CAPTION, Task.GROUNDING):
+                    self._ask(instruction(self._task))
+            case "/help":
+                self._console.print(_HELP.format(tasks=", ".join(Task)), style="dim", markup=False)
+            case "/image":
+                self._show(argument.strip())
+            case "/task":
+                self._task = parse_task(argument) if argument.strip() else None
+            case "/reset":
+                self._messages = []
+                self._new_images = [self._last_image] if self._last_image else []
+            case _ if line.startswith("/"):
+                raise UserError(f"no command is called {command}; /help lists those there are")
+            case _:
+                self._ask(with_task(self._task, line))
+
+    def _show(self, name: str) -> None:
+        if not name:
+            raise UserError("/image needs the name of a file")
+        self._last_image = load_image_file(Path(name.strip("'\"")).expanduser())
+        self._new_images.append(self._last_image)
+        self._console.print(f"[dim]{self._last_image.width} x {self._last_image.height} pixels; now ask[/dim]")
+
+    def _ask(self, question: str) -> None:
+        asked = user_message(self._new_images, question)
+        shown = self._new_images or ([self._last_image] if self._last_image else [])
+        messages, recalled = remind(self._memory, shown, [*self._messages, asked])
+        deltas = self._engine.stream(Request(messages, self._sampling, answer=recalled.known if recalled else None))
+        looked = None
+        try:
+            completion = show_answer(deltas)
+            if self._looks and self._last_image is not None:
+                looked = self._looks.take(self._engine, self._last_image, question, completion)
+        except KeyboardInterrupt:
+            self._console.print("[dim](stopped; the question is not kept)[/dim]")
+            return
+        finally:
+            deltas.close()
+        text = looked.answer if looked else completion.text
+        if looked is not None:
+            show_looks(looked)
+        self._messages += [asked, {"role": "assistant", "content": text}]
+        self._new_images = []
+        phrases = parse(text).phrases
+        if self._draw is not None and self._last_image is not None and phrases:
+            write_image(draw_boxes(self._last_image, phrases), self._draw)
+            self._console.print(f"saved {self._draw}", style="dim", markup=False)

@@ -1,0 +1,60 @@
+"""`fourfold eval run refinement`: what corrections are worth, measured with a scripted teacher."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from fourfold.cli.eval_options import Asking
+from fourfold.prompts.errors import UserError
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What is to be measured, as it was typed; None for the default.
+
+    Attributes:
+        subjects, arms: names.
+        counts: numbers of corrections, "0,8,32,128"; 0 is the model as it was shipped, which is always measured.
+        sources: of untouched questions.
+    """
+
+    subjects: list[str] | None
+    arms: list[str] | None
+    counts: str
+    sources: list[str] | None
+
+
+def run_refinement_benchmark(asking: Asking, taught: Taught, out: Path, as_json: bool) -> None:
+    """Run it, or go on with it, and print the table (or the rows).
+
+    Raises:
+        UserError: an option is unknown or belongs to other benchmarks.
+    """
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.eval.refinement.arms import ARMS
+    from fourfold.eval.refinement.benchmark import Options, run_refinement
+    from fourfold.eval.refinement.table import table_markdown
+
+    if asking.endpoint or asking.recipe or asking.prompt or asking.max_tokens or asking.images:
+        raise UserError("the refinement benchmark trains in this process and asks in its own words: give --model only")
+    if any(not part.strip().isdecimal() for part in taught.counts.split(",")):
+        raise UserError(f"--counts is {taught.counts!r}; give numbers of corrections such as 0,8,32")
+    counts = tuple(sorted({int(part) for part in taught.counts.split(",")} - {0}))
+    defaults = Options(model=Path(), out=out)
+    rows = run_refinement(
+        Options(
+            model=resolve_model(asking.model),
+            out=out,
+            subjects=tuple(taught.subjects or defaults.subjects),
+            arms=tuple(taught.arms or ARMS),
+            counts=counts or (defaults.count,),
+            limit=asking.limit or defaults.limit,
+            sources=tuple(taught.sources) if taught.sources else None,
+            seed=asking.seed,
+            device=asking.device,
+        ),
+        note=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else table_markdown(rows))

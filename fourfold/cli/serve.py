@@ -1,0 +1,150 @@
+"""`fourfold serve`: an OpenAI-compatible endpoint over the local engine or vLLM."""
+
+import logging
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fourfold.cli.chat import QuantizationName
+from fourfold.cli.refined import (
+    AdapterOption,
+    MemoryOption,
+    StoreOption,
+    StrengthOption,
+    check_refined,
+    chosen_adapter,
+    memory_of,
+    store_directory,
+)
+from fourfold.prompts.errors import UserError
+from fourfold.serving.api.keys import collect_keys
+
+
+class EngineName(StrEnum):
+    """What computes the answers."""
+
+    LOCAL = "local"
+    VLLM = "vllm"
+
+
+def serve(
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Passed on to vLLM, with --engine vllm.")
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="local: in this process. vllm: vLLM's own server.")] = (
+        EngineName.LOCAL
+    ),
+    model: Annotated[str | None, typer.Option(help="A checkpoint directory; default: fourfold-mini.")] = None,
+    host: Annotated[str, typer.Option(help="Anything but this machine itself needs API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="May be given often. Others on this machine can see it; a file or FOURFOLD_API_KEYS is safer."
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="One key a line, optionally with name=NAME per-minute=NUMBER admin.")
+    ] = None,
+    rate_limit: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute of keys whose line says nothing.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option(help="Serve other machines without any key. Everyone who can reach the port is let in.")
+    ] = False,
+    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
+    adapter: AdapterOption = None,
+    strength: StrengthOption = None,
+    memory: MemoryOption = False,
+    store: StoreOption = None,
+    allow_image_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
+    ] = None,
+    max_running: Annotated[
+        int | None, typer.Option(min=1, help="Answers made at the same time (local engine).", show_default="16")
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(min=1, help="Answers waiting; more get a 429 (local engine).", show_default="64")
+    ] = None,
+) -> None:
+    """Serve OpenAI's chat completions about images."""
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.serving.api.limits import ServerLimits
+    from fourfold.serving.api.remote_images import RemoteImages
+    from fourfold.serving.api.server import Server, bind, is_loopback
+
+    keys = collect_keys(api_key or [], api_key_file, os.environ, rate_limit)
+    if not keys and not allow_unauthenticated and not is_loopback(host):
+        raise UserError(
+            f"--host {host} lets other machines in: give keys (--api-key-file FILE), or --allow-unauthenticated"
+        )
+    check_refined(adapter, strength, memory, store)
+    if engine is EngineName.VLLM:
+        from fourfold.serving.vllm.launch import launch_vllm
+
+        if max_running or max_waiting:
+            raise UserError("--max-running and --max-waiting are the local engine's; vLLM has -- --max-num-seqs N")
+        directory = resolve_model(model)
+        refined = chosen_adapter(adapter, strength, store, directory)
+        launch_vllm(
+            directory,
+            host=host,
+            port=port,
+            keys=keys,
+            quantization=quantization.value if quantization else None,
+            adapters=dict([refined]) if refined else None,
+            memory=store_directory(store) if memory else None,
+            image_hosts=allow_image_host or [],
+            extra=extra or [],
+        )
+    if extra:
+        raise UserError(f"unexpected {extra[0]!r}; options after -- are for --engine vllm")
+
+    # What can be wrong is looked at before the seconds that torch takes to import and a model to load.
+    limits = ServerLimits()
+    remote = RemoteImages(allow_image_host, limits.image.bytes) if allow_image_host else None
+    listener = bind(host, port)
+    directory = resolve_model(model)
+    refined = chosen_adapter(adapter, strength, store, directory)
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for name in ("fourfold", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    from fourfold.serving.api.app import create_app
+    from fourfold.serving.engine.engine import Engine
+
+    with Engine.load(
+        directory,
+        quantization=quantization.value if quantization else None,
+        max_rows=max_running or 16,
+        max_waiting=max_waiting or 64,
+    ) as loaded:
+        if refined:
+            loaded.default_adapter = loaded.load_adapter(*refined).name
+        app = create_app(
+            loaded,
+            keys=keys,
+            limits=limits,
+            remote=remote,
+            local_names_only=not keys and is_loopback(host),
+            memory=memory_of(store, directory) if memory else None,
+        )
+        _announce(listener.getsockname(), loaded.model_name, bool(keys))
+        Server(app, limits).serve_until_signal(listener)
+
+
+def _announce(address: tuple, model: str, needs_key: bool) -> None:
+    host, port = address[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{reachable}:{port}/v1"
+    header = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
+    body = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    print(f"{model} listens on {url}")
+    print(f"  curl {url}/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'", flush=True)

@@ -1,0 +1,121 @@
+"""Errors in the shape that OpenAI's clients read: `{"error": {message, type, param, code}}`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from fourfold.prompts.errors import UserError
+
+log = logging.getLogger("fourfold.http")
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is refused or cannot be served.
+
+    Args:
+        status: HTTP status, 400..599.
+        message: One line for the person who wrote the client: what was wrong and what to do. It must not repeat keys,
+            prompts or image data.
+        param: The field of the request that is at fault.
+        code: A word that programs can test, such as `model_not_found`.
+        headers: Extra response headers, such as Retry-After.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object that is sent."""
+        kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The whole HTTP response."""
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any exception as what the client is told; what is the server's own fault goes to the log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UserError):
+        return ApiError(400, str(error))
+    log.error("an answer failed", exc_info=error)
+    return ApiError(500, "the server failed to answer; its log says why", code="internal_error")
+
+
+def answer_errors_in_json(app: FastAPI) -> None:
+    """Make every error of an application leave in this shape."""
+    app.add_exception_handler(ApiError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _failed)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return as_api_error(error).response()
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return ApiError(500, "the server failed to answer; its log says why", code="internal_error").response()
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Pydantic's first complaint, without the value: it may be an image or a prompt."""
+    assert isinstance(error, RequestValidationError)
+    if "json" not in request.headers.get("content-type", ""):
+        return ApiError(415, "send JSON, with the header Content-Type: application/json", code="not_json").response()
+    # A value that fits no member of a union brings an error for each; the one that got furthest says most.
+    first = max(error.errors(), key=lambda found: len(found["loc"]))
+    if first["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON", code="invalid_json").response()
+    place = _place(first["loc"][1:], error.body, missing=first["type"] == "missing")
+    message = "".join(character if character.isprintable() else " " for character in first["msg"])[:300]
+    return ApiError(
+        400, f"{place}: {message}" if place else message, param=place or None, code="invalid_value"
+    ).response()
+
+
+def _place(steps: Sequence[str | int], body: Any, *, missing: bool) -> str:
+    """Where in the body an error is, in the client's words: without the names of union members that pydantic adds."""
+    path = []
+    for number, step in enumerate(steps, 1):
+        if (isinstance(body, dict) and step in body) or (isinstance(body, list) and isinstance(step, int)):
+            path.append(str(step))
+            body = body[step]  # type: ignore[index]
+        elif missing and number == len(steps):
+            path.append(str(step))
+    return ".".join(path)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    messages = {
+        400: "the body is not valid JSON",  # FastAPI's word for what its parser chokes on
+        404: "no such route; this server has /v1/chat/completions and /v1/models",
+        405: "wrong HTTP method for this route",
+    }
+    message = messages.get(error.status_code, str(error.detail))
+    return ApiError(error.status_code, message, headers=error.headers).response()

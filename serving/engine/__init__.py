@@ -1,0 +1,1 @@
+"""The local engine: scheduler, KV cache, decoding."""

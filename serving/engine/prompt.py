@@ -1,0 +1,189 @@
+"""A conversation to what the model reads: tokens, and images known by what they show."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import BatchFeature
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from fourfold.assistant.model import MiniGPTv2Processor
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.cache import PromptKey, image_digest
+
+# transformers keeps one compiled template for all, which notes where answers stand and is not made for threads.
+_RENDERING = threading.Lock()
+
+
+class PromptImage:
+    """An image of a prompt; resized and normalised when first needed.
+
+    Args:
+        image: as it came.
+        processor: of the model.
+    """
+
+    def __init__(self, image: Image.Image, processor: MiniGPTv2Processor) -> None:
+        self.digest = image_digest(image)
+        self._image = image
+        self._processor = processor
+        self._pixels: torch.Tensor | None = None
+
+    def pixel_values(self) -> torch.Tensor:
+        """(1, 3, image size, image size), float32."""
+        if self._pixels is None:
+            self._pixels = self._processor.image_processor(images=[self._image], return_tensors="pt")["pixel_values"]
+        return self._pixels
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads.
+
+    Attributes:
+        ids: tokens; at each place of a visual token stands the placeholder's id.
+        keys: what the prefix cache compares: as ids, with the image's digest at visual tokens.
+        images: in the order of their places.
+    """
+
+    ids: list[int]
+    keys: list[PromptKey]
+    images: list[PromptImage]
+
+
+class PromptBuilder:
+    """Turns messages into prompts. Thread-safe.
+
+    Args:
+        processor: of the model.
+        context: tokens that prompt and answer may have together.
+        end_ids: tokens that end an answer.
+    """
+
+    def __init__(self, processor: MiniGPTv2Processor, context: int, end_ids: frozenset[int]) -> None:
+        self.processor = processor
+        self.context = context
+        self.end_ids = end_ids
+
+    def prompt(self, messages: list[dict[str, Any]], template: Mapping[str, bool] | None = None) -> Prompt:
+        """The prompt of a conversation that waits for an answer.
+
+        Args:
+            messages: of `Request`.
+            template: of `Request`.
+
+        Raises:
+            UserError: the conversation is malformed, or leaves no room for an answer in the context.
+        """
+        images = [PromptImage(image, self.processor) for image in images_of(messages)]
+        text = self._expand(self._render(messages, template or {}, add_generation_prompt=True)[0], len(images))
+        prompt = self._keyed(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], images)
+        self._check_length(prompt)
+        return prompt
+
+    def candidates(
+        self, messages: list[dict[str, Any]], texts: Sequence[str], template: Mapping[str, bool] | None = None
+    ) -> list[tuple[Prompt, int]]:
+        """For each text the conversation with it as the answer, and the position of the answer's first token.
+
+        The answer is tokenised where it stands, as in training, since tokens may differ at its seam; what the template
+        puts behind an answer does not count.
+
+        Raises:
+            UserError: as `prompt`, or a candidate without a token.
+        """
+        images = [PromptImage(image, self.processor) for image in images_of(messages)]
+        return [self._candidate(messages, images, text, template or {}) for text in texts]
+
+    def answer(
+        self, messages: list[dict[str, Any]], text: str, template: Mapping[str, bool] | None = None
+    ) -> list[int]:
+        """Tokens of an answer to a conversation, with the one that ends it.
+
+        Raises:
+            UserError: as `candidates`.
+        """
+        ((prompt, first),) = self.candidates(messages, [text], template)
+        return [*prompt.ids[first:], min(self.end_ids)]
+
+    def _candidate(
+        self, messages: list[dict[str, Any]], images: list[PromptImage], text: str, template: Mapping[str, bool]
+    ) -> tuple[Prompt, int]:
+        answered = [*messages, {"role": "assistant", "content": text}]
+        rendered, spans = self._render(answered, template, add_generation_prompt=False)
+        expanded = self._expand(rendered, len(images))
+        first, end = (place + len(expanded) - len(rendered) for place in spans[-1])
+        encoded = self.processor.tokenizer(expanded, add_special_tokens=False, return_offsets_mapping=True)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        places = [place for place, (left, right) in enumerate(offsets) if left < end and right > first]
+        while places and ids[places[-1]] in self.end_ids:
+            places.pop()
+        if not places:
+            raise UserError(f"the candidate {text!r} has no tokens; give it text")
+        prompt = self._keyed(ids[: places[-1] + 1], images)
+        self._check_length(prompt)
+        return prompt, places[0]
+
+    def _render(
+        self, messages: list[dict[str, Any]], template: Mapping[str, bool], *, add_generation_prompt: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
+        with _RENDERING:
+            texts, spans = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.processor.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=True,
+                **self.processor.tokenizer.special_tokens_map,
+                **template,
+            )
+        return texts[0], spans[0]
+
+    def _expand(self, text: str, images: int) -> str:
+        token = self.processor.image_token
+        if (found := text.count(token)) != images:
+            raise UserError(f"the chat template made room for {found} images, the messages bring {images}")
+        return text.replace(token, self.processor.replace_image_token(BatchFeature(), 0))
+
+    def _check_length(self, prompt: Prompt) -> None:
+        if len(prompt.ids) >= self.context:
+            raise UserError(
+                f"the conversation is {len(prompt.ids)} tokens long, but the model reads at most {self.context} "
+                "together with its answer; shorten it or send fewer images"
+            )
+
+    def _keyed(self, ids: list[int], images: list[PromptImage]) -> Prompt:
+        keys: list[PromptKey] = list(ids)
+        size = self.processor.num_image_tokens
+        places = (place for place, token in enumerate(ids) if token == self.processor.image_token_id)
+        for index, place in enumerate(places):
+            keys[place] = images[index // size].digest
+        return Prompt(ids, keys, images)
+
+
+def images_of(messages: list[dict[str, Any]]) -> list[Image.Image]:
+    """The images of a conversation, in order.
+
+    Raises:
+        UserError: the conversation is empty or a message is malformed.
+    """
+    if not messages:
+        raise UserError("the conversation is empty; send at least one message")
+    images = []
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(message.get("role"), str) or not isinstance(content, str | list | tuple | None):
+            raise UserError("a message needs a role and a content of text or parts")
+        for part in content if isinstance(content, list | tuple) else ():
+            match part:
+                case {"type": "image", "image": Image.Image() as image}:
+                    images.append(image)
+                case {"type": "text", "text": str()}:
+                    pass
+                case _:
+                    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                    raise UserError(f"a message has a part of type {kind!r}; parts are images and texts")
+    return images

@@ -1,0 +1,153 @@
+"""One answer while it is made: what the asker holds, and what the scheduler keeps about it."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fourfold.serving.engine.detokenizer import IncrementalDetokenizer
+from fourfold.serving.engine.prompt import Prompt
+from fourfold.serving.engine.requests import Completion, Delta, FinishReason, Sampling, TokenLogprob
+from fourfold.serving.engine.sampling import Sampler, top_logprobs
+
+
+class Generation:
+    """An answer on its way. Iterate it for its pieces, from one thread; `cancel` may come from any.
+
+    Args:
+        prompt: what the model reads.
+        sampling: how to draw; `max_tokens` fits into the context.
+        adapter: serial number of the adapter, 0 for none.
+        sampler: draws its tokens.
+        tokenizer: turns them into text.
+        end_ids: tokens that end an answer.
+        arrived: `time.perf_counter()` when the request came.
+        known: tokens of the answer, end token included, where it is known already.
+        on_delta: gets every piece in place of the iterator, on the scheduler's thread, or the exception that ended it;
+            it must return at once.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        adapter: int,
+        sampler: Sampler,
+        tokenizer: Any,
+        end_ids: frozenset[int],
+        arrived: float,
+        known: Sequence[int] = (),
+        on_delta: Callable[[Delta | Exception], object] | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.sampling = sampling
+        self.adapter = adapter
+        self.sampler = sampler
+        self.cancelled = False
+        self.token_ids: list[int] = []
+        self.cached_tokens = 0
+        self.timings = {"preprocess": 0.0, "queue": 0.0, "vision": 0.0, "prefill": 0.0, "decode": 0.0}
+        self._known = deque(known)
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._stream = IncrementalDetokenizer(tokenizer, sampling.stop)
+        self._logprobs: list[TokenLogprob] = []
+        self._arrived = arrived
+        self._first_token: float | None = None
+        self.queued = time.perf_counter()
+        self.timings["preprocess"] = self.queued - arrived
+        self._pieces: queue.SimpleQueue[Delta | Exception] = queue.SimpleQueue()
+        self._on_delta = on_delta or self._pieces.put
+
+    def __iter__(self) -> Iterator[Delta]:
+        while True:
+            piece = self._pieces.get()
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+            if piece.completion is not None:
+                return
+
+    def result(self) -> Completion:
+        """Wait for the whole answer."""
+        for piece in self:
+            if piece.completion is not None:
+                return piece.completion
+        raise RuntimeError("the pieces of this answer were already taken")
+
+    def cancel(self) -> None:
+        """Ask for the end; what is there already comes as a completion with the reason "cancelled"."""
+        self.cancelled = True
+
+    # What follows is for the scheduler's thread.
+
+    def take(self, token_id: int, logits: torch.Tensor) -> bool:
+        """Add a drawn token, with the logits (vocabulary,) it was drawn from; True when the answer is at its end.
+
+        Of an answer that is known already its next token takes the place of the drawn one.
+        """
+        if self._known:
+            token_id = self._known.popleft()
+        if self._first_token is None:
+            self._first_token = time.perf_counter() - self._arrived
+        self.token_ids.append(token_id)
+        logprobs = (self._logprob(token_id, logits),) if self.sampling.logprobs is not None else ()
+        self._logprobs.extend(logprobs)
+        text = self._stream.push(token_id)
+        reason: FinishReason | None = None
+        if token_id in self._end_ids or self._stream.stopped:
+            reason = "stop"
+        elif len(self.token_ids) >= self.sampling.max_tokens:
+            reason = "length"
+        if reason is None:
+            self._deliver(Delta(text, (token_id,), logprobs))
+            return False
+        self.finish(reason, text, (token_id,), logprobs)
+        return True
+
+    def finish(
+        self,
+        reason: FinishReason,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> None:
+        """Deliver the last piece."""
+        text += self._stream.finish()
+        if self._stream.stopped:
+            reason = "stop"
+        now = time.perf_counter() - self._arrived
+        completion = Completion(
+            text=self._stream.text,
+            token_ids=self.token_ids,
+            finish_reason=reason,
+            prompt_tokens=len(self.prompt.ids),
+            cached_tokens=self.cached_tokens,
+            completion_tokens=len(self.token_ids),
+            logprobs=self._logprobs if self.sampling.logprobs is not None else None,
+            timings={**self.timings, "first_token": self._first_token or now, "total": now},
+        )
+        self._deliver(Delta(text, token_ids, logprobs, reason, completion))
+
+    def fail(self, error: Exception) -> None:
+        """Deliver an exception in place of the last piece."""
+        self._deliver(error)
+
+    def _deliver(self, piece: Delta | Exception) -> None:
+        try:
+            self._on_delta(piece)
+        except Exception:
+            # Whoever listened is gone (a closed event loop, say): nobody else's answer may suffer for it.
+            self.cancelled = True
+
+    def _logprob(self, token_id: int, logits: torch.Tensor) -> TokenLogprob:
+        own, top = top_logprobs(logits, token_id, self.sampling.logprobs or 0)
+        listed = tuple(TokenLogprob(token, self._text(token), value) for token, value in top)
+        return TokenLogprob(token_id, self._text(token_id), own, listed)
+
+    def _text(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id])

@@ -1,0 +1,1 @@
+"""vLLM as the engine: its launch, its plugin, the gate before it."""

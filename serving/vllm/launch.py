@@ -1,0 +1,144 @@
+"""vLLM's own server with our model class, our front door and safe settings."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from fourfold.prompts.errors import UserError
+from fourfold.serving.api import correction_memory as memory_door
+from fourfold.serving.api.correction_memory import VLLMMemoryDoor
+from fourfold.serving.api.keys import ADMIN_KEY_VARIABLE, KEYS_VARIABLE, KeyRing
+from fourfold.serving.api.limits import ServerLimits
+from fourfold.serving.vllm.gate import SETTINGS_VARIABLE, VLLMGate, settings
+from fourfold.serving.vllm.plugin import QUANTIZATION_4BIT
+
+MAX_LORA_RANK = 64
+"""MiniGPT-v2's own adapter has this rank; vLLM's default of 16 refuses it."""
+MAX_IN_FLIGHT = 256
+"""Requests waiting or running at once; beyond it vLLM answers 503, instead of queueing without bound."""
+NO_HOST = "no-remote-images.invalid"
+"""vLLM fetches any URL unless some host is allowed. This name is reserved never to exist, and its error names it."""
+
+
+def launch_vllm(
+    model_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: KeyRing | None = None,
+    quantization: str | None = None,
+    adapters: Mapping[str, Path] | None = None,
+    image_hosts: Sequence[str] = (),
+    memory: Path | None = None,
+    extra: Sequence[str] = (),
+) -> NoReturn:
+    """Become vLLM's server: this process is replaced, so signals and the exit status are vLLM's.
+
+    Args:
+        model_dir: a checkpoint directory of `assistant.model`; its name is the model's name in requests.
+        host: address to listen on.
+        port: TCP port; 0 for any free one, which vLLM's log names.
+        keys: API keys; without any, everybody who reaches `host` may chat. Adapters are loaded and unloaded at run
+            time only with an admin key. Whether to refuse an open address without a key is the caller's decision.
+        quantization: None or "4bit" (NF4 of the language model by vllm-bnb-plugin).
+        adapters: directories of PEFT adapters by the name under which requests ask for them.
+        image_hosts: names of hosts from which image URLs are fetched; by default images come in the request alone.
+            vLLM looks at the name only: allow hosts that you trust.
+        memory: directory of the correction store that the model is reminded of, see `CorrectionMemoryMiddleware`;
+            None for none.
+        extra: further arguments of `vllm serve`, such as `--tensor-parallel-size 2`. They come last, so they can also
+            undo what is set here.
+
+    Raises:
+        UserError: vLLM or its plugin is missing, the checkpoint or the quantization is unusable, or the port is busy.
+    """
+    from fourfold.assistant.checkpoints.check import check_checkpoint
+    from fourfold.serving.api.server import bind, is_loopback
+
+    if find_spec("vllm") is None:
+        raise UserError(
+            "vLLM is not installed; on a machine with a GPU install it with: pip install vllm==0.32.0 "
+            "(without a GPU see docs/serving-vllm.md, or use --engine local)"
+        )
+    check_checkpoint(model_dir)
+    keys, adapters = keys or KeyRing(), adapters or {}
+    with bind(host, port) as listener:  # vLLM itself says only after loading everything that a port is taken
+        port = listener.getsockname()[1]
+    limits = ServerLimits()
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_dir)]
+    command += ["--host", host, "--port", str(port), "--served-model-name", model_dir.resolve().name]
+    # The last one is the outermost: nothing is read or looked up before the gate has let it in.
+    for door in [VLLMMemoryDoor] * (memory is not None) + [VLLMGate]:
+        command += ["--middleware", f"{door.__module__}.{door.__qualname__}"]
+    command.append("--disable-fastapi-docs")
+    command += _quantization_options(quantization)
+    # Content parts reach our chat template as parts, so that it knows an image from a placeholder that somebody typed.
+    command += ["--chat-template-content-format", "openai"]
+    # Greedy where the client says nothing, as our own engine; vLLM would sample.
+    command += ["--override-generation-config", '{"temperature": 0}']
+    command += ["--limit-mm-per-prompt", json.dumps({"image": limits.images})]
+    command += ["--allowed-media-domains", *(_without_ports(image_hosts) or [NO_HOST])]
+    # With the cache, a request refused after its image was processed makes the next one with that image fail.
+    command += ["--mm-processor-cache-gb", "0"]
+    command += ["--max-num-queued-reqs", str(MAX_IN_FLIGHT)]
+    # Keys are neither here nor in vLLM's environment: any user of the machine can read a command line.
+    may_load = any(key.admin for key in keys.keys)
+    if adapters or may_load:
+        command += ["--enable-lora", "--max-lora-rank", str(MAX_LORA_RANK)]
+    if adapters:
+        command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
+    if _is_cpu_build():
+        command.append("--enforce-eager")  # compiling takes minutes there and needs a compiler on the machine
+    environment = {
+        SETTINGS_VARIABLE: settings(keys, local_names_only=not keys and is_loopback(host)),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(may_load)),
+        "VLLM_SERVER_DEV_MODE": "0",
+        "VLLM_MAX_IMAGE_PIXELS": str(limits.image.pixels),
+        "VLLM_MAX_N_SEQUENCES": str(limits.choices),
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # The checkpoint is on disk; a name that is no directory must not become a download.
+        "HF_HUB_OFFLINE": "1",
+    }
+    if memory is not None:
+        environment[memory_door.SETTINGS_VARIABLE] = memory_door.settings(memory, model_dir)
+    inherited = {name: text for name, text in os.environ.items() if name not in (KEYS_VARIABLE, ADMIN_KEY_VARIABLE)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], [*command, *extra], {**inherited, **environment})
+
+
+def _quantization_options(quantization: str | None) -> list[str]:
+    if quantization is None:
+        return []
+    if quantization == "8bit":
+        raise UserError("vLLM quantises to 8 bit only what was saved so; use --quantization 4bit or --engine local")
+    if quantization != "4bit":
+        raise UserError(f"vLLM has no quantization called {quantization!r} here; the only one is 4bit")
+    if find_spec("vllm_bnb_plugin") is None:
+        raise UserError(
+            "4-bit weights need vLLM's bitsandbytes plugin; install it with: pip install --no-deps vllm-bnb-plugin"
+        )
+    return ["--quantization", QUANTIZATION_4BIT, "--load-format", "bitsandbytes"]
+
+
+def _without_ports(hosts: Sequence[str]) -> list[str]:
+    for host in hosts:
+        if ":" in host:
+            raise UserError(
+                f"vLLM cannot tell ports apart: allow the image host as {host.partition(':')[0]}, all its ports"
+            )
+    return list(hosts)
+
+
+def _is_cpu_build() -> bool:
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return False

@@ -1,0 +1,119 @@
+"""What a person thinks of an answer, as a record of the store."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fourfold.assistant.grounding import parse
+from fourfold.assistant.refine.record import CorrectedBox, Correction, Verdict
+from fourfold.assistant.refine.registry import Registry
+from fourfold.assistant.refine.steps import forget as forget_step
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.ui.canvas import BoxAnnotation
+from fourfold.ui.state.answering import text_of
+from fourfold.ui.state.turns import Turn
+
+
+def record(
+    turns: Sequence[Turn],
+    turn: Turn,
+    *,
+    verdict: Verdict,
+    consent: bool,
+    words: str | None = None,
+    marks: Sequence[BoxAnnotation] | None = None,
+) -> Correction:
+    """A correction of the answer of `turn`.
+
+    Args:
+        turns: the whole conversation.
+        turn: with an answer and a picture.
+        verdict: "up" or "down".
+        consent: whether it may be learnt from.
+        words: what the answer should have said, without boxes; None where its words were right.
+        marks: where things are, all of them; None where the boxes were right or there are none.
+
+    Raises:
+        ValueError: the turn has no answer or no picture.
+    """
+    if turn.answer is None or turn.picture is None:
+        raise ValueError("only an answer about a picture can be corrected")
+    messages: list[dict[str, Any]] = []
+    for earlier in turns:
+        if earlier.position > turn.position:
+            break
+        # Placeholders stand for the record's one picture; what was asked about others is context in words only.
+        images = [{"type": "image"} for picture in earlier.pictures if picture == turn.picture][-1:]
+        content: Any = [*images, {"type": "text", "text": earlier.words}] if images else earlier.words
+        messages.append({"role": "user", "content": content})
+        if earlier is not turn and earlier.answer is not None:
+            messages.append({"role": "assistant", "content": text_of(earlier.answer)})
+    figures = turn.figures
+    adapts = figures.get("adapts")
+    boxes = None if marks is None else tuple(CorrectedBox(mark.label, mark.box) for mark in marks)
+    return Correction(
+        messages=tuple(_alternating(messages)),
+        rejected=text_of(turn.answer),
+        chosen=words,
+        boxes=boxes,
+        verdict=verdict,
+        consent=consent,
+        model=adapts or figures.get("model", ""),
+        adapter=figures.get("model") if adapts else None,
+        parameters=figures.get("parameters", {}),
+    )
+
+
+def changes(
+    answer: str, words: str, marks: Sequence[BoxAnnotation], before: Sequence[BoxAnnotation]
+) -> tuple[str | None, list | None]:
+    """What of an answer was corrected: its words and its boxes, None for each that was not.
+
+    Boxes go along with corrected words where the answer has some, because the corrected answer needs them again.
+    """
+    plain = parse(answer).plain
+    new_words = words.strip() if words.strip() and words.strip() != plain.strip() else None
+    moved = [(mark.label, mark.box) for mark in marks] != [(mark.label, mark.box) for mark in before]
+    return new_words, list(marks) if moved or (new_words is not None and marks) else None
+
+
+Said = tuple[str, str, str]
+"""SHA-256 of a picture, a question about it, and the answer."""
+
+
+def given(store: CorrectionStore) -> dict[Said, Correction]:
+    """The latest record of each answer that was judged."""
+    return {(c.image, c.question, c.rejected): c for c in store.list()}
+
+
+def said(turn: Turn) -> Said | None:
+    """By what the answer of a turn is found in `given`; None where there is no answer about a picture."""
+    if turn.answer is None or turn.picture is None:
+        return None
+    return hashlib.sha256(turn.picture).hexdigest(), turn.words, text_of(turn.answer)
+
+
+def forget(directory: Path, id: str) -> str | None:
+    """Delete a record for good, and the adapters that have learnt it, but for the one in use.
+
+    Returns:
+        The adapter in use, where it has learnt the record; None otherwise.
+
+    Raises:
+        UserError: there is no such record.
+    """
+    return forget_step(CorrectionStore(directory), Registry(directory), id)
+
+
+def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without questions that were never answered, but with the pictures that they brought."""
+    kept: list[dict[str, Any]] = []
+    for message in messages:
+        if kept and kept[-1]["role"] == message["role"] == "user":
+            earlier = kept.pop()["content"]
+            images = [part for part in earlier if part["type"] == "image"] if isinstance(earlier, list) else []
+            if images and isinstance(message["content"], str):
+                message = {**message, "content": [*images, {"type": "text", "text": message["content"]}]}
+        kept.append(message)
+    return kept

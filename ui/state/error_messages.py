@@ -1,0 +1,59 @@
+"""What went wrong between the page and its endpoint, as a sentence for people."""
+
+import httpx
+import openai
+
+from fourfold.prompts.errors import UserError
+
+
+def sentence(error: BaseException, endpoint: str) -> str:
+    """What happened and what to do, one or two sentences.
+
+    Args:
+        error: what a client raised.
+        endpoint: the URL that was asked.
+    """
+    match error:
+        case UserError():
+            return _capital(str(error))
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return f"The endpoint {endpoint} refuses this key. Give the right one under Connection."
+        case openai.NotFoundError():
+            return f"The endpoint does not know what it was asked for: {_words(error)}. Choose another model."
+        case openai.RateLimitError():
+            return "The endpoint has too much to do at the moment. Try again shortly."
+        case openai.APITimeoutError() | httpx.TimeoutException():
+            return f"The endpoint {endpoint} took too long to answer. Try again, or ask for a shorter answer."
+        case openai.BadRequestError() | openai.UnprocessableEntityError():
+            return f"The endpoint cannot answer this: {_words(error)}."
+        case openai.APIStatusError():
+            return f"The endpoint failed ({error.status_code}): {_words(error)}. Try again."
+        case openai.APIConnectionError() | httpx.ConnectError():
+            return f"The endpoint {endpoint} does not answer. Is it running?"
+        case httpx.TransportError():
+            return "The connection broke off in the middle of the answer. Try again."
+        case openai.APIError():  # an error inside a stream
+            return f"The answer broke off: {_words(error)}. Try again."
+        case _:
+            return f"Something unexpected went wrong ({type(error).__name__}: {_line(str(error))}). Try again."
+
+
+def _words(error: openai.APIError) -> str:
+    """The endpoint's own words, where it sent OpenAI's error object or one like it."""
+    body = error.body
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        message = inner.get("message") if isinstance(inner, dict) else inner
+        if isinstance(message, str) and message.strip():
+            return _line(message)
+    return _line(error.message)
+
+
+def _line(text: str, longest: int = 300) -> str:
+    line = " ".join(text.split()).rstrip(".")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _capital(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "?", "!")) else text + "."

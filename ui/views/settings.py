@@ -1,0 +1,144 @@
+"""What can be set: parameters, second looks, privacy, and where answers come from."""
+
+import importlib.util
+
+import streamlit as st
+
+from fourfold.ui.state.endpoint import Endpoint
+from fourfold.ui.state.session import State
+from fourfold.ui.views.connection import disconnect
+
+_LOOKS = {
+    "check_claims": ("Check what it says", "Looks for each thing that the answer names, up to four questions a thing."),
+    "closer": ("Look closer", "Asks again about the part of the picture that matters, at full resolution."),
+    "agreement": ("Ask in three ways", "How many, whether and where must fit together."),
+    "read": ("Read the text in it", "Reads the picture's text and asks again with it."),
+}
+
+
+def show_settings(found: State) -> None:
+    """Draw the settings, folded."""
+    with st.container(key="settings"):
+        _answers(found)
+        _looks(found)
+        _privacy(found)
+        _connection(found)
+
+
+def _answers(found: State) -> None:
+    p = found.preferences
+    with st.expander("Answers", icon=":material/tune:"):
+        p.temperature = st.slider(
+            "Temperature",
+            0.0,
+            1.5,
+            p.temperature,
+            0.1,
+            key="temperature",
+            help="0 takes the likeliest word.",
+        )
+        p.max_tokens = int(st.number_input("Longest answer, in tokens", 1, 4096, p.max_tokens, 16, key="max-tokens"))
+        p.top_p = st.slider("Top-p", 0.05, 1.0, p.top_p, 0.05, key="top-p", help="Draws only from the likeliest words.")
+        seed = st.number_input(
+            "Seed",
+            0,
+            2**31 - 1,
+            p.seed,
+            key="seed",
+            help="With it, an answer repeats.",
+        )
+        p.seed = None if seed is None else int(seed)
+        p.system = st.text_area("Instructions for every conversation", p.system, max_chars=4000, key="system")
+        server = found.settings.server
+        if server is not None and server.store is not None:
+            p.remember = st.toggle(
+                "Remember corrections",
+                p.remember,
+                key="remember",
+                help="The same question about the same picture, or one very much like it, gets your corrected answer.",
+            )
+        found.save()
+
+
+def _looks(found: State) -> None:
+    p = found.preferences
+    with st.expander("Looking again", icon=":material/visibility:"):
+        st.caption("The model looks a second time before its answer is believed. Each costs further questions.")
+        on = []
+        for name, (label, help) in _LOOKS.items():
+            missing = name == "read" and importlib.util.find_spec("rapidocr") is None
+            note = " Needs the extra: pip install 'fourfold[ocr]'" if missing else ""
+            value = name in p.looks and not missing
+            if st.toggle(label, value, key=f"look-{name}", help=help + note, disabled=missing):
+                on.append(name)
+        if on != p.looks:
+            p.looks = on
+            found.save()
+
+
+def _privacy(found: State) -> None:
+    p = found.preferences
+    with st.expander("Privacy", icon=":material/lock:"):
+        private = st.toggle(
+            "Keep nothing",
+            p.private,
+            key="private",
+            help="Conversations live in memory only and are gone with this tab; answers cannot be corrected.",
+        )
+        if private != p.private:
+            found.set_private(private)
+            st.rerun()
+        consent = st.toggle(
+            "Corrections may be learnt from",
+            p.consent,
+            key="consent",
+            help="The tick that a new correction begins with. Learning happens on this machine.",
+        )
+        if consent != p.consent:
+            p.consent = consent
+            found.save()
+        where = "to the endpoint that you connected" if _elsewhere(found) else "nowhere"
+        st.caption(
+            f"Conversations and corrections are kept in `{found.settings.history.parent}`, on this machine only. "
+            f"Pictures and words are sent {where}. Deleting overwrites what is deleted."
+        )
+
+
+def _connection(found: State) -> None:
+    server = found.settings.server
+    with st.expander("Connection", icon=":material/lan:"):
+        if found.endpoint is not None:
+            local = server is not None and found.endpoint.url == server.url
+            st.caption(f"{'Local model at' if local else 'Endpoint'} `{found.endpoint.url}`")
+        with st.form("connect", border=False):
+            url = st.text_input("Another endpoint", placeholder="http://127.0.0.1:8000/v1", key="endpoint-url")
+            key = st.text_input("Its key", type="password", key="endpoint-key", autocomplete="off")
+            if st.form_submit_button("Connect", icon=":material/link:") and url.strip():
+                disconnect(found)
+                found.endpoint = Endpoint(url.strip(), key.strip() or None)
+                st.rerun()
+        if server is not None:
+            _server(found)
+
+
+def _server(found: State) -> None:
+    server = found.settings.server
+    assert server is not None
+    with st.form("server", border=False):
+        st.caption("The model on this machine")
+        model = st.text_input("Checkpoint", server.model or "", placeholder="fourfold-mini", key="server-model")
+        names = ["as it is", "4bit", "8bit"]
+        now = server.quantization or names[0]
+        quantization = st.selectbox("Quantisation", names, names.index(now), key="server-quantization")
+        adapter = st.text_input("Adapter", server.adapter or "", placeholder="none", key="server-adapter")
+        if st.form_submit_button("Start it so", icon=":material/restart_alt:"):
+            server.restart(
+                model.strip() or None, None if quantization == names[0] else quantization, adapter.strip() or None
+            )
+            disconnect(found)
+            st.rerun()
+
+
+def _elsewhere(found: State) -> bool:
+    server = found.settings.server
+    return found.endpoint is not None and (server is None or found.endpoint.url != server.url)

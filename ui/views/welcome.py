@@ -1,0 +1,102 @@
+"""The first screen: what the page can do, one click away."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
+from fourfold.ui.state.asking import send, words_for
+from fourfold.ui.state.pictures import TYPES, shown, take
+from fourfold.ui.state.session import State
+from fourfold.ui.views.markdown import plain
+
+_SAMPLES = Path(__file__).parents[1] / "samples"
+# Shipped beside this package; what the command shows first, the page shows first.
+_TABLE = Path(__file__).parents[2] / "samples" / "table.jpg"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture that comes with the page.
+
+    Attributes:
+        file: the picture.
+        alt: what it shows.
+        questions: what can be asked with one click: a label, a task, and its words.
+    """
+
+    file: Path
+    alt: str
+    questions: tuple[tuple[str, Task | None, str], ...]
+
+
+SAMPLES = (
+    Sample(
+        _TABLE,
+        "A red ball, a blue box and a green bottle on a wooden table before a window",
+        (
+            ("What colour is the ball?", None, "What colour is the ball?"),
+            ("Where is the bottle?", Task.REFER, "the bottle"),
+            ("Describe it and point", Task.GROUNDING, ""),
+        ),
+    ),
+    Sample(
+        _SAMPLES / "shapes.png",  # assistant.training.data.scenes.make_scene("page5", most=5)
+        "Orange and red triangles, an orange and a pink heart on brown ground",
+        (
+            ("What is pink?", Task.VQA, "what is pink?"),
+            ("Find the hearts", Task.DETECTION, "heart"),
+            ("How many triangles?", Task.VQA, "how many triangles are there?"),
+        ),
+    ),
+)
+
+
+def show_welcome(found: State) -> None:
+    """Draw the first screen, or the pictures that wait for a question."""
+    if found.pending:
+        return
+    with st.container(key="welcome"):
+        st.markdown("# What shall we look at?")
+        st.markdown("Add a picture and ask. Answers can point, you can point too, and you correct what is wrong.")
+        files = st.file_uploader(
+            "Add pictures",
+            type=list(TYPES),
+            accept_multiple_files=True,
+            key=f"upload-{found.uploads}",
+            label_visibility="collapsed",
+        )
+        if files:
+            add_pictures(found, [(file.name, file.getvalue()) for file in files])
+            st.rerun()
+        st.caption("or try one of these")
+        for number, (sample, column) in enumerate(zip(SAMPLES, st.columns(len(SAMPLES)), strict=True)):
+            with column:
+                _show_sample(found, number, sample)
+
+
+def _show_sample(found: State, number: int, sample: Sample) -> None:
+    data = sample.file.read_bytes()
+    with st.container(key=f"sample-{number}", border=True, horizontal=True, vertical_alignment="center"):
+        st.image(shown(data, 480).uri, width=160, alt=sample.alt)
+        with st.container(key=f"sample-questions-{number}", width="content"):
+            for place, (label, task, words) in enumerate(sample.questions):
+                if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
+                    send(found, words_for(task, words, None), [take(data)])
+                    st.rerun()
+            if st.button("Draw on it yourself", key=f"sample-{number}-draw", icon=":material/draw:", type="tertiary"):
+                found.pending = [take(data)]
+                st.rerun()
+
+
+def add_pictures(found: State, files: list[tuple[str, bytes]]) -> None:
+    """Take pictures in for the next question; those that are none are named."""
+    for name, data in files:
+        try:
+            found.pending.append(take(data, name))
+        except UserError as error:
+            found.notices.append(plain(str(error)))
+    found.region = None
+    found.uploads += 1
