@@ -67,8 +67,8 @@ def _question(image: Image.Image, text: str) -> list[dict[str, Any]]:
 
 def _talk(engine: "Engine", data: bytes, number: int) -> dict[str, float]:
     """Seconds of a conversation of two questions, from the file's bytes on."""
+    from fourfold.assistant.images import load_image_bytes
     from fourfold.serving.engine.engine import Request, Sampling
-    from fourfold.serving.images import load_image_bytes
 
     started = time.perf_counter()
     image = load_image_bytes(data, side=engine.image_size)

@@ -63,7 +63,7 @@ def data_uri(path: Path, edit: Callable[[Image.Image], Image.Image] | None = Non
     if edit is None:
         kind, content = mimetypes.guess_type(path.name)[0] or "image/jpeg", path.read_bytes()
     else:
-        from fourfold.serving.images import load_image_file
+        from fourfold.assistant.images import load_image_file
 
         buffer = io.BytesIO()
         edit(load_image_file(path)).save(buffer, "PNG")

@@ -17,7 +17,7 @@ _BATCH = 64
 
 def ask_engine(engine: "Engine", asks: Sequence[Ask], log: AnswerLog, manner: PromptConfig) -> None:
     """Ask everything that has no answer yet; candidates are ranked by the mean log-likelihood of their own tokens."""
-    from fourfold.serving.images import load_image_file
+    from fourfold.assistant.images import load_image_file
 
     waiting = [ask for ask in asks if ask.key not in log.done]
     # Questions about one image together: it is encoded once.

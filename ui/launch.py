@@ -6,7 +6,7 @@ from typing import Any
 from fourfold.ui.state.settings import Settings, configure
 
 _APP = Path(__file__).with_name("app.py")
-_LARGEST = 20  # MiB of a file; `serving.images.LIMITS.bytes`
+_LARGEST = 20  # MiB of a file; `assistant.images.LIMITS.bytes`
 
 # Ink on paper, and the other way round; the accent has contrast on both.
 _LIGHT = {

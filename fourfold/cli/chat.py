@@ -12,6 +12,7 @@ import typer
 
 from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
+from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import Asked, read_words, user_message, with_task
 from fourfold.cli.chat_looks import Looks, show_looks
 from fourfold.cli.chat_output import show_answer, write_image
@@ -28,7 +29,6 @@ from fourfold.cli.refined import (
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
 from fourfold.serving.engine.requests import Completion, Request, Sampling
-from fourfold.serving.images import load_image_file
 
 if TYPE_CHECKING:
     from PIL import Image

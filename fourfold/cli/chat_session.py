@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
+from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
 from fourfold.cli.chat_looks import Looks, show_looks
 from fourfold.cli.chat_output import show_answer, write_image
@@ -15,7 +16,6 @@ from fourfold.cli.refined import remind
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
 from fourfold.serving.engine.requests import Request, Sampling
-from fourfold.serving.images import load_image_file
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,6 @@
 """The HTTP application: OpenAI's chat completions over the local engine.
 
-Everything a stranger controls passes `RequestGuardMiddleware` first, and images pass `serving.images`; what is here
+Everything a stranger controls passes `RequestGuardMiddleware` first, and images pass `assistant.images`; what is here
 is only the API.
 """
 

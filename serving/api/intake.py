@@ -5,12 +5,12 @@ from typing import Any
 
 from PIL import Image
 
+from fourfold.assistant.images import decode_data_uri, load_image_bytes
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.chat_schema import AssistantMessage, ChatRequest, ImagePart, SystemMessage, TextPart
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.remote_images import RemoteImages
-from fourfold.serving.images import decode_data_uri, load_image_bytes
 
 
 def read_messages(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from fourfold.serving.images import ImageLimits
+from fourfold.assistant.images import ImageLimits
 
 
 @dataclass(frozen=True)

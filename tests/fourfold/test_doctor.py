@@ -58,7 +58,8 @@ def test_for_people_every_finding_is_a_line() -> None:
 
 
 def test_it_is_quick_because_it_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys; from fourfold.cli.doctor import examine; examine(); print({'torch', 'transformers'} & {*sys.modules})"
+    code = "import sys; from fourfold.cli.doctor import examine; examine()\n"
+    code += "print({'torch', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

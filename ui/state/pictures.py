@@ -9,7 +9,7 @@ from functools import lru_cache
 from PIL import Image
 
 from fourfold.assistant.grounding import Box
-from fourfold.serving.images import load_image_bytes
+from fourfold.assistant.images import load_image_bytes
 
 TYPES = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
 """Endings of the files that can be chosen."""

@@ -1,4 +1,4 @@
-"""Safe intake of images: the one door through which bytes become pixels, for the command, the server and the page.
+"""An image, and the one door through which bytes become pixels: for the command, the server, the page and the stores.
 
 Whatever comes in, what comes out is an upright 8-bit RGB picture of bounded size, or a `UserError` in one line. Sizes
 are read from the header and checked before anything is decoded, because a few kilobytes can claim gigabytes of pixels.
@@ -6,11 +6,14 @@ are read from the header and checked before anything is decoded, because a few k
 
 import base64
 import binascii
+import hashlib
 import io
 import re
 import stat
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +55,139 @@ class ImageLimits:
 LIMITS = ImageLimits()
 
 
-def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | None = None) -> Image.Image:
-    """Read an image file.
+@dataclass(frozen=True)
+class Attachment:
+    """An encoded image file in memory: what is stored, hashed, sent and decoded.
 
-    Args:
-        path: A file that the caller chose. Never pass a path that came over the network.
-        limits: Caps on size.
-        side: See `load_image_bytes`.
+    Attributes:
+        content: the file, within `limits.bytes`; not looked into until something asks.
+        name: what error messages call it.
+        limits: of decoding.
+    """
 
-    Returns:
-        An upright RGB image.
+    content: bytes = field(repr=False)
+    name: str = "the image"
+    limits: ImageLimits = LIMITS
+
+    def __post_init__(self) -> None:
+        if not self.content:
+            raise UserError(f"{_printable(self.name)} is empty; send an image file")
+        if len(self.content) > self.limits.bytes:
+            raise UserError(_too_many_bytes(_printable(self.name), len(self.content), self.limits))
+
+    @classmethod
+    def from_path(cls, path: str | Path, name: str | None = None, limits: ImageLimits = LIMITS) -> "Attachment":
+        """Read a file that the caller chose; never pass a path that came over the network.
+
+        Raises:
+            UserError: it is missing, no regular file, unreadable or too large.
+        """
+        return cls(_read_file(Path(path), limits, name), name or str(path), limits)
+
+    @classmethod
+    def from_data_uri(cls, uri: str, name: str = "the image", limits: ImageLimits = LIMITS) -> "Attachment":
+        """The image of a `data:image/...;base64,...` URI; its encoded length is checked before decoding.
+
+        Raises:
+            UserError: it is none, malformed, or too long.
+        """
+        return cls(decode_data_uri(uri, name, limits), name, limits)
+
+    @classmethod
+    def from_image(cls, image: Image.Image, name: str = "the image") -> "Attachment":
+        """A decoded image as PNG."""
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return cls(buffer.getvalue(), name)
+
+    @classmethod
+    def of(cls, given: "ImageInput") -> "Attachment":
+        """An attachment of whatever holds an image here: a path, a data URI, bytes, a decoded image or an attachment.
+
+        Raises:
+            UserError: it holds none, or is the URL of another machine, which only a server may fetch.
+        """
+        if isinstance(given, Attachment):
+            return given
+        if isinstance(given, Image.Image):
+            return cls.from_image(given)
+        if isinstance(given, bytes):
+            return cls(given)
+        if isinstance(given, str) and given.startswith("data:"):
+            return cls.from_data_uri(given)
+        return cls.from_path(given)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the bytes, in hex."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def media_type(self) -> str:
+        """Such as `image/png`, read from the header without decoding.
+
+        Raises:
+            UserError: it is not an image of a format that is read here.
+        """
+        try:
+            with Image.open(io.BytesIO(self.content), formats=FORMATS) as image:
+                return image.get_format_mimetype() or "application/octet-stream"
+        except Exception:  # headers of damaged files raise almost anything
+            raise UserError(_unknown_format(self.content, _printable(self.name))) from None
+
+    @property
+    def data_uri(self) -> str:
+        """The form in which it travels inside a chat message."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode('ascii')}"
+
+    def decode(self, side: int | None = None) -> Image.Image:
+        """The upright RGB picture, see `load_image_bytes`."""
+        return load_image_bytes(self.content, self.name, self.limits, side)
+
+    @cached_property
+    def hashes(self) -> frozenset[str]:
+        """`bytes:...` and `pixels:...` hashes. Two files that share one show the same picture.
+
+        They survive saving the picture again without loss or without its metadata: pixels are hashed as they are stored
+        and as EXIF turns them. Files that were scaled, cropped or compressed anew with loss share none.
+
+        Raises:
+            UserError: as `decode`.
+        """
+        upright = self.decode()
+        stored = _open(self.content, _printable(self.name), self.limits, lambda image: image.convert("RGBA"))
+        return frozenset({f"bytes:{self.sha256}", pixel_hash(upright), pixel_hash(stored)})
+
+
+ImageInput = str | Path | bytes | Image.Image | Attachment
+"""A path, a URL, the bytes of an image file, a decoded image, or an attachment."""
+
+
+def image_url(given: ImageInput) -> str:
+    """The URL to put into a chat message: a data URI, or the given http(s) URL, which is the server's to fetch or not.
 
     Raises:
-        UserError: The file is missing, not a regular file, too large, or not an image that can be decoded.
+        UserError: there is no such file, or it is not an image.
     """
-    path = Path(path)
-    name = _printable(str(path))
+    if isinstance(given, str) and given.startswith(("http://", "https://")):
+        return given
+    return Attachment.of(given).data_uri
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """`pixels:...`, the same for equal pictures whatever file they come from."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.convert("RGBA").tobytes())
+    return f"pixels:{digest.hexdigest()}"
+
+
+def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | None = None) -> Image.Image:
+    """The upright RGB picture of a file, see `Attachment.from_path` and `load_image_bytes`."""
+    return Attachment.from_path(path, limits=limits).decode(side)
+
+
+def _read_file(path: Path, limits: ImageLimits, name: str | None) -> bytes:
+    name = _printable(name or str(path))
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -77,7 +197,7 @@ def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | 
         if status.st_size > limits.bytes:
             raise UserError(_too_many_bytes(name, status.st_size, limits))
         with path.open("rb") as file:
-            data = file.read(limits.bytes + 1)  # it may have grown since
+            return file.read(limits.bytes + 1)  # it may have grown since
     except FileNotFoundError:
         raise UserError(f"{name} does not exist; check the path of the image") from None
     except (OSError, ValueError) as error:
@@ -85,7 +205,6 @@ def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | 
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{name} cannot be read ({_printable(reason)}); check the path and its permissions") from None
-    return load_image_bytes(data, name, limits, side)
 
 
 def load_image_bytes(
@@ -110,6 +229,21 @@ def load_image_bytes(
         UserError: Empty, too large, of an unknown format, or damaged.
     """
     name = _printable(name)
+
+    def upright(image: Image.Image) -> Image.Image:
+        pixels = image.width * image.height
+        if side is not None:
+            image.draft(None, (side * _SPARE, side * _SPARE))
+        image.load()
+        rgb = _to_rgb(_upright(image), name)
+        rgb.info = {"pixels": pixels}  # place and camera of the photographer stay behind
+        return rgb
+
+    return _open(data, name, limits, upright)
+
+
+def _open(data: bytes, name: str, limits: ImageLimits, decode: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `decode` makes of the opened file, whose header has been checked; whatever fails is a `UserError`."""
     if not data:
         raise UserError(f"{name} is empty; send an image file")
     if len(data) > limits.bytes:
@@ -117,13 +251,7 @@ def load_image_bytes(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, data, name, limits)
-            pixels = image.width * image.height
-            if side is not None:
-                image.draft(None, (side * _SPARE, side * _SPARE))
-            image.load()
-            rgb = _to_rgb(_upright(image), name)
-            rgb.info = {"pixels": pixels}  # place and camera of the photographer stay behind
-            return rgb
+            return decode(image)
     except UserError:
         raise
     except Image.DecompressionBombError:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from fourfold.assistant.images import FORMATS, ImageLimits, decode_data_uri, load_image_bytes, load_image_file
 from fourfold.prompts.errors import UserError
-from fourfold.serving.images import FORMATS, ImageLimits, decode_data_uri, load_image_bytes, load_image_file
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
