@@ -6,12 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from platformdirs import user_data_path
+
 from fourfold.prompts.errors import UserError
 
 
 def data_directory() -> Path:
-    """Where this user's own data lies: `$XDG_DATA_HOME/fourfold`, or the same below `~/.local/share`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "fourfold"
+    """The system's folder for a user's own data (Linux: `$XDG_DATA_HOME/fourfold`, `~/.local/share/fourfold`)."""
+    return user_data_path("fourfold", appauthor=False).expanduser()
 
 
 class Database:

@@ -1,10 +1,11 @@
 """Small English: the word classes and forms that turn annotated phrases into questions."""
 
 import re
+from functools import cache
+from typing import Any
 
 
 def words_in(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
     return frozenset(text.split())
 
 
@@ -13,18 +14,15 @@ COLOURS = (
 )  # fmt: skip
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-_IRREGULAR = {
-    "people": "person", "men": "man", "women": "woman", "children": "child", "feet": "foot", "leaves": "leaf",
-    "teeth": "tooth", "knives": "knife", "shelves": "shelf", "mice": "mouse", "geese": "goose", "scarves": "scarf",
-    "wolves": "wolf", "calves": "calf", "sheep": "sheep", "grey": "gray", "puppies": "puppy", "ladies": "lady",
-}  # fmt: skip
 _PLURAL_ONLY = words_in(
     "shorts jeans pants sunglasses glasses goggles clothes stairs steps trunks scissors overalls tights leggings "
-    "pajamas"
+    "pajamas trousers"
 )
-# Singular, and no rule about endings says so: "ss", "us" and "is" are seen by rule.
-_ENDS_IN_S = words_in("canvas lens gas christmas gymnastics")
-_IRREGULAR_PLURAL = {one: many for many, one in _IRREGULAR.items() if many not in ("grey", "sheep")}
+# inflect takes every word in "s" for a plural ("us" and "is" are seen by rule here), and pronouns for nouns.
+_SINGULAR = words_in("canvas lens gas christmas gymnastics news")
+_IRREGULAR = words_in("people men women children feet teeth geese mice")
+# Most nouns in "o" take an "s" ("photos"); inflect gives all that it does not know an "es".
+_TAKES_ES = words_in("potato tomato hero echo mosquito volcano torpedo buffalo mango")
 # "a group of people" speaks of people; the words before "of" that only measure.
 _MEASURES = words_in(
     "group set pair bunch couple crowd number lot team piece body patch pile line row variety bit kind side "
@@ -94,31 +92,36 @@ PEOPLE = (
 )
 
 
+@cache
+def _inflect() -> Any:
+    from unittest import mock
+
+    # inflect has typeguard rewrite all its functions, which makes importing it take 1.5 s in place of 0.05.
+    with mock.patch("typeguard.typechecked", lambda function: function):
+        import inflect
+    return inflect.engine()
+
+
+@cache
 def singular(word: str) -> str:
-    """The singular of an English noun by rule; exact enough for the words of captions."""
+    """The singular of an English noun, and any other word as it is; exact enough for the words of captions."""
     word = word.lower()
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if word in _PLURAL_ONLY | _ENDS_IN_S or len(word) < 4 or not word.endswith("s"):
+    if word == "grey":
+        return "gray"
+    is_plural = word in _IRREGULAR or (len(word) > 3 and word[-1] == "s" and word[-2] not in "sui")
+    if not is_plural or word in _PLURAL_ONLY | _SINGULAR:
         return word
-    if word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
-    return word[:-1]
+    return _inflect().singular_noun(word) or word
 
 
 def plural(word: str) -> str:
-    """The plural of an English noun by rule."""
-    if word in _IRREGULAR_PLURAL:
-        return _IRREGULAR_PLURAL[word]
     if word in _PLURAL_ONLY:
         return word
-    if word.endswith("y") and word[-2:-1] not in "aeiou":
-        return word[:-1] + "ies"
-    return word + ("es" if word.endswith(("s", "x", "z", "ch", "sh")) else "s")
+    if word.endswith("o") and word not in _TAKES_ES:
+        return word + "s"
+    many = _inflect().plural_noun(word)
+    # A word in "s" that is a plural already, or has none: "skis", "tennis".
+    return word if many == word + "s" and word.endswith("s") else many
 
 
 def is_plural_only(word: str) -> bool:
@@ -143,7 +146,7 @@ def with_article(noun: str) -> str:
     last = noun.rpartition(" ")[2]
     if not is_counted(last):
         return noun
-    return f"{'an' if noun[0] in 'aeiou' and not noun.startswith(('uni', 'one', 'us')) else 'a'} {noun}"
+    return _inflect().a(noun)
 
 
 def words_of(text: str) -> list[str]:

@@ -229,7 +229,7 @@ def _tidy(words: str) -> str:
 
 
 # Okabe and Ito's colours without black: told apart by colour-blind people too.
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 def draw(image: Image.Image, phrases: Sequence[GroundedPhrase]) -> Image.Image:
@@ -245,7 +245,7 @@ def draw(image: Image.Image, phrases: Sequence[GroundedPhrase]) -> Image.Image:
     font = ImageFont.load_default(max(11, round(min(canvas.size) / 28)))
     labels: list[tuple[str, Box, tuple[int, int, int]]] = []
     for number, grounded in enumerate(phrases):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = PALETTE[number % len(PALETTE)]
         for box in grounded.boxes:
             x1, y1, x2, y2 = box.to_pixels(canvas.width - 1, canvas.height - 1)
             pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from fourfold.prompts.errors import UserError
 
+_Found = TypeVar("_Found")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow decoders that are tried; everything else that Pillow knows (EPS, PDF, FITS, ...) stays shut."""
 
@@ -148,15 +150,26 @@ class Attachment:
     def hashes(self) -> frozenset[str]:
         """`bytes:...` and `pixels:...` hashes. Two files that share one show the same picture.
 
-        They survive saving the picture again without loss or without its metadata: pixels are hashed as they are stored
-        and as EXIF turns them. Files that were scaled, cropped or compressed anew with loss share none.
+        They survive saving the picture again without loss or without its metadata: pixels are hashed as they are
+        stored, as EXIF turns them, and as `decode` shows them. Files that were scaled, cropped or compressed anew with
+        loss share none.
 
         Raises:
             UserError: as `decode`.
         """
-        upright = self.decode()
-        stored = _open(self.content, _printable(self.name), self.limits, lambda image: image.convert("RGBA"))
-        return frozenset({f"bytes:{self.sha256}", pixel_hash(upright), pixel_hash(stored)})
+        name = _printable(self.name)
+
+        def hashed(image: Image.Image) -> set[str]:
+            image.load()
+            found, shown = {pixel_hash(image)}, image
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                shown = _upright(image)
+                found.add(pixel_hash(shown))
+            if image.mode != "RGB":
+                found.add(pixel_hash(_to_rgb(shown, name)))
+            return found
+
+        return frozenset({f"bytes:{self.sha256}", *_open(self.content, name, self.limits, hashed)})
 
 
 ImageInput = str | Path | bytes | Image.Image | Attachment
@@ -242,7 +255,7 @@ def load_image_bytes(
     return _open(data, name, limits, upright)
 
 
-def _open(data: bytes, name: str, limits: ImageLimits, decode: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _open(data: bytes, name: str, limits: ImageLimits, decode: Callable[[Image.Image], _Found]) -> _Found:
     """What `decode` makes of the opened file, whose header has been checked; whatever fails is a `UserError`."""
     if not data:
         raise UserError(f"{name} is empty; send an image file")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import Figure, in_turns
-from benchmarks.serving import ROOT
+from benchmarks.questions import ROOT, SAMPLE
 
 _IMPORTS = """
 import sys, torch, transformers
@@ -20,19 +20,13 @@ for name in sys.argv[1:]:
 def cold_starts(model: Path, rounds: int) -> dict[str, Figure]:
     """Seconds of `chat` (one question about the sample picture) and of `floor` (imports, and the weights read once)."""
     weights = [str(file) for file in model.glob("*.safetensors")]
-    sample = str(ROOT / "fourfold" / "samples" / "table.jpg")
-    chat = ["-m", "fourfold.cli", "chat", sample, "What colour is the ball?", "--model", str(model)]
-    contestants = {
-        "floor": lambda: _seconds(["-c", _IMPORTS, *weights]),
-        "chat": lambda: _seconds(chat),
-    }
+    chat = ["-m", "fourfold", "chat", str(SAMPLE), "What colour is the ball?", "--model", str(model)]
+    contestants = {"floor": lambda: _seconds(["-c", _IMPORTS, *weights]), "chat": lambda: _seconds(chat)}
     for run in contestants.values():
         run()  # files are in memory after that, as on any machine in use
     figures = in_turns(contestants, rounds, "s")
-    figures["chat"].limit, figures["chat"].limit_is = (
-        figures["floor"].value,
-        "import torch, transformers; read the weights",
-    )
+    figures["chat"].limit = figures["floor"].value
+    figures["chat"].limit_is = "import torch, transformers; read the weights"
     return figures
 
 

@@ -10,28 +10,49 @@ stopped goes on with the same command and asks nothing twice. `OUT/evaluation.js
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation_files import photo_files, sample_files
-from benchmarks.evaluation_table import evaluation_tables
+from fourfold.assistant.files import write_text
+from fourfold.assistant.training.data import Sample, held_out
 from fourfold.assistant.training.data.sample import photos_directory
-from fourfold.eval.answerer import Answerer
-from fourfold.eval.asking import Control
-from fourfold.eval.beaf import run_beaf
-from fourfold.eval.conversation import run_conversation
-from fourfold.eval.log import write_whole
-from fourfold.eval.probes import Probe
+from fourfold.eval.controls import Control, Perturbation
+from fourfold.eval.endpoint import EndpointModel
+from fourfold.eval.model import EngineModel, Model
 from fourfold.eval.prompting import resolve_config
-from fourfold.eval.report import build_report, write_report
-from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.report.render import figure, markdown_table, signed
+from fourfold.eval.report.runs import build_report, write_report
+from fourfold.eval.tasks.beaf import run_beaf
+from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
+from fourfold.eval.tasks.conversation import run_conversation
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 PARTS = ("sample", "photos", "probes", "beaf", "converse")
 _CONTROLS = (Control.NONE, Control.BLIND, Control.WRONG_IMAGE, Control.TEXT_ONLY)
 _PHOTOS = (("existence", "pope"), ("answers", "vqav2"), ("phrases", "phrase-grounding"), ("labels", "detection"))
+_LARGEST = 0.5  # share of the image; who points at everything must not be right
+_FAMILIES = ("refcoco+", "refcocog", "refcoco", "vsr", "okvqa")  # a longer name before its beginning
+_TITLES = {
+    "sample-refcoco": "RefCOCO val + testB",
+    "sample-refcoco+": "RefCOCO+ val + testB",
+    "sample-refcocog": "RefCOCOg val + test",
+    "sample-vsr": "VSR",
+    "sample-okvqa": "OK-VQA",
+    "photos-existence": "is it there (as POPE asks)",
+    "photos-answers": "short answers",
+    "photos-phrases": "phrase grounding",
+    "photos-labels": "detection",
+    "beaf": "Before and after an object is painted over",
+    "converse-referents": "A thing described again",
+    "converse-answers": "Doubted, given a hint, told",
+}
+_MARKS = ("", "-blind", "-wrong-image", "-text-only")
+_PROBES = ("-patch-shuffle", "-distractor")
 
 
 @dataclass(frozen=True)
@@ -44,21 +65,21 @@ class Plan:
     images: Path
     limit: int | None
     control: Control = Control.NONE
-    probe: Probe = Probe.NONE
+    perturbation: Perturbation = Perturbation.NONE
 
-    def options(self, answerer: Answerer, out: Path, seed: int) -> RunOptions:
+    def options(self, model: Model, out: Path, seed: int) -> RunOptions:
         """As the runner takes it; each run has a folder of its own."""
-        marks = [mark for mark in (self.control, self.probe) if mark != "none"]
+        marks = [mark for mark in (self.control, self.perturbation) if mark != "none"]
         return RunOptions(
             benchmark=self.benchmark,
             images=self.images,
             annotations=self.annotations,
             out=out / "-".join([self.name, *marks]),
-            answerer=answerer,
+            model=model,
             limit=self.limit,
             control=self.control,
-            probe=self.probe,
-            manner=resolve_config(None, self.benchmark),
+            perturbation=self.perturbation,
+            prompting=resolve_config(None, self.benchmark),
             seed=seed,
         )
 
@@ -77,30 +98,201 @@ def plans(part: str, data: Path, out: Path, limit: int, seed: int) -> Iterator[P
                 yield Plan(f"photos-{name}", benchmark, files[name], images, limit, control)
     elif part == "probes":
         for name, benchmark in _PHOTOS[:2]:
-            for probe in (Probe.PATCH_SHUFFLE, Probe.DISTRACTOR):
-                yield Plan(f"photos-{name}", benchmark, files[name], images, limit, probe=probe)
+            for one in (Perturbation.PATCH_SHUFFLE, Perturbation.DISTRACTOR):
+                yield Plan(f"photos-{name}", benchmark, files[name], images, limit, perturbation=one)
 
 
-def run_part(part: str, answerer: Answerer, data: Path, out: Path, limit: int, seed: int) -> dict[str, Any]:
+def run_part(part: str, model: Model, data: Path, out: Path, limit: int, seed: int) -> dict[str, Any]:
     """Run a part, or what is left of it; its figures by the name of the run."""
     if part == "beaf":
-        boxes, manner = photo_files(data, out / "annotations", seed)["labels"], resolve_config(None, "pope")
-        told = run_beaf(answerer, boxes, data / "photos", out / "beaf", manner=manner, limit=limit, seed=seed)
-        return {"beaf": told}
+        boxes = photo_files(data, out / "annotations", seed)["labels"]
+        return {"beaf": run_beaf(Plan("beaf", "pope", boxes, data / "photos", limit).options(model, out, seed))}
     if part == "converse":
         files = photo_files(data, out / "annotations", seed)
         talks = (
             Plan("converse-referents", "refcoco", files["referents"], data / "photos", limit),
             Plan("converse-answers", "vqav2", files["answers"], data / "photos", limit),
         )
-        return {talk.name: run_conversation(talk.options(answerer, out, seed)) for talk in talks}
+        return {talk.name: run_conversation(talk.options(model, out, seed)) for talk in talks}
     found = {}
     for plan in plans(part, data, out, limit, seed):
-        options = plan.options(answerer, out, seed)
+        options = plan.options(model, out, seed)
         print(f"{options.out.name}", file=sys.stderr, flush=True)
         run_benchmark(options)
         found[options.out.name] = json.loads((options.out / "result.json").read_text(encoding="utf-8"))
     return found
+
+
+def sample_files(data: Path, out: Path) -> dict[str, Path]:
+    """The records that come with the COCO sample, a file a benchmark: RefCOCO / + / g, VSR, OK-VQA.
+
+    OK-VQA's records hold scores instead of ten answers (1 or 0.6). Four or two of ten annotators with that answer, the
+    others with answers that nobody gives, have the same scores.
+
+    Raises:
+        UserError: the sample is not in the data folder.
+    """
+    path = data / "coco_sample" / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"there is no COCO sample at {path}; set FOURFOLD_DATA to the folder that holds coco_sample/")
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        for one in entry["records"]:
+            family = next(name for name in _FAMILIES if one["benchmark"].startswith(name))
+            record = one["record"]
+            if family == "okvqa":
+                record = _okvqa(record)
+            elif family == "vsr":
+                record = {name: record[name] for name in ("image", "caption", "label", "relation")}
+            if family != "vsr" or record not in found[family]:  # VSR's random and zero-shot splits share statements
+                found[family].append(record)
+    return {family: _write(out / f"{family}.json", records) for family, records in sorted(found.items())}
+
+
+def _okvqa(record: Mapping[str, Any]) -> dict[str, Any]:
+    answers = [answer for answer, score in record["label"].items() for _ in range(4 if score == 1 else 2)]
+    others = [f"another answer {number}" for number in range(10 - len(answers))]
+    return {
+        "question_id": record["question_id"],
+        "image_id": record["img_id"],
+        "question": record["sent"],
+        "answers": answers + others,
+    }
+
+
+def photo_files(data: Path, out: Path, seed: int) -> dict[str, Path]:
+    """The photos' held-out split: existence as POPE asks, short answers, phrases and labels with boxes, referents.
+
+    Raises:
+        UserError: the photos are not in the data folder.
+    """
+    names = {"existence": "jsonl", "answers": "json", "phrases": "jsonl", "labels": "jsonl", "referents": "json"}
+    files = {name: out / f"{name}-{seed}.{suffix}" for name, suffix in names.items()}
+    if all(file.exists() for file in files.values()):
+        return files  # reading all photos' annotations takes a while
+    questions = held_out(Task.VQA, "photos", seed)
+    existence = [sample for sample in questions if sample.turns[0].facts["kind"] == "existence"]
+    answers = [sample for sample in questions if sample.turns[0].facts["kind"] != "existence"]
+    photos = {
+        name: _held_out(data / "photos" / f"{name}.jsonl") for name in ("flickr8k_entities", "coco", "voc2012_100")
+    }
+    content = {
+        "existence": [_pope(number, one) for number, one in enumerate(existence)],
+        "answers": [_vqa(number, one) for number, one in enumerate(answers)],
+        "phrases": photos["flickr8k_entities"],
+        "labels": [*photos["coco"], *photos["voc2012_100"]],
+        "referents": [row for one in photos["flickr8k_entities"] for row in referents(one)],
+    }
+    return {name: _write(file, content[name]) for name, file in files.items()}
+
+
+def _held_out(path: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [record for record in records if record["split"] != "train"]
+
+
+def _asked(sample: Sample) -> dict[str, str]:
+    """Image and question without its tag, which the wording of the run adds."""
+    return {"image": str(sample.image.path), "question": sample.turns[0].question.partition("] ")[2]}
+
+
+def _pope(number: int, sample: Sample) -> dict[str, Any]:
+    asked = _asked(sample)
+    return {"question_id": number, "image": asked["image"], "text": asked["question"], "label": sample.turns[0].answer}
+
+
+def _vqa(number: int, sample: Sample) -> dict[str, Any]:
+    # With ten equal answers the official rule would normalise nothing, not even case.
+    turn = sample.turns[0]
+    answers = [turn.answer] * 9 + ["another answer"]
+    return {"question_id": number, **_asked(sample), "answers": answers, "question_type": str(turn.facts["kind"])}
+
+
+def referents(photo: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Things with one box that captions name in three ways or more, in RefCOCO's format; not what fills the image."""
+    by_entity: dict[str, dict[str, list[float]]] = defaultdict(dict)
+    for phrase in photo["phrases"]:
+        if len(phrase["boxes"]) == 1:
+            by_entity[phrase["entity"]].setdefault(phrase["phrase"].lower(), phrase["boxes"][0])
+    for entity, phrases in by_entity.items():
+        boxes = {tuple(box) for box in phrases.values()}
+        if len(phrases) < 3 or len(boxes) != 1:
+            continue
+        x1, y1, x2, y2 = boxes.pop()
+        if (x2 - x1) * (y2 - y1) > _LARGEST * photo["width"] * photo["height"]:
+            continue
+        for words in phrases:
+            yield {
+                "img_id": f"{photo['id']}_{entity}",
+                "image": photo["image"],
+                "sents": words,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "width": photo["width"],
+                "height": photo["height"],
+            }
+
+
+def _write(path: Path, records: list[Any]) -> Path:
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    else:
+        text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+    write_text(path, text)
+    return path
+
+
+def evaluation_tables(measured: Mapping[str, Any]) -> str:
+    """The content of `evaluation.json` as Markdown: a table a part."""
+    parts, minus = measured["parts"], measured["minus"]
+    lines = [
+        f"Model `{measured['model']}`, measured {measured['date'][:10]}; MiniGPT-v2's prompts, greedy, official rules, "
+        f"seed {measured['seed']}. Percent; in brackets the 95 % interval, clustered by image.",
+    ]
+    for part, title in (("sample", "COCO sample"), ("photos", "Photos, held-out split")):
+        if part in parts:
+            lines += ["", f"**{title}**", "", *_with_controls(parts[part], minus)]
+    if "photos-labels" in parts.get("photos", {}):
+        lines += ["", *_boxes(parts["photos"])]
+    if "probes" in parts:
+        runs = {**parts.get("photos", {}), **parts["probes"]}
+        rows = [
+            [_TITLES[name], run["n"], *(figure(runs.get(name + probe)) for probe in ("", *_PROBES))]
+            for name, run in runs.items()
+            if name + _PROBES[0] in runs and name in _TITLES
+        ]
+        heads = ["questions", "n", "untouched", "image in shuffled pieces", "after a wrong claim"]
+        lines += ["", "**Probes**", "", *markdown_table(heads, rows, numbers=[1])]
+    for name, result in {**parts.get("beaf", {}), **parts.get("converse", {})}.items():
+        rows = [[told, figure(value), value["n"]] for told, value in result["figures"].items()]
+        lines += ["", f"**{_TITLES[name]}**", "", *markdown_table(["figure", "percent", "n"], rows, numbers=[2])]
+    return "\n".join(lines) + "\n"
+
+
+def _with_controls(runs: Mapping[str, Any], minus: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, run in runs.items():
+        if name in _TITLES:
+            cells = [figure(runs.get(name + control)) for control in _MARKS]
+            gain = minus.get(name, {}).get("blind")
+            sure = gain and gain["difference"]["low"] is not None
+            rows.append([
+                f"{_TITLES[name]}, {run['metric']} (`{run['rule']}`)", run["n"], *cells,
+                signed(gain) + (f", p {gain['p_value']:.3f}" if sure else ""),
+            ])  # fmt: skip
+    heads = ["with the image", "no image", "wrong image", "question alone", "image − no image"]
+    return markdown_table(["questions", "n", *heads], rows, numbers=[1])
+
+
+def _boxes(runs: Mapping[str, Any]) -> list[str]:
+    """Precision and recall where several boxes may be written."""
+    rows = []
+    for name, ending in (("photos-phrases", ""), ("photos-labels", " over all boxes")):
+        for mark, title in zip(_MARKS[:3], ("with the image", "no image", "wrong image"), strict=True):
+            if run := runs.get(name + mark):
+                found = next(iter(run["rules"].values()))["sub_scores"]
+                cells = (figure(found[kind + ending]) for kind in ("precision", "recall", "f1"))
+                rows.append([f"{_TITLES[name]}, {title}", *cells])
+    return markdown_table(["boxes at IoU 0.5", "precision", "recall", "F1"], rows)
 
 
 def main() -> None:
@@ -120,17 +312,17 @@ def main() -> None:
     from fourfold.assistant.checkpoints.resolve import resolve_model
 
     data = photos_directory().parent
-    checkpoint = None if given.endpoint else resolve_model(given.model)
-    with Answerer(
-        endpoints=tuple(given.endpoint), checkpoint=checkpoint, model=given.model if given.endpoint else None
-    ) as answerer:
+    model: Model = (
+        EndpointModel(given.endpoint, given.model) if given.endpoint else EngineModel(resolve_model(given.model))
+    )
+    with model:
         measured = {
-            "model": answerer.identity(),
+            "model": model.identity,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "limit": given.limit,
             "seed": given.seed,
             "parts": {
-                part: run_part(part, answerer, data, given.out, given.limit, given.seed)
+                part: run_part(part, model, data, given.out, given.limit, given.seed)
                 for part in PARTS
                 if part in chosen
             },
@@ -143,8 +335,8 @@ def main() -> None:
         write_report(report, given.out, shown=12)
     measured["minus"] = {Path(row["folder"]).name: row.get("minus", {}) for row in comparisons}
     tables = evaluation_tables(measured)
-    write_whole(given.out / "evaluation.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
-    write_whole(given.out / "evaluation.md", tables)
+    write_text(given.out / "evaluation.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    write_text(given.out / "evaluation.md", tables)
     print(tables)
 
 

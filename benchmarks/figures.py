@@ -12,7 +12,6 @@ class Figure:
     """One thing that was measured.
 
     Attributes:
-        name: what, and whose.
         unit: "s", "tokens/s", "requests/s", "samples/s", "MiB", "GB/s" or "GFLOP/s".
         runs: in the order in which they were taken; empty where there is no figure.
         limit: the best that this machine could do, in the same unit; None where there is no such thing.
@@ -20,7 +19,6 @@ class Figure:
         reason: why there is no figure.
     """
 
-    name: str
     unit: str
     runs: list[float] = field(default_factory=list)
     limit: float | None = None
@@ -51,7 +49,7 @@ def in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int, unit: 
         rounds: runs of each.
         unit: of what they return.
     """
-    figures = {name: Figure(name, unit) for name in contestants}
+    figures = {name: Figure(unit) for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             if figures[name].reason is not None:

@@ -10,16 +10,13 @@ on our model class, given tensors; and the local engine, given pictures and mess
 
 import argparse
 import gc
-import importlib.metadata
 import json
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,32 +25,30 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, set_seed
 
-from benchmarks.layouts import layout
+from benchmarks.conversation import STAGES
+from benchmarks.limits import processor, versions
+from benchmarks.memory import layout
+from benchmarks.questions import question
+from fourfold.assistant.files import write_text
 from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.prompts.chat import load_template
+from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 
-if TYPE_CHECKING:
-    from fourfold.serving.engine.engine import Engine
-
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "nf4": torch.float16}
 TEXT_TOKENS = 32  # about what one short question takes with its marks
 MIB = 1024**2
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def build(config: MiniGPTv2Config, device: torch.device, dtype: torch.dtype) -> MiniGPTv2ForConditionalGeneration:
     """The model with random weights, made on the device."""
     set_seed(0)
-    with device, default_dtype(dtype):
-        return MiniGPTv2ForConditionalGeneration(config).eval()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            return MiniGPTv2ForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
 
 
 def quantise_language_model(model: MiniGPTv2ForConditionalGeneration, device: torch.device) -> int:
@@ -71,22 +66,12 @@ def quantise_language_model(model: MiniGPTv2ForConditionalGeneration, device: to
         if isinstance(child, nn.Linear)
     ]
     for parent, name, child in found:
-        weight = child.weight.data
-        small = bnb.nn.Linear4bit(
-            child.in_features,
-            child.out_features,
-            bias=False,
-            compute_dtype=weight.dtype,
-            quant_type="nf4",
-            compress_statistics=True,
-            device="meta",
-        )
-        small.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True).to(
-            device
-        )
+        shape, weight = (child.in_features, child.out_features), child.weight.data
+        small = bnb.nn.Linear4bit(*shape, bias=False, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+        packed = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+        small.weight = packed.to(device)
         setattr(parent, name, small)
-    del found
-    return sum(isinstance(module, bnb.nn.Linear4bit) for module in model.modules())
+    return len(found)
 
 
 class Clock:
@@ -95,15 +80,11 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
 
-    def sync(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
-
     def time(self, work: Callable[[], Any]) -> float:
-        self.sync()
+        self._wait()
         start = time.perf_counter()
         work()
-        self.sync()
+        self._wait()
         return time.perf_counter() - start
 
     def held_mib(self) -> float | None:
@@ -115,6 +96,10 @@ class Clock:
     def reset_peak(self) -> None:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
+
+    def _wait(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
 
 
 def inputs_for(config: MiniGPTv2Config, batch: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -186,162 +171,125 @@ def make_processor(config: MiniGPTv2Config) -> MiniGPTv2Processor:
     )
 
 
-def measure_engine(engine: "Engine", clock: Clock, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
+def measure_engine(engine: Engine, clock: Clock, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """So many requests at once, each with a picture of its own: nothing is in the engine's caches."""
-    from fourfold.serving.engine.engine import Request, Sampling
-
     noise = np.random.default_rng(batch)
-    question = " ".join(f"w{i}" for i in noise.integers(3, 31999, TEXT_TOKENS - 10))
+    text = " ".join(f"w{i}" for i in noise.integers(3, 31999, TEXT_TOKENS - 10))
 
     def requests() -> list[Request]:
         pictures = [Image.fromarray(noise.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(batch)]
-        contents = [[{"type": "image", "image": p}, {"type": "text", "text": question}] for p in pictures]
-        return [Request([{"role": "user", "content": c}], Sampling(max_tokens=new_tokens + 1)) for c in contents]
+        return [Request([question(text, picture)], Sampling(max_tokens=new_tokens + 1)) for picture in pictures]
 
     engine.generate(requests())
     clock.reset_peak()
-    runs: list[dict[str, float]] = []
+    runs: list[tuple[float, list[Completion]]] = []
     for _ in range(repeats):
         prepared = requests()
         start = time.perf_counter()
         completions = engine.generate(prepared)
-        wall = time.perf_counter() - start
-        firsts = [sum(c.timings[stage] for stage in ("preprocess", "queue", "vision", "prefill")) for c in completions]
-        runs.append(
-            {
-                "wall_s": wall,
-                "tokens": sum(c.completion_tokens for c in completions),
-                "first_token_s": statistics.median(firsts),
-                "last_first_token_s": max(firsts),
-                "decode_s": statistics.median(c.timings["decode"] for c in completions),
-            }
-        )
-    middle = sorted(runs, key=lambda run: run["wall_s"])[len(runs) // 2]
+        runs.append((time.perf_counter() - start, completions))
+    wall, completions = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
+    firsts = [sum(c.timings[stage] for stage in STAGES) for c in completions]
     return {
         "batch": batch,
         "prompt_tokens_per_row": completions[0].prompt_tokens,
-        "time_to_first_token_s": middle["first_token_s"],
-        "slowest_first_token_s": middle["last_first_token_s"],
-        "output_tokens_per_s": middle["tokens"] / middle["wall_s"],
-        "decode_tokens_per_s_per_row": new_tokens / middle["decode_s"],
-        "requests_per_s": batch / middle["wall_s"],
+        "time_to_first_token_s": statistics.median(firsts),
+        "slowest_first_token_s": max(firsts),
+        "output_tokens_per_s": sum(c.completion_tokens for c in completions) / wall,
+        "decode_tokens_per_s_per_row": new_tokens / statistics.median(c.timings["decode"] for c in completions),
+        "requests_per_s": batch / wall,
         "peak_memory_mib": clock.peak_mib(),
-        "all_runs": runs,
+        "all_runs_s": [seconds for seconds, _ in runs],
     }
 
 
-def versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "bitsandbytes"):
+class Report:
+    """What there is so far: a run that is cut short keeps its figures, one that fails does not cost the others'.
+
+    Args:
+        path: where it goes; None for the standard output, at the end.
+        budget: seconds after which nothing new is begun.
+    """
+
+    def __init__(self, path: Path | None, budget: float, **about: Any) -> None:
+        self.result: dict[str, Any] = {**about, "modes": {}}
+        self._path = path
+        self._start, self._budget = time.perf_counter(), budget
+
+    def add(self, runs: list[dict[str, Any]], title: str, batch: int, run: Callable[[], dict[str, Any]]) -> None:
+        """Append what a run measured, or why it did not."""
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            if time.perf_counter() - self._start > self._budget:
+                raise TimeoutError("the time was up")
+            runs.append(run())
+        except Exception as error:
+            runs.append({"batch": batch, "skipped": f"{type(error).__name__}: {error}".splitlines()[0]})
+        print(title, {key: value for key, value in runs[-1].items() if key != "all_runs_s"}, flush=True)
+        self.save()
+
+    def save(self) -> None:
+        self.result["wall_s"] = time.perf_counter() - self._start
+        if self._path is not None:
+            write_text(self._path, json.dumps(self.result, indent=1))
 
 
-def save(result: dict[str, Any], path: Path | None) -> None:
-    """Write what there is so far: a run that is cut short keeps its numbers."""
-    if path is not None:
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(result, indent=1))
-        part.replace(path)
-
-
-def run_engine(
-    model: MiniGPTv2ForConditionalGeneration,
-    config: MiniGPTv2Config,
-    clock: Clock,
-    options: argparse.Namespace,
-    start: float,
-) -> list[dict[str, Any]]:
-    from fourfold.serving.engine.engine import Engine
-
-    runs: list[dict[str, Any]] = []
-    batches = [int(b) for b in options.batches.split(",")]
-    with Engine(model, make_processor(config), "random", max_rows=max(batches)) as engine:
+def measure_mode(mode: str, device: torch.device, report: Report, options: argparse.Namespace) -> None:
+    """Everything in one number format."""
+    found: dict[str, Any] = {"runs": [], "engine": []}
+    report.result["modes"][mode] = found
+    config, clock = layout(options.layout), Clock(device)
+    model = build(config, device, DTYPES[mode])
+    report.result["attention"] = model.config.text_config._attn_implementation
+    report.result.setdefault("parameters", sum(p.numel() for p in model.parameters()))
+    if mode == "nf4":
+        try:
+            found["quantised_layers"] = quantise_language_model(model, device)
+        except Exception as error:  # a library that is absent or has no kernels here must not cost the other numbers
+            found["skipped"] = f"{type(error).__name__}: {error}"
+            print(f"{mode}: skipped, {found['skipped']}", flush=True)
+            report.save()
+            return
+    gc.collect()
+    torch.cuda.empty_cache()
+    found["weights_mib"] = clock.held_mib()
+    batches = [int(batch) for batch in options.batches.split(",")]
+    effort = (options.new_tokens, options.repeats)
+    for batch in batches:
+        report.add(found["runs"], mode, batch, lambda batch=batch: measure(model, clock, batch, *effort))
+    with Engine(model, make_processor(config), "random", max_num_seqs=max(batches)) as engine:
         for batch in batches:
-            if time.perf_counter() - start > options.budget:
-                runs.append({"batch": batch, "skipped": "the time was up"})
-                continue
-            try:
-                runs.append(measure_engine(engine, clock, batch, options.new_tokens, options.repeats))
-            except Exception as error:  # the other numbers must not be lost
-                runs.append({"batch": batch, "skipped": f"{type(error).__name__}: {error}"})
-            print("engine", {k: v for k, v in runs[-1].items() if k != "all_runs"}, flush=True)
-    return runs
+            run = lambda batch=batch: measure_engine(engine, clock, batch, *effort)  # noqa: E731
+            report.add(found["engine"], f"{mode} engine", batch, run)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where the result goes")
     parser.add_argument("--layout", choices=("7b", "tiny"), default="7b")
-    parser.add_argument("--modes", default="fp16,nf4", help="of fp16, bf16, fp32, nf4; in this order")
+    parser.add_argument("--modes", default="fp16,nf4", help=f"of {', '.join(DTYPES)}; in this order")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--new-tokens", type=int, default=64, help="after the first one")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=200.0, help="seconds after which nothing new is begun")
     options = parser.parse_args()
-
-    start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and options.layout == "7b":
         sys.exit("benchmarks.gpu: there is no CUDA device; --layout tiny checks the script on a CPU")
-    clock = Clock(device)
-    config = layout(options.layout)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-        "layout": options.layout,
-        "versions": versions(),
-        "image_tokens": config.image_seq_length,
-        "attention": None,
-        "modes": {},
-    }
-    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "nf4": torch.float16}
+    report = Report(
+        options.json,
+        options.budget,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else processor()["processor"],
+        layout=options.layout,
+        versions=versions("torch", "transformers", "bitsandbytes"),
+        image_tokens=layout(options.layout).image_seq_length,
+    )
     for mode in options.modes.split(","):
-        mode_result: dict[str, Any] = {"runs": []}
-        result["modes"][mode] = mode_result
-        if mode == "nf4" and result["versions"]["bitsandbytes"] is None:
-            mode_result["skipped"] = "bitsandbytes is not installed"
-            print(f"{mode}: skipped, {mode_result['skipped']}", flush=True)
-            save(result, options.json)
-            continue
-        config = layout(options.layout)  # a fresh one: the engine changes the last mode's
-        model = build(config, device, dtypes[mode])
-        result["attention"] = model.config.text_config._attn_implementation
-        result["parameters"] = result.get("parameters") or sum(p.numel() for p in model.parameters())
-        if mode == "nf4":
-            try:
-                mode_result["quantised_layers"] = quantise_language_model(model, device)
-            except Exception as error:  # a library without kernels for this device must not cost the other numbers
-                mode_result["skipped"] = f"{type(error).__name__}: {error}"
-                print(f"{mode}: skipped, {mode_result['skipped']}", flush=True)
-                save(result, options.json)
-                continue
+        measure_mode(mode, device, report, options)
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        mode_result["weights_mib"] = clock.held_mib()
-        for batch in (int(b) for b in options.batches.split(",")):
-            if time.perf_counter() - start > options.budget:
-                mode_result["runs"].append({"batch": batch, "skipped": "the time was up"})
-                continue
-            try:
-                run = measure(model, clock, batch, options.new_tokens, options.repeats)
-            except torch.OutOfMemoryError as error:
-                run = {"batch": batch, "skipped": f"out of memory: {str(error).splitlines()[0]}"}
-            mode_result["runs"].append(run)
-            print(mode, {k: v for k, v in run.items() if k != "all_runs_s"}, flush=True)
-            save(result, options.json)
-        mode_result["engine"] = run_engine(model, config, clock, options, start)
-        save(result, options.json)
-        del model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    result["wall_s"] = time.perf_counter() - start
-    save(result, options.json)
-    print(json.dumps(result if options.json is None else {"wall_s": result["wall_s"], "written": str(options.json)}))
+        torch.cuda.empty_cache()
+    report.save()
+    if options.json is None:
+        print(json.dumps(report.result))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """How time and memory grow with images, turns, context and people."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
-import torch
-from PIL import Image
 
-if TYPE_CHECKING:
-    from fourfold.serving.engine.engine import Engine
+from benchmarks.questions import MORE, SHORT, picture, question
+from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 
 _WORDS = "the quick brown fox jumps over the lazy dog and "
 AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
@@ -19,6 +18,7 @@ AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "people": ("people at once", (1, 2, 4, 8, 16), (1, 2)),
 }
 """Name of an axis: what it is, the places that are measured, and those of a quick run."""
+_numbers = itertools.count(10_000)
 
 
 def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
@@ -27,23 +27,21 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
     Every axis has an engine of its own, and its points are taken in order: memory is the process's then, less what it
     had before the engine was loaded.
     """
-    from fourfold.serving.engine.engine import Engine
-
-    runs: dict[str, Callable[[Engine, int], list[Any]]] = {
-        "images": lambda engine, x: _answers(engine, [[_user("what is this?", _pictures(x))]]),
-        "turns": lambda engine, x: _answers(engine, [_dialogue(x)]),
-        "context": lambda engine, x: _answers(engine, [[_user(_WORDS * (x // 10) + "why?", [])]]),
-        "people": lambda engine, x: _answers(engine, [[_user("what is this?", _pictures(1))] for _ in range(x)]),
+    asked: dict[str, Callable[[int], list[list[dict[str, Any]]]]] = {
+        "images": lambda x: [[question(SHORT, *(picture(next(_numbers)) for _ in range(x)))]],
+        "turns": lambda x: [_dialogue(x)],
+        "context": lambda x: [[question(_WORDS * (x // 10) + "why?")]],
+        "people": lambda x: [_dialogue(0) for _ in range(x)],
     }
     found: dict[str, list[dict[str, float]]] = {}
-    for axis, run in runs.items():
+    for axis, conversations in asked.items():
         before = psutil.Process().memory_info().rss
         found[axis] = []
         with Engine.load(model) as engine:
             engine.end_ids = frozenset()
-            _answers(engine, [[_user("hello", _pictures(1))]])
+            _answers(engine, [_dialogue(0)])
             for x in AXES[axis][2] if quick else AXES[axis][1]:
-                completions = run(engine, x)
+                completions = _answers(engine, conversations(x))
                 found[axis].append(
                     {
                         "x": x,
@@ -56,7 +54,7 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
 
 
 def plot(found: dict[str, list[dict[str, float]]], directory: Path) -> list[Path]:
-    """A picture an axis: time and speed above, memory below."""
+    """A picture an axis: time to the first token, speed and memory side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -77,24 +75,12 @@ def plot(found: dict[str, list[dict[str, float]]], directory: Path) -> list[Path
     return paths
 
 
-def _answers(engine: "Engine", conversations: list[list[dict[str, Any]]]) -> list[Any]:
-    from fourfold.serving.engine.engine import Request, Sampling
-
+def _answers(engine: Engine, conversations: list[list[dict[str, Any]]]) -> list[Completion]:
     return engine.generate([Request(messages, Sampling(max_tokens=17)) for messages in conversations])
 
 
 def _dialogue(turns: int) -> list[dict[str, Any]]:
-    messages = [_user("what is this?", _pictures(1))]
+    messages = [question(SHORT, picture(next(_numbers)))]
     for number in range(turns):
-        messages += [{"role": "assistant", "content": f"It is number {number}."}, _user("and what else is there?", [])]
+        messages += [{"role": "assistant", "content": f"It is number {number}."}, question(MORE)]
     return messages
-
-
-def _user(text: str, images: list[Image.Image]) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
-
-
-def _pictures(count: int) -> list[Image.Image]:
-    """Noise, so that no cache knows it."""
-    return [Image.fromarray(torch.randint(0, 256, (480, 640, 3), dtype=torch.uint8).numpy()) for _ in range(count)]

@@ -1,8 +1,12 @@
-"""What this machine could do at best: the yardsticks beside every figure."""
+"""The machine, and what it could do at best: the yardsticks beside every figure."""
 
 import io
+import platform
+import re
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -11,11 +15,36 @@ from benchmarks.figures import Figure
 
 _BANDWIDTH_BYTES = 256 * 2**20  # far beyond any cache
 _SQUARE = 1024
+_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimddp", "bf16")
+"""Of /proc/cpuinfo: what decides in which format numbers are multiplied fast (the last two are ARM's)."""
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | list[str]]:
+    """The processor's `processor` name and those of its `flags` that decide how fast it multiplies (Linux)."""
+    said = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    named = re.search(r"model name\s*:\s*(.+)", said)
+    flags = re.search(r"(?:flags|Features)\s*:\s*(.+)", said)
+    has = set(flags[1].split()) if flags else set()
+    return {
+        "processor": named[1] if named else platform.processor(),
+        "flags": [flag for flag in _FLAGS if flag in has],
+    }
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Of Python and of packages; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def bandwidth() -> float:
     """GB/s at which weights can be read: one product of a large float32 matrix and a vector."""
-    matrix, vector = _matrix(), torch.ones(4096)
+    matrix, vector = torch.full((_BANDWIDTH_BYTES // 4 // 4096, 4096), 0.01), torch.ones(4096)
     return matrix.nbytes / _seconds(lambda: torch.mv(matrix, vector)) / 1e9
 
 
@@ -27,28 +56,13 @@ def matmul_rate() -> float:
 
 def limits(rounds: int) -> dict[str, Figure]:
     """Bandwidth and matrix products: the best of each round's three."""
-    figures = {"memory": Figure("memory bandwidth", "GB/s"), "matmul": Figure("float32 matrix product", "GFLOP/s")}
+    figures = {"memory": Figure("GB/s"), "matmul": Figure("GFLOP/s")}
     with torch.inference_mode():
         bandwidth(), matmul_rate()
         for _ in range(rounds):
             figures["memory"].runs.append(max(bandwidth() for _ in range(3)))
             figures["matmul"].runs.append(max(matmul_rate() for _ in range(3)))
     return figures
-
-
-def photo(megapixels: int = 12, quality: int = 90) -> bytes:
-    """A JPEG of a camera's size, of the repository's own sample picture with some grain: real detail costs time."""
-    from pathlib import Path
-
-    sample = Image.open(Path(__file__).parents[1] / "fourfold" / "samples" / "table.jpg").convert("RGB")
-    height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
-    picture = sample.resize((height * 4 // 3, height), Image.Resampling.BICUBIC)
-    grain = torch.randint(0, 24, (height, picture.width, 3), generator=torch.Generator().manual_seed(0))
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, picture.width, 3)
-    noisy = (pixels.int() + grain - 12).clamp(0, 255).to(torch.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy.numpy()).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def jpeg_decode_seconds(data: bytes) -> float:
@@ -60,10 +74,6 @@ def jpeg_decode_seconds(data: bytes) -> float:
             image.load()
 
     return _seconds(decode)
-
-
-def _matrix() -> torch.Tensor:
-    return torch.full((_BANDWIDTH_BYTES // 4 // 4096, 4096), 0.01)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -9,12 +9,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import Blip2VisionConfig, LlamaConfig
 
-from benchmarks.layouts import layout
-from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
 
 # NF4 with double quantisation: half a byte a weight; a byte for every 64 weights; 4 bytes for every 256 of those.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+def layout(name: str) -> MiniGPTv2Config:
+    """Sizes of the original model ("7b"), or tiny ones of the same shape ("tiny")."""
+    vocabulary = 32001  # Llama-2's and one for the place of an image
+    if name == "7b":  # which is also the size of both libraries' defaults
+        return MiniGPTv2Config(
+            text_config=LlamaConfig(vocab_size=vocabulary, max_position_embeddings=4096, rms_norm_eps=1e-5)
+        )
+    small = {"intermediate_size": 256, "num_hidden_layers": 2}
+    return MiniGPTv2Config(
+        vision_config=Blip2VisionConfig(hidden_size=176, num_attention_heads=2, image_size=112, patch_size=14, **small),
+        text_config=LlamaConfig(vocab_size=vocabulary, hidden_size=128, num_attention_heads=4, **small),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ def parts(model: MiniGPTv2ForConditionalGeneration) -> list[Part]:
         _kept("vocabulary head", model.lm_head),
     ]
     sums = (sum(getattr(part, field) for part in found) for field in ("parameters", "fp16", "int8", "nf4"))
-    return [*found, Part("**whole model**", *sums)]  # type: ignore[arg-type]
+    return [*found, Part("**whole model**", *sums)]
 
 
 def _kept(name: str, module: nn.Module) -> Part:

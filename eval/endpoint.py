@@ -7,12 +7,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fourfold.eval.asking import Ask
-from fourfold.eval.images import data_uri
-from fourfold.eval.log import AnswerLog
-from fourfold.eval.progress import progress_bar
+from fourfold.eval.model import Model, NoAnswer, OnOutput, Output
+from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,34 +20,12 @@ if TYPE_CHECKING:
 _START = 4  # requests in flight at first
 _ATTEMPTS = 6  # of one sample, before its failure is written down
 _PATIENCE = 6  # connection failures in a row after which an endpoint is given up
-_LENIENCE = 20  # the same for answers that say "too busy" or "failed"
+LENIENCE = 20  # the same for answers that say "too busy" or "failed"
 _HOPELESS = 3  # so few samples may fail in turn before the endpoint is suspected instead
-_FIRST_WAIT = 0.5
+FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
+REMEMBERED_HEADER = "x-fourfold-remembered"
 _REFUSED = frozenset({400, 413, 422})  # this sample, not the endpoint, is the matter
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What is the same for every request.
-
-    Attributes:
-        model: its served name.
-        api_key: for the endpoints.
-        max_tokens: length of an answer.
-        seed: sent along.
-        concurrency: requests in flight an endpoint at most.
-        template: variables for the chat template, sent as `chat_template_kwargs`; not sent where there are none.
-        timeout: seconds that an answer may take.
-    """
-
-    model: str
-    api_key: str
-    max_tokens: int
-    seed: int
-    concurrency: int
-    template: Mapping[str, bool] = field(default_factory=dict)
-    timeout: float = 120.0
 
 
 @dataclass
@@ -65,6 +42,7 @@ class Lane:
     failing: set[str] = field(default_factory=set)  # samples that failed here since the last answer
     resting_until: float = 0.0
     dead: str | None = None
+    knows_memory: bool = True  # takes the field that turns its memory of corrections off, or ignores it
 
     def __post_init__(self) -> None:
         self.window = float(min(_START, self.ceiling))
@@ -83,11 +61,11 @@ class Lane:
 
     def overrun(self, reason: str, wait: float) -> None:
         """Halve the window and rest; give the endpoint up where nothing else comes from it any more."""
-        self._slow_down(reason, wait, _LENIENCE)
+        self._slow_down(reason, wait, LENIENCE)
 
     def unreachable(self, reason: str) -> None:
         """Rest longer each time; give the endpoint up in the end."""
-        self._slow_down(reason, min(_FIRST_WAIT * 2**self.failures, _LONGEST_WAIT), _PATIENCE)
+        self._slow_down(reason, min(FIRST_WAIT * 2**self.failures, _LONGEST_WAIT), _PATIENCE)
 
     def _slow_down(self, reason: str, wait: float, patience: int) -> None:
         self.failures += 1
@@ -99,7 +77,7 @@ class Lane:
 
 @dataclass
 class _Waiting:
-    ask: Ask
+    sample: Sample
     attempts: int = 0
     not_before: float = 0.0
     failed_at: str = ""  # the endpoint that failed on it last; another one is tried first
@@ -114,14 +92,144 @@ class _Failed(Exception):
         self.retry_after = retry_after
 
 
-def ask_endpoints(asks: Sequence[Ask], log: AnswerLog, endpoints: Sequence[str], terms: Terms) -> None:
-    """Ask everything that has no answer yet; every answer is in the log before the next is awaited.
+class EndpointModel(Model):
+    """OpenAI-compatible servers that serve the same model; an adapter is a served name like any other.
 
-    Raises:
-        UserError: an endpoint does not know the model or the key, or no endpoint answers any more; what was answered
-        stays.
+    Corrections that a server remembers are no answers of its model: memory is turned off with every request, and an
+    answer that is marked as remembered all the same counts as none.
+
+    Args:
+        urls: base URLs, with or without /v1.
+        name: of the served model; None for the first that the first endpoint lists.
+        api_key: for all of them.
+        seed: sent along, for servers that need one even for greedy decoding.
+        concurrency: requests in flight an endpoint at most.
+        timeout: seconds that an answer may take.
     """
-    asyncio.run(_ask_all(asks, log, endpoints, terms))
+
+    ranks_whole_candidates = False
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        name: str | None = None,
+        *,
+        api_key: str = "none",
+        seed: int = 0,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+    ) -> None:
+        self.urls, self.api_key, self.seed = tuple(urls), api_key, seed
+        self.concurrency, self.timeout = concurrency, timeout
+        self._name = name
+
+    @cached_property
+    def identity(self) -> str:
+        """The served name; UserError where the first endpoint lists none."""
+        return self._name or served_model(self.urls[0], self.api_key)
+
+    def generate(
+        self, samples: Sequence[Sample], *, max_tokens: int, template: Mapping[str, bool], on_output: OnOutput
+    ) -> None:
+        """All at once, within each endpoint's window; candidates are ranked by the first token."""
+        self.identity  # noqa: B018  (asked for once, before the event loop runs)
+        asyncio.run(self._generate(samples, max_tokens, template, on_output))
+
+    async def _generate(
+        self, samples: Sequence[Sample], max_tokens: int, template: Mapping[str, bool], on_output: OnOutput
+    ) -> None:
+        import openai
+
+        waiting = deque(_Waiting(sample) for sample in samples)
+        lanes = [
+            Lane(
+                url,
+                openai.AsyncOpenAI(base_url=_base(url), api_key=self.api_key, max_retries=0, timeout=self.timeout),
+                self.concurrency,
+            )
+            for url in self.urls
+        ]
+        running: dict[asyncio.Task[Output], tuple[_Waiting, Lane]] = {}
+        try:
+            while waiting or running:
+                for lane in sorted(lanes, key=lambda lane: lane.running / lane.window):
+                    alone = all(other.dead for other in lanes if other is not lane)
+                    while lane.free and (one := _next(waiting, "" if alone else lane.url)) is not None:
+                        request = self._ask(lane, one.sample, max_tokens, template)
+                        running[asyncio.create_task(request)] = (one, lane)
+                        lane.running += 1
+                if not running and all(lane.dead for lane in lanes):
+                    reasons = "; ".join(f"{lane.url}: {lane.dead}" for lane in lanes)
+                    raise NoAnswer(f"no endpoint answers any more ({reasons})")
+                if not running:
+                    await asyncio.sleep(0.05)
+                    continue
+                finished, _ = await asyncio.wait(running, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    one, lane = running.pop(task)
+                    lane.running -= 1
+                    output = _settle(task, one, lane)
+                    if output is None:
+                        waiting.append(one)
+                    else:
+                        on_output(one.sample, output)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            for lane in lanes:
+                await lane.client.close()
+
+    async def _ask(self, lane: Lane, sample: Sample, max_tokens: int, template: Mapping[str, bool]) -> Output:
+        import openai
+
+        try:
+            shown = sample.attachment()
+            image = None if shown is None else {"type": "image_url", "image_url": {"url": shown.data_uri}}
+        except UserError as error:
+            raise _Failed(str(error), kind="sample") from None
+        options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20} if sample.candidates else {}
+        body: dict[str, Any] = {"chat_template_kwargs": dict(template)} if template else {}
+        if lane.knows_memory:
+            body["memory"] = False
+        begun = time.monotonic()
+        try:
+            raw = await lane.client.chat.completions.with_raw_response.create(
+                model=self.identity,
+                messages=sample.messages(image),  # type: ignore[arg-type]
+                max_tokens=sample.max_tokens or max_tokens,
+                temperature=0,
+                seed=self.seed,
+                extra_body=body,
+                **options,
+            )
+            reply = raw.parse()
+        except (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError) as error:
+            raise _Failed(_short(error), retry_after=_retry_after(error), kind="overrun") from None
+        except openai.APIConnectionError as error:
+            raise _Failed(_short(error), kind="unreachable") from None
+        except openai.APIStatusError as error:
+            if error.status_code in _REFUSED and "memory" in body and "memory" in str(error):
+                lane.knows_memory = False  # a server that takes no fields but its own has no such memory either
+                return await self._ask(lane, sample, max_tokens, template)
+            kind = "sample" if error.status_code in _REFUSED else "setup"
+            raise _Failed(_short(error), kind=kind) from None
+        except ValueError as error:
+            raise _Failed(f"an answer that is no JSON ({_short(error)})", kind="overrun") from None
+        if remembered := raw.headers.get(REMEMBERED_HEADER):
+            raise _Failed(f"answered from the correction {remembered}, not by the model", kind="sample")
+        answer = _answer_in(reply)
+        if answer is None:
+            raise _Failed("an answer that is no chat completion; is the address right?", kind="overrun")
+        choice = reply.choices[0]
+        scores = None
+        if sample.candidates:
+            first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
+            listed = [(one.token, one.logprob) for one in first.top_logprobs] if first else []
+            scores = rank_by_first_token(sample.candidates, listed)
+        seconds = round(time.monotonic() - begun, 3)
+        fields = {"finish_reason": choice.finish_reason, "seconds": seconds, "endpoint": lane.url}
+        return Output(answer, None if scores is None else tuple(scores), fields=fields)
 
 
 def served_model(endpoint: str, api_key: str) -> str:
@@ -152,52 +260,6 @@ def _short(error: Exception) -> str:
     return str(error).replace("\n", " ")[:200] or type(error).__name__
 
 
-async def _ask_all(asks: Sequence[Ask], log: AnswerLog, endpoints: Sequence[str], terms: Terms) -> None:
-    import openai
-
-    waiting = deque(_Waiting(ask) for ask in asks if ask.key not in log.done)
-    with progress_bar() as progress:
-        bar = progress.add_task("asking", total=len(asks), completed=len(asks) - len(waiting))
-        lanes = [
-            Lane(
-                url,
-                openai.AsyncOpenAI(base_url=_base(url), api_key=terms.api_key, max_retries=0, timeout=terms.timeout),
-                terms.concurrency,
-            )
-            for url in endpoints
-        ]
-        running: dict[asyncio.Task[dict[str, Any]], tuple[_Waiting, Lane]] = {}
-        try:
-            while waiting or running:
-                for lane in sorted(lanes, key=lambda lane: lane.running / lane.window):
-                    alone = all(other.dead for other in lanes if other is not lane)
-                    while lane.free and (one := _next(waiting, "" if alone else lane.url)) is not None:
-                        request = _ask_one(lane.client, one.ask, terms)
-                        running[asyncio.create_task(request)] = (one, lane)
-                        lane.running += 1
-                if not running and all(lane.dead for lane in lanes):
-                    reasons = "; ".join(f"{lane.url}: {lane.dead}" for lane in lanes)
-                    raise UserError(
-                        f"no endpoint answers any more ({reasons}); {len(log.done)} answers are kept in {log.path}, "
-                        "run the same command again to go on"
-                    )
-                if not running:
-                    await asyncio.sleep(0.05)
-                    continue
-                finished, _ = await asyncio.wait(running, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
-                for task in finished:
-                    one, lane = running.pop(task)
-                    lane.running -= 1
-                    if _settle(task, one, lane, log, waiting):
-                        progress.advance(bar)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            for lane in lanes:
-                await lane.client.close()
-
-
 def _next(waiting: "deque[_Waiting]", avoid: str) -> _Waiting | None:
     """The first that may be tried now and did not fail at the endpoint `avoid`; what is passed over goes to the end."""
     now = time.monotonic()
@@ -209,12 +271,14 @@ def _next(waiting: "deque[_Waiting]", avoid: str) -> _Waiting | None:
     return None
 
 
-def _settle(
-    task: "asyncio.Task[dict[str, Any]]", one: _Waiting, lane: Lane, log: AnswerLog, waiting: "deque[_Waiting]"
-) -> bool:
-    """Write an answer down, or put the sample back; whether it is settled."""
+def _settle(task: "asyncio.Task[Output]", one: _Waiting, lane: Lane) -> Output | None:
+    """The output; None where the sample has to be asked again.
+
+    Raises:
+        UserError: the endpoint does not know the model or the key.
+    """
     try:
-        fields = task.result()
+        output = task.result()
     except _Failed as failure:
         if failure.kind == "setup":
             raise UserError(f"{lane.url}: {failure}") from None
@@ -226,61 +290,16 @@ def _settle(
             lane.unreachable(str(failure))
         elif failure.kind == "overrun":
             lane.overrun(str(failure), failure.retry_after or 0.0)
-            lane.failing.add(one.ask.key)
+            lane.failing.add(one.sample.id)
         # Where the endpoint answers others and fails on a few again and again, these cannot be answered.
         hopeless = one.attempts >= _ATTEMPTS and lane.answered and len(lane.failing) <= _HOPELESS
         if failure.kind == "sample" or hopeless:
-            log.add(one.ask.key, error=str(failure), endpoint=lane.url)
-            return True
-        pause = failure.retry_after or min(_FIRST_WAIT * 2**one.attempts, _LONGEST_WAIT)
+            return Output(error=str(failure), fields={"endpoint": lane.url})
+        pause = failure.retry_after or min(FIRST_WAIT * 2**one.attempts, _LONGEST_WAIT)
         one.not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)
-        waiting.append(one)
-        return False
+        return None
     lane.succeeded()
-    log.add(one.ask.key, **fields, endpoint=lane.url)
-    return True
-
-
-async def _ask_one(client: "AsyncOpenAI", ask: Ask, terms: Terms) -> dict[str, Any]:
-    import openai
-
-    image = None if ask.image is None else {"type": "image_url", "image_url": {"url": data_uri(ask.image, ask.edit)}}
-    options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20} if ask.candidates else {}
-    if terms.template:
-        options["extra_body"] = {"chat_template_kwargs": dict(terms.template)}
-    begun = time.monotonic()
-    try:
-        reply = await client.chat.completions.create(
-            model=terms.model,
-            messages=ask.messages(image),  # type: ignore[arg-type]
-            max_tokens=terms.max_tokens,
-            temperature=0,
-            seed=terms.seed,
-            **options,
-        )
-    except (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError) as error:
-        raise _Failed(_short(error), retry_after=_retry_after(error), kind="overrun") from None
-    except openai.APIConnectionError as error:
-        raise _Failed(_short(error), kind="unreachable") from None
-    except openai.APIStatusError as error:
-        kind = "sample" if error.status_code in _REFUSED else "setup"
-        raise _Failed(_short(error), kind=kind) from None
-    except ValueError as error:
-        raise _Failed(f"an answer that is no JSON ({_short(error)})", kind="overrun") from None
-    answer = _answer_in(reply)
-    if answer is None:
-        raise _Failed("an answer that is no chat completion; is the address right?", kind="overrun")
-    choice = reply.choices[0]
-    fields: dict[str, Any] = {
-        "answer": answer,
-        "finish_reason": choice.finish_reason,
-        "seconds": round(time.monotonic() - begun, 3),
-    }
-    if ask.candidates:
-        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
-        listed = [(one.token, one.logprob) for one in first.top_logprobs] if first else []
-        fields["scores"] = rank_by_first_token(ask.candidates, listed)
-    return fields
+    return output
 
 
 def _answer_in(reply: Any) -> str | None:

@@ -1,13 +1,8 @@
 """Finding a benchmark's images in the user's folder, whatever the files are called there."""
 
-import base64
-import io
-import mimetypes
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-
-from PIL import Image
 
 from fourfold.prompts.errors import UserError
 
@@ -48,24 +43,30 @@ class ImageFolder:
         keys = (name, path.name, path.stem, _number(path.stem if path.suffix.lower() in _SUFFIXES else path.name))
         return next((self._by_name[key] for key in keys if key and key in self._by_name), None)
 
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """The names that have no file, each once."""
-        return [name for name in dict.fromkeys(names) if self.find(name) is None]
+    def missing(self, names: Iterable[str], what: str, *, skip: bool) -> set[str]:
+        """The names that have no file.
+
+        Args:
+            names: of images.
+            what: names them in errors.
+            skip: whether images may be missing.
+
+        Raises:
+            UserError: some are and may not be, or all are.
+        """
+        names = set(names)
+        missing = {name for name in names if self.find(name) is None}
+        if missing and not skip:
+            examples = ", ".join(sorted(missing)[:3])
+            raise UserError(
+                f"{len(missing)} images of {what} are not under {self.directory}, such as {examples}; "
+                "--skip-missing-images leaves their questions out"
+            )
+        if missing == names:
+            raise UserError(f"not one image of {what} is under {self.directory}")
+        return missing
 
 
 def _number(stem: str) -> str | None:
     match = _COCO.match(stem)
     return f"number {match.group(1)}" if match else None
-
-
-def data_uri(path: Path, edit: Callable[[Image.Image], Image.Image] | None = None) -> str:
-    """The file's bytes as a data URI, unchanged; an edited image as PNG."""
-    if edit is None:
-        kind, content = mimetypes.guess_type(path.name)[0] or "image/jpeg", path.read_bytes()
-    else:
-        from fourfold.assistant.images import load_image_file
-
-        buffer = io.BytesIO()
-        edit(load_image_file(path)).save(buffer, "PNG")
-        kind, content = "image/png", buffer.getvalue()
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

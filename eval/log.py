@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from fourfold.assistant.files import write_text
+from fourfold.eval.model import Output
 from fourfold.prompts.errors import UserError
 
 
@@ -17,36 +20,47 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class AnswerLog:
+class EvalLog:
     """Appends answers to `path` and knows which samples have one under this configuration.
 
     A line that was cut off by a kill is removed on opening; answers of other configurations stay and are not used; a
     sample whose asking failed is asked again. Every line is on the disk before `add` returns.
 
+    The processes of `accelerate launch` share a log: each writes a file of its own (`answers-0.jsonl`, ...) beside
+    `path` (`answers.jsonl`), and all of these are read, by any number of processes.
+
     Args:
         path: of the log; made where it is not there.
         configuration: everything that an answer depends on but the sample itself.
-        others: logs of processes that share the work, read only.
+
+    Attributes:
+        done: sample id -> its answer.
     """
 
-    def __init__(self, path: Path, configuration: Mapping[str, Any], others: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, configuration: Mapping[str, Any]) -> None:
         self.path = path
         self.hash = configuration_hash(configuration)
-        self.done: dict[str, dict[str, Any]] = {}
+        self.done: dict[str, Output] = {}
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            self.path = path.with_name(f"{path.stem}-{os.environ['RANK']}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            content = path.read_bytes()
+        if self.path.exists():
+            content = self.path.read_bytes()
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
-                with path.open("r+b") as file:
-                    file.truncate(whole)
-        for log in dict.fromkeys((path, *others)):
-            if log.exists():
-                self.read(log)
-        self._file = path.open("ab")
+                os.truncate(self.path, whole)
+        self._pattern = f"{path.stem}-*{path.suffix}"
+        self._main = path
+        self.refresh()
+        self._file = self.path.open("ab")
 
-    def read(self, path: Path) -> None:
-        """Take over the answers of a log."""
+    def refresh(self) -> None:
+        """Read what is there, what other processes wrote too."""
+        for log in (self._main, *sorted(self._main.parent.glob(self._pattern))):
+            if log.exists():
+                self._read(log)
+
+    def _read(self, path: Path) -> None:
         content = path.read_bytes()
         for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
             try:
@@ -57,16 +71,15 @@ class AnswerLog:
                     f"{path}, line {number} is no answer record; move the file away to start anew"
                 ) from None
             if configuration == self.hash and "error" not in record:
-                self.done[sample] = record
+                self.done[sample] = Output.from_record(record)
 
-    def add(self, sample: str, **fields: Any) -> dict[str, Any]:
-        """Write an answer down for good; returns its record."""
-        record = {"sample": sample, "configuration": self.hash, **fields}
+    def add(self, sample: str, output: Output) -> None:
+        """Write an answer down for good."""
+        record = {"sample": sample, "configuration": self.hash, **output.to_record()}
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.done[sample] = record
-        return record
+        self.done[sample] = output
 
     def close(self) -> None:
         """Close the file."""
@@ -81,24 +94,22 @@ class AnswerLog:
         self.close()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def claim(out: Path, configuration: Mapping[str, Any]) -> None:
+    """Write `run.json`, or make sure that the one there is of this run.
 
-
-def model_fingerprint(directory: Path) -> str:
-    """Hash of what a checkpoint's answers depend on: configurations, tokenizer, templates, weights; sixteen hex digits.
-
-    `bridge.json` tells where the weights come from and is left out: the same model with a longer story is the same
-    model.
+    Raises:
+        UserError: the folder holds another run.
     """
-    digest = hashlib.sha256()
-    for path in sorted(directory.iterdir()):
-        if path.name != "bridge.json" and path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    path = out / "run.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
+        changed = [name for name in configuration if before.get(name) != configuration[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{out} holds another run ({name} {before.get(name)!r}, now {configuration[name]!r}); "
+                "give another --out"
+            )
+        return
+    content = {"configuration": configuration, "begun": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_text(path, json.dumps(content, indent=1) + "\n")

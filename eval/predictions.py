@@ -20,15 +20,12 @@ _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|can not|unable to|not able to|as
 class Prediction:
     """One answer of a model.
 
-    `answer` is raw text, or None where the model gave none; `box` is four numbers as given, in the field named by
-    `box_field` ("box" means x1, y1, x2, y2; "bbox" means x, y, width, height as in COCO files); `boxes` are several,
-    x1, y1, x2, y2 each; `score` is P(yes), `scores` one log-likelihood a candidate.
+    `answer` is raw text, or None where the model gave none; `boxes` are x1, y1, x2, y2 each, in the unit that the file
+    has; `score` is P(yes), `scores` one log-likelihood a candidate.
     """
 
     id: str
     answer: str | None = None
-    box: tuple[float, ...] | None = None
-    box_field: str | None = None
     boxes: tuple[tuple[float, ...], ...] | None = None
     score: float | None = None
     scores: tuple[float, ...] | None = None
@@ -125,11 +122,10 @@ def _prediction(record: Any, where: str) -> Prediction:
         identifier = next((record[name] for name in ("img_id", "image") if name in record), None)
     if identifier is None:
         raise UserError(f"{where}: no question_id or id; its fields are {', '.join(map(str, record)) or 'none'}")
-    box, box_field = _numeric_box(record, where)
-    answer = next((record[name] for name in _ANSWER_FIELDS if name in record), None)
-    if isinstance(answer, list) and box is not None:
-        answer = None
     boxes = _numeric_boxes(record, where)
+    answer = next((record[name] for name in _ANSWER_FIELDS if name in record), None)
+    if isinstance(answer, list) and boxes is not None:
+        answer = None
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = str(answer)
     if answer is not None and not isinstance(answer, str):
@@ -141,20 +137,21 @@ def _prediction(record: Any, where: str) -> Prediction:
         if not isinstance(scores, list):
             raise UserError(f"{where}: scores must be a list with one number a candidate")
         scores = tuple(_finite(value, f"{where}: scores") for value in scores)
-    if (
-        answer is None
-        and boxes is None
-        and score is None
-        and scores is None
-        and not any(n in record for n in _ANSWER_FIELDS)
-    ):
+    nothing = answer is None and boxes is None and score is None and scores is None
+    if nothing and not any(name in record for name in _ANSWER_FIELDS):
         raise UserError(
             f"{where}: no answer, text, prediction, box or score; its fields are {', '.join(map(str, record))}"
         )
-    return Prediction(normal_id(identifier, where), answer, box, box_field, boxes, score, scores, record)
+    return Prediction(normal_id(identifier, where), answer, boxes, score, scores, record)
 
 
-def _numeric_box(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...] | None, str | None]:
+def _numeric_boxes(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], ...] | None:
+    """The boxes of a record, x1, y1, x2, y2 each: several in `boxes`, or one in `box`, `bbox` or the answer."""
+    boxes = record.get("boxes")
+    if boxes is not None:
+        if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) == 4 for box in boxes):
+            raise UserError(f"{where}: boxes must be a list of boxes, four numbers x1, y1, x2, y2 each")
+        return tuple(tuple(_finite(number, f"{where}: boxes") for number in box) for box in boxes)
     for name in ("box", "bbox", *_ANSWER_FIELDS):
         value = record.get(name)
         if not isinstance(value, list):
@@ -163,21 +160,9 @@ def _numeric_box(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ..
             value = value[0]
         if len(value) != 4:
             raise UserError(f"{where}: {name} has {len(value)} numbers; a box has four")
-        return tuple(_finite(number, f"{where}: {name}") for number in value), "bbox" if name == "bbox" else "box"
-    return None, None
-
-
-def _numeric_boxes(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], ...] | None:
-    boxes = record.get("boxes")
-    if boxes is None:
-        box, box_field = _numeric_box(record, where)
-        if box is not None and box_field == "bbox":
-            x, y, width, height = box
-            box = (x, y, x + width, y + height)
-        return None if box is None else (box,)
-    if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) == 4 for box in boxes):
-        raise UserError(f"{where}: boxes must be a list of boxes, four numbers x1, y1, x2, y2 each")
-    return tuple(tuple(_finite(number, f"{where}: boxes") for number in box) for box in boxes)
+        x1, y1, x2, y2 = (_finite(number, f"{where}: {name}") for number in value)
+        return ((x1, y1, x1 + x2, y1 + y2) if name == "bbox" else (x1, y1, x2, y2),)
+    return None
 
 
 def _finite(value: Any, where: str) -> float:

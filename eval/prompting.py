@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fourfold.eval.benchmarks import Benchmark, benchmark_named
 from fourfold.eval.scorers.boxes import BoxFormat
-from fourfold.eval.tasks import benchmark_named
-from fourfold.prompts.benchmarks import WORDINGS
+from fourfold.prompts.benchmarks import WORDINGS, benchmark_prompt
 from fourfold.prompts.errors import UserError
 
 
@@ -54,7 +54,7 @@ def resolve_config(
     max_tokens: int | None = None,
     box_format: BoxFormat | None = None,
 ) -> PromptConfig:
-    """The manner of a recipe, or of options given one by one (None: not given).
+    """The prompting of a recipe, or of options given one by one (None: not given).
 
     Raises:
         UserError: the recipe or the wording does not exist, or an option asks for something else than the recipe.
@@ -77,3 +77,8 @@ def resolve_config(
         raise UserError(f"the recipe {recipe} has no {bench.name}; leave --recipe out")
     template = {"double_bos": bench.name not in fixed.one_bos}
     return PromptConfig(fixed.wording, fixed.max_tokens, fixed.box_format, recipe, template)
+
+
+def prompt_of(bench: Benchmark, words: str, config: PromptConfig) -> str:
+    """The whole prompt of a benchmark's question, whose files have these words."""
+    return benchmark_prompt(bench.name, config.wording, box_format=config.box_format, **{bench.prompt_field: words})

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.eval.benchmarks import Benchmark, Options, RuleScore, benchmark_named
 from fourfold.eval.predictions import Prediction, join, read_predictions
-from fourfold.eval.tasks import Benchmark, Item, Options, RuleScore, benchmark_named
+from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 
@@ -60,13 +61,13 @@ def score_files(
     bench = benchmark_named(benchmark)
     if rule is not None and rule not in bench.known_rules:
         raise UserError(f"{bench.name} has no rule {rule!r}; it has: {', '.join(bench.known_rules)}")
-    items = bench.read(annotations, questions, options)
+    samples = bench.read(annotations, questions, options)
     facts = {"predictions": str(predictions), "annotations": str(annotations)}
     if questions:
         facts["questions"] = str(questions)
     return score_predictions(
         bench,
-        items,
+        samples,
         read_predictions(predictions),
         rule=rule,
         allow_missing=allow_missing,
@@ -77,7 +78,7 @@ def score_files(
 
 def score_predictions(
     bench: Benchmark,
-    items: Sequence[Item],
+    samples: Sequence[Sample],
     predictions: Sequence[Prediction],
     *,
     rule: str | None = None,
@@ -87,11 +88,11 @@ def score_predictions(
 ) -> Result:
     """Join and score what was read already."""
     options = options or Options()
-    joined = join(bench.rekey(predictions, items), [item.id for item in items], allow_missing=allow_missing)
+    joined = join(bench.rekey(predictions, samples), [sample.id for sample in samples], allow_missing=allow_missing)
     if not joined.by_id:
         raise UserError("not one question has a prediction; there is nothing to score")
-    scores = tuple(bench.score(items, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))
-    told: dict[str, Any] = dict(facts or {}) | bench.facts(items)
+    scores = tuple(bench.score(samples, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))
+    told: dict[str, Any] = dict(facts or {}) | bench.facts(samples)
     if bench.name in ("okvqa", "vqav2", "textvqa", "vizwiz"):
         told["gt_field"] = options.gt_field
     if bench.name.startswith("refcoco"):
@@ -99,7 +100,7 @@ def score_predictions(
     return Result(
         bench.name,
         scores,
-        len(items),
+        len(samples),
         joined.missing,
         sum(prediction.refused for prediction in joined.by_id.values()),
         told,

@@ -6,6 +6,7 @@ single questions.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ def cluster_codes(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
 
 
 def clustered_mean(
-    values: Sequence[float], clusters: Sequence[Hashable], *, scale: float = 100.0, ceiling: float | None = 1.0
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable],
+    *,
+    scale: float = 100.0,
+    ceiling: float | None = 1.0,
 ) -> Estimate:
     """Mean of `values` times `scale`, with its standard error clustered by image.
 
@@ -113,16 +118,8 @@ def bootstrap(
     codes, count = cluster_codes(clusters)
     per_cluster = np.stack([np.bincount(codes, weights=column, minlength=count) for column in table], axis=1)
     value = float(statistic(per_cluster.sum(axis=0, keepdims=True))[0])
-    if count < 2:
-        return Estimate(value, None, None, None, table.shape[1], count)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
-    drawn = statistic(weights @ per_cluster)
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or np.ptp(drawn) == 0:  # an interval of no width would claim to be sure
-        return Estimate(value, None, None, None, table.shape[1], count)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), table.shape[1], count)
+    drawn = statistic(_draw(count, draws, seed) @ per_cluster) if count > 1 else np.empty(0)
+    return _percentiles(value, drawn, table.shape[1], count)
 
 
 def bootstrap_weighted(
@@ -135,16 +132,25 @@ def bootstrap_weighted(
     """Percentile bootstrap over clusters for a statistic of sample weights that no sums give (average precision)."""
     codes, count = cluster_codes(clusters)
     value = statistic(np.ones(len(codes)))
-    if count < 2:
-        return Estimate(value, None, None, None, len(codes), count)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=draws)
+    weights = _draw(count, draws, seed) if count > 1 else ()
     drawn = np.array([statistic(row[codes].astype(np.float64)) for row in weights])
+    return _percentiles(value, drawn, len(codes), count)
+
+
+@lru_cache(maxsize=1)  # drawing takes longest, and the figures of a run share it
+def _draw(count: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of `count` clusters is drawn, with replacement, in each of `draws`: (draws, count)."""
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    weights.setflags(write=False)
+    return weights
+
+
+def _percentiles(value: float, drawn: np.ndarray, n: int, clusters: int) -> Estimate:
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn) or np.ptp(drawn) == 0:  # an interval of no width would claim to be sure
-        return Estimate(value, None, None, None, len(codes), count)
+        return Estimate(value, None, None, None, n, clusters)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), len(codes), count)
+    return Estimate(value, float(drawn.std(ddof=1)), float(low), float(high), n, clusters)
 
 
 @dataclass(frozen=True)
@@ -174,22 +180,9 @@ def paired(
     if len(first) != len(second) or len(first) != len(clusters):
         raise ValueError("paired runs need the same samples")
     change = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    estimate = clustered_mean(change, clusters, scale=scale, ceiling=None)
     codes, count = cluster_codes(clusters)
-    mean = float(change.mean())
     sums = np.bincount(codes, weights=change, minlength=count)
-    if count < 2:
-        estimate = Estimate(mean * scale, None, None, None, len(change), count)
-    else:
-        residuals = np.bincount(codes, weights=change - mean, minlength=count)
-        error = float(np.sqrt(count / (count - 1) * np.sum(residuals**2)) / len(change))
-        estimate = Estimate(
-            mean * scale,
-            error * scale,
-            (mean - Z95 * error) * scale,
-            (mean + Z95 * error) * scale,
-            len(change),
-            count,
-        )
     generator = np.random.default_rng(seed)
     hits, done = 0, 0
     while done < permutations:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fourfold.prompts.errors import UserError
 
-_TEMPLATES = Path(__file__).parent / "templates"
+NAMES = ("chatml", "minigpt_v2", "minigpt_v2_train")
 
 
 def load_template(name: str) -> str:
@@ -15,15 +15,15 @@ def load_template(name: str) -> str:
     `{% generation %}`.
 
     Args:
-        name: `chatml` (the default model), `minigpt_v2` (inference) or `minigpt_v2_train`. The last two know the
-            template variable `double_bos`: whether the BOS stands twice at the start, true at inference (as the
-            original has it) and false in training unless given.
+        name: `chatml` (the default model), `minigpt_v2` (inference) or `minigpt_v2_train`: the same template with its
+            variable `training` set. Both know the variable `double_bos`: whether the BOS stands twice at the start,
+            true at inference (as the original has it) and false in training unless given.
 
     Raises:
         UserError: there is no such template; the message lists those there are.
     """
-    path = _TEMPLATES / f"{name}.jinja"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in _TEMPLATES.glob("*.jinja")))
-        raise UserError(f"no chat template is called {name!r}; there are: {names}")
-    return path.read_text(encoding="utf-8")
+    if name not in NAMES:
+        raise UserError(f"no chat template is called {name!r}; there are: {', '.join(NAMES)}")
+    file = name.removesuffix("_train")
+    text = (Path(__file__).parent / "templates" / f"{file}.jinja").read_text(encoding="utf-8")
+    return text if file == name else "{%- set training = true -%}\n" + text

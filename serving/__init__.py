@@ -1,1 +1,0 @@
-"""Serving: the local engine, its HTTP endpoint, and vLLM."""

@@ -1,4 +1,4 @@
-"""The script that Streamlit runs for every change in a browser tab; everything is in `ui.page`."""
+"""The script that Streamlit runs for every change in a browser tab; everything is in `fourfold.ui.views.page`."""
 
 from fourfold.ui.views.page import show_page
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.images import LIMITS
 from fourfold.ui.state.settings import Settings, configure
 
 _APP = Path(__file__).with_name("app.py")
-_LARGEST = 20  # MiB of a file; `assistant.images.LIMITS.bytes`
 
 # Ink on paper, and the other way round; the accent has contrast on both.
 _LIGHT = {
@@ -33,7 +33,7 @@ def options(port: int, headless: bool) -> dict[str, Any]:
         "server.port": port,
         "server.allowedHosts": ["127.0.0.1", "localhost"],  # no web page gets in by a name that it made point here
         "server.headless": headless,
-        "server.maxUploadSize": _LARGEST,
+        "server.maxUploadSize": LIMITS.bytes // 2**20,
         "server.fileWatcherType": "none",
         "server.showEmailPrompt": False,
         "browser.gatherUsageStats": False,
@@ -50,13 +50,7 @@ def options(port: int, headless: bool) -> dict[str, Any]:
 
 
 def run(settings: Settings, *, port: int = 8501, headless: bool = False) -> None:
-    """Serve the page until it is interrupted.
-
-    Args:
-        settings: of the page; its local server is started before and ended after.
-        port: on loopback.
-        headless: whether no browser is opened.
-    """
+    """Serve the page on loopback until it is interrupted; its local server is started before and ended after."""
     # Before Streamlit is imported by anything that the page imports, so that its settings are known from the start.
     from streamlit.web import bootstrap
 

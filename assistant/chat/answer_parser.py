@@ -1,12 +1,16 @@
 """Model text to phrases and boxes, also while it is still arriving."""
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, message_chunk_to_message
 from langchain_core.output_parsers.transform import BaseTransformOutputParser
 
 from fourfold.assistant.grounding import Grounded, parse
+from fourfold.prompts.errors import UserError
 
 # What may be the beginning of markup that the next chunk completes: an open brace with nothing but a box after it, a
 # tag, a row of numbers in angle brackets (a box without braces), an HTML entity.
@@ -16,8 +20,6 @@ _UNFINISHED = re.compile(
     r"|&[#\w]{0,8})\Z"
 )
 _NUMBERS = re.compile(r"[\d\s,;<>()\[\]{}]*\.?\s*")
-
-
 _LONGEST_BARE = 40  # characters that unfinished markup without a brace takes at most
 
 
@@ -36,32 +38,68 @@ def parse_so_far(text: str) -> Grounded:
 
 
 class GrowingAnswer:
-    """An answer that arrives in pieces.
+    """An answer that arrives in pieces, read by one thread or task; its attributes may be looked at from any other.
 
     Attributes:
         pieces: what arrived, in order.
+        text: of all pieces.
+        first, last: when its first words and its end arrived, by `time.monotonic`; None until then.
     """
 
     def __init__(self) -> None:
         self.pieces: list[str | BaseMessage] = []
-        self._text = ""
+        self.text = ""
+        self.first: float | None = None
+        self.last: float | None = None
         self._shown: Grounded | None = None
 
-    def add(self, piece: str | BaseMessage) -> Grounded | None:
-        """Take a piece; the answer so far if it looks different now, else None."""
+    @property
+    def message(self) -> AIMessage:
+        """All pieces as one message."""
+        if not self.pieces:
+            return AIMessage("")
+        first, *others = self.pieces
+        whole: Any = first + others if others else first  # type: ignore[operator]
+        return message_chunk_to_message(whole) if isinstance(whole, BaseMessage) else AIMessage(whole)  # type: ignore[return-value]
+
+    def read(self, pieces: Iterator[str | BaseMessage]) -> Iterator[Grounded]:
+        """The answer so far whenever it looks different; the last one is the whole.
+
+        Raises:
+            UserError: an endpoint that speaks OpenAI's protocol broke off in the middle.
+        """
+        for piece in pieces:
+            yield from self._add(piece)
+        yield from self._end()
+
+    async def aread(self, pieces: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Grounded]:
+        async for piece in pieces:
+            for answer in self._add(piece):
+                yield answer
+            # Pieces that have arrived already come without a pause, and others (a cancellation) want their turn.
+            await asyncio.sleep(0)
+        for answer in self._end():
+            yield answer
+
+    def _add(self, piece: str | BaseMessage) -> Iterator[Grounded]:
         self.pieces.append(piece)
-        self._text += piece if isinstance(piece, str) else str(piece.text)
-        return self._show(parse_so_far(self._text))
+        if text := piece if isinstance(piece, str) else str(piece.text):
+            self.first = self.first or time.monotonic()
+            self.text += text
+        return self._changed(parse_so_far(self.text))
 
-    def end(self) -> Grounded | None:
-        """Nothing more comes: the whole answer, or None where it was shown already."""
-        return self._show(parse(self._text))
+    def _end(self) -> Iterator[Grounded]:
+        told = [piece.response_metadata for piece in self.pieces if isinstance(piece, BaseMessage)]
+        if any(t.get("model_provider") == "openai" for t in told) and not any(t.get("finish_reason") for t in told):
+            # A connection that is closed early looks like an end, but that protocol gives every answer a reason for it.
+            raise UserError("the connection broke off in the middle of the answer; try again")
+        self.last = time.monotonic()
+        return self._changed(parse(self.text))
 
-    def _show(self, answer: Grounded) -> Grounded | None:
-        if answer == self._shown:
-            return None
-        self._shown = answer
-        return answer
+    def _changed(self, answer: Grounded) -> Iterator[Grounded]:
+        if answer != self._shown:
+            self._shown = answer
+            yield answer
 
 
 class AnswerParser(BaseTransformOutputParser[Grounded]):
@@ -72,21 +110,10 @@ class AnswerParser(BaseTransformOutputParser[Grounded]):
     """
 
     def parse(self, text: str) -> Grounded:
-        """Read a whole text."""
         return parse(text)
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Grounded]:
-        growing = GrowingAnswer()
-        for chunk in input:
-            if answer := growing.add(chunk):
-                yield answer
-        if answer := growing.end():
-            yield answer
+        return GrowingAnswer().read(input)
 
-    async def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Grounded]:
-        growing = GrowingAnswer()
-        async for chunk in input:
-            if answer := growing.add(chunk):
-                yield answer
-        if answer := growing.end():
-            yield answer
+    def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Grounded]:
+        return GrowingAnswer().aread(input)

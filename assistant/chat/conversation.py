@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_chunk_to_message
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from fourfold.assistant.chat.answer_parser import AnswerParser, GrowingAnswer
 from fourfold.assistant.chat.context_window import trim
 from fourfold.assistant.chat.history import ChatHistory
-from fourfold.assistant.data_uri import to_data_uri
-from fourfold.assistant.grounding import Grounded, parse
+from fourfold.assistant.grounding import Grounded
+from fourfold.assistant.images import image_url
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.langchain import conversation_prompt, question_prompt
 from fourfold.prompts.tasks import Task, instruction, parse_task
@@ -60,19 +60,65 @@ def question_chain(model: Runnable, task: Task | None = None) -> Runnable[dict[s
 
     def fill(given: dict[str, Any]) -> dict[str, str]:
         text = given.get("text", "")
-        return {"image_url": to_data_uri(given["image"]), "text": instruction(task, text) if task else text}
+        return {"image_url": image_url(given["image"]), "text": instruction(task, text) if task else text}
 
     return RunnableLambda(fill, name="image to URL") | question_prompt() | model | AnswerParser()
+
+
+class Exchange:
+    """A question of a conversation and its answer while it arrives; `Conversation.ask` begins one.
+
+    Attributes:
+        question: as it is sent and stored.
+        messages: all that the model reads; the question is the last one.
+        answer: what has arrived.
+    """
+
+    def __init__(
+        self,
+        model: Runnable,
+        history: ChatHistory,
+        given: dict[str, Any],
+        question: HumanMessage,
+        messages: list[BaseMessage],
+    ) -> None:
+        self.question = question
+        self.messages = messages
+        self.answer = GrowingAnswer()
+        self._model, self._history, self._given = model, history, given
+
+    def stream(self, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Grounded]:
+        """The answer so far, again and again; the last one is the whole."""
+        return self.answer.read(self._model.stream(self.messages, config, **kwargs))
+
+    def astream(self, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Grounded]:
+        return self.answer.aread(self._model.astream(self.messages, config, **kwargs))
+
+    def store(self, metadata: dict[str, Any] | None = None) -> None:
+        """Keep question and answer; nothing where no word of it has come.
+
+        Args:
+            metadata: the answer's `response_metadata`; None for what the model told, with "cancelled" for the reason of
+                the end where it did not come to one.
+        """
+        message = self.answer.message
+        if metadata is None:
+            cancelled = {} if self.answer.last else {"finish_reason": "cancelled"}
+            metadata = message.response_metadata | cancelled
+        if message.text or self.answer.last:
+            kept = AIMessage(message.content, response_metadata=metadata)
+            self._history.append(self._given["conversation"], [self.question, kept], self._given.get("keep"))
 
 
 class Conversation(Runnable[dict[str, Any], Grounded]):
     """A chat that remembers: a runnable over one question of a stored conversation.
 
     Its input is `{"conversation": id, "text": str}` with, optionally, `"images"` (a list of paths, URLs, bytes or PIL
-    images) and `"task"` (a task or its name). Its output is the answer with its boxes; `stream` gives the answer so
-    far. Question and answer are stored together once the answer is complete. A stream that its reader leaves early
-    stores what had arrived, with `finish_reason` "cancelled"; an endpoint that fails stores nothing and its error
-    (`openai.OpenAIError`) goes through.
+    images), `"task"` (a task or its name) and `"keep"` (how many of its messages stay: the question and its answer
+    replace what followed them). Its output is the answer with its boxes; `stream` gives the answer so far. Question and
+    answer are stored together once the answer is complete. A stream that its reader leaves early stores what had
+    arrived, with `finish_reason` "cancelled"; an endpoint that fails stores nothing and its error
+    (`openai.OpenAIError`; a `UserError` where it breaks off without one) goes through.
 
     Args:
         model: a LangChain chat model, as `connect` makes it.
@@ -99,85 +145,50 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
         self._limit = context_length - answer_length
         self._image_tokens = image_tokens
 
+    def ask(self, given: dict[str, Any]) -> Exchange:
+        """Make the question and everything that the model gets to read; nothing is sent yet.
+
+        Raises:
+            UserError: there is no such conversation, an image is none, or the question is empty.
+        """
+        text = given.get("text", "").strip()
+        if task := given.get("task"):
+            text = instruction(parse_task(task), text)
+        images = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in given.get("images", ())]
+        if not text:
+            raise UserError("the question is empty; write what you want to know")
+        question = HumanMessage([*images, {"type": "text", "text": text}] if images else text)
+        said = self.history.messages(given["conversation"])[: given.get("keep")]
+        messages = self._prompt.invoke({"history": said, "question": [question]}).to_messages()
+        return Exchange(self.model, self.history, given, question, trim(messages, self._limit, self._image_tokens))
+
     def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any) -> Grounded:
         """Ask and wait for the whole answer."""
-        question, messages = self._prepare(input)
-        answer = self.model.invoke(messages, config, **kwargs)
-        self._keep(input, question, answer)
-        return parse(str(answer.text))
-
-    async def ainvoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any) -> Grounded:
-        """`invoke` for asyncio; the history is read and written in a thread."""
-        question, messages = await asyncio.to_thread(self._prepare, input)
-        answer = await self.model.ainvoke(messages, config, **kwargs)
-        await asyncio.to_thread(self._keep, input, question, answer)
-        return parse(str(answer.text))
+        exchange = self.ask(input)
+        *_, answer = exchange.answer.read(iter([self.model.invoke(exchange.messages, config, **kwargs)]))
+        exchange.store()
+        return answer
 
     def stream(
         self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any | None
     ) -> Iterator[Grounded]:
         """The answer so far, again and again; the last one is the whole."""
-        question, messages = self._prepare(input)
-        growing = GrowingAnswer()
+        exchange = self.ask(input)
         try:
-            for chunk in self.model.stream(messages, config, **kwargs):
-                if answer := growing.add(chunk):
-                    yield answer
+            yield from exchange.stream(config, **kwargs)
         except GeneratorExit:
-            self._keep(input, question, _message(growing), cancelled=True)
+            exchange.store()
             raise
-        self._keep(input, question, _message(growing))
-        if answer := growing.end():
-            yield answer
+        exchange.store()
 
     async def astream(
         self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any | None
     ) -> AsyncIterator[Grounded]:
-        """`stream` for asyncio."""
-        question, messages = await asyncio.to_thread(self._prepare, input)
-        growing = GrowingAnswer()
+        exchange = await asyncio.to_thread(self.ask, input)
         try:
-            async for chunk in self.model.astream(messages, config, **kwargs):
-                if answer := growing.add(chunk):
-                    yield answer
-                # Chunks that have arrived already come without a pause, and others (a cancellation) want their turn.
-                await asyncio.sleep(0)
+            async for answer in exchange.astream(config, **kwargs):
+                yield answer
         except (GeneratorExit, asyncio.CancelledError):
-            # Not in a thread: a generator that is being closed may not await.
-            self._keep(input, question, _message(growing), cancelled=True)
+            exchange.store()  # not in a thread: a generator that is being closed may not await
             raise
-        await asyncio.to_thread(self._keep, input, question, _message(growing))
-        if answer := growing.end():
-            yield answer
-
-    def _prepare(self, given: dict[str, Any]) -> tuple[HumanMessage, list[BaseMessage]]:
-        """The new question, and everything that the model gets to read."""
-        text = given.get("text", "").strip()
-        if task := given.get("task"):
-            text = instruction(parse_task(task), text)
-        images = [{"type": "image_url", "image_url": {"url": to_data_uri(i)}} for i in given.get("images", ())]
-        if not text:
-            raise UserError("the question is empty; write what you want to know")
-        question = HumanMessage([*images, {"type": "text", "text": text}] if images else text)
-        said = self.history.messages(given["conversation"])
-        messages = self._prompt.invoke({"history": said, "question": [question]}).to_messages()
-        return question, trim(messages, self._limit, self._image_tokens)
-
-    def _keep(
-        self, given: dict[str, Any], question: HumanMessage, answer: BaseMessage | None, cancelled: bool = False
-    ) -> None:
-        if answer is None or (cancelled and not answer.text):
-            return
-        whole = message_chunk_to_message(answer)  # what is no chunk passes through
-        kept = AIMessage(whole.content, response_metadata=whole.response_metadata)
-        if cancelled:
-            kept.response_metadata = {**kept.response_metadata, "finish_reason": "cancelled"}
-        self.history.append(given["conversation"], [question, kept])
-
-
-def _message(growing: GrowingAnswer) -> Any:
-    """The message that the pieces make together; None where nothing came."""
-    if not growing.pieces:
-        return None
-    first, *others = growing.pieces
-    return first + others if others else first  # type: ignore[operator]
+        await asyncio.to_thread(exchange.store)

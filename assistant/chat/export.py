@@ -1,14 +1,13 @@
 """A stored conversation as files: JSON for programs, Markdown with its pictures for people."""
 
-import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from langchain_core.messages import BaseMessage
 
-from fourfold.assistant.chat.history import ChatHistory
-from fourfold.assistant.data_uri import from_data_uri, media_type
+from fourfold.assistant.chat.history import ChatHistory, image_of
 from fourfold.assistant.grounding import parse
 
 _SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
@@ -40,7 +39,7 @@ def export_conversation(history: ChatHistory, conversation: str, directory: str 
             if part["type"] == "image_url":
                 lines += [f"![]({part['image_url']['url']})", ""]
             else:
-                lines += [_readable(part["text"]), ""]
+                lines += [readable(part["text"], _escape), ""]
     body = {"id": info.id, "title": info.title, "created": info.created, "updated": info.updated, "messages": messages}
     (directory / "conversation.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     (directory / "conversation.md").write_text("\n".join(lines), encoding="utf-8", errors="replace")
@@ -58,28 +57,27 @@ def _parts(message: BaseMessage, directory: Path) -> list[dict]:
             link = part["image_url"]
             url = link["url"] if isinstance(link, dict) else link
             if url.startswith("data:"):
-                data = from_data_uri(url)
-                suffix = _SUFFIXES.get(media_type(data), ".img")
-                url = hashlib.sha256(data).hexdigest()[:16] + suffix
-                (directory / url).write_bytes(data)
+                image = image_of(url)
+                url = image.sha256[:16] + _SUFFIXES.get(image.media_type, ".img")
+                (directory / url).write_bytes(image.content)
             part = {"type": "image_url", "image_url": {"url": url}}
         parts.append(part)
     return [part for part in parts if part["type"] in ("text", "image_url")]
 
 
-def _readable(text: str) -> str:
-    """Text for Markdown: markup of boxes in words, and nothing that Markdown would take for its own."""
+def readable(text: str, escape: Callable[[str], str] = str) -> str:
+    """An answer for people: its boxes as `(x1, y1, x2, y2)` in hundredths, its words through `escape`."""
     shown = []
     for segment in parse(text).segments:
         if isinstance(segment, str):
-            shown.append(_escape(segment))
+            shown.append(escape(segment))
         else:
-            corners = (
-                "({:.0f}, {:.0f}, {:.0f}, {:.0f})".format(*(100 * s for s in b.as_tuple())) for b in segment.boxes
-            )
-            shown.append(" ".join(filter(None, [_escape(segment.phrase or ""), *corners])))
+            sides = ([f"{100 * side:.0f}" for side in box.as_tuple()] for box in segment.boxes)
+            corners = (f"({', '.join(four)})" for four in sides)
+            shown.append(" ".join(filter(None, [escape(segment.phrase or ""), *corners])))
     return "".join(shown)
 
 
 def _escape(text: str) -> str:
+    """Nothing of it is Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", text)

@@ -1,19 +1,21 @@
 """Conversations kept in one SQLite file: they survive restarts, crashes and writers beside each other."""
 
-import hashlib
+import base64
+import contextlib
 import json
 import sqlite3
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict, messages_from_dict
 
-from fourfold.assistant.data_uri import from_data_uri, media_type, to_data_uri
 from fourfold.assistant.database import Database, data_directory
+from fourfold.assistant.images import Attachment, ImageLimits
 from fourfold.prompts.errors import UserError
 
 # One script a schema version; a file is brought up to date by those it lacks. Never change one that was released.
@@ -57,24 +59,16 @@ MIGRATIONS = (
 
 @dataclass(frozen=True)
 class ConversationInfo:
-    """What a list of conversations shows.
+    """What a list of conversations shows."""
 
-    Attributes:
-        id: a random name.
-        title: given by `rename`, otherwise the first words of the first question.
-        created, updated: seconds since 1970.
-        messages: how many it holds.
-    """
-
-    id: str
-    title: str
-    created: float
+    id: str  # a random name
+    title: str  # given by `rename`, otherwise the first words of the first question
+    created: float  # seconds since 1970
     updated: float
     messages: int
 
 
 def default_path() -> Path:
-    """`history.sqlite` in the user's data directory."""
     return data_directory() / "history.sqlite"
 
 
@@ -92,6 +86,7 @@ class ChatHistory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._database = Database(path, MIGRATIONS, "history")
+        self._last_read: tuple[ConversationInfo, list[BaseMessage]] | None = None
 
     def create(self, title: str = "") -> str:
         """Start a conversation; its id. Without a title it takes the first words of the first question."""
@@ -105,9 +100,7 @@ class ChatHistory:
         wanted = _clean(search).casefold()
         with self._database.connection() as connection:
             rows = connection.execute(
-                """
-                SELECT id, title, created, updated, (SELECT count(*) FROM messages WHERE conversation = id)
-                FROM conversations
+                f"""{_INFO}
                 WHERE ?1 = '' OR instr(casefold(title), ?1)
                     OR EXISTS (SELECT 1 FROM messages WHERE conversation = id AND instr(words, ?1))
                 ORDER BY updated DESC, id
@@ -122,10 +115,8 @@ class ChatHistory:
         Raises:
             UserError: there is none with this id.
         """
-        for info in self.conversations():
-            if info.id == conversation:
-                return info
-        raise UserError(f"there is no conversation {conversation!r}; it may have been deleted")
+        with self._database.connection() as connection:
+            return _info(connection, conversation)
 
     def rename(self, conversation: str, title: str) -> None:
         """Give it another title.
@@ -136,30 +127,33 @@ class ChatHistory:
         if not title.strip():
             raise UserError("a conversation needs a title that is not empty")
         with self._database.transaction() as connection:
-            self._require(connection, conversation)
+            _info(connection, conversation)
             connection.execute("UPDATE conversations SET title = ? WHERE id = ?", (_clean(title).strip(), conversation))
 
     def messages(self, conversation: str) -> list[BaseMessage]:
         """What was said, in order, with the images back in place as data URIs.
+
+        The conversation that was read last is kept, and read again only once it has changed.
 
         Raises:
             UserError: there is none with this id.
         """
         with self._database.connection() as connection:
             connection.execute("BEGIN")  # so that messages and images are of one moment
-            self._require(connection, conversation)
-            rows = connection.execute(
-                "SELECT body FROM messages WHERE conversation = ? ORDER BY position", (conversation,)
-            ).fetchall()
-            images = connection.execute(
-                "SELECT sha256, data FROM images WHERE sha256 IN (SELECT image FROM uses WHERE conversation = ?)",
-                (conversation,),
-            )
-            uris = {f"sha256:{sha256}": to_data_uri(data) for sha256, data in images}
-        return [_restored(json.loads(body), uris) for (body,) in rows]
+            info = _info(connection, conversation)
+            known = self._last_read
+            if known is None or known[0] != info:
+                known = self._last_read = info, _read(connection, conversation)
+        return [message.model_copy(deep=True) for message in known[1]]  # long strings are shared, not copied
 
-    def append(self, conversation: str, messages: Sequence[BaseMessage]) -> None:
-        """Add messages at the end, all or none. An image that is stored already is not stored again.
+    def append(self, conversation: str, messages: Sequence[BaseMessage], keep: int | None = None) -> None:
+        """Add messages, all or none. An image that is stored already is not stored again.
+
+        Args:
+            conversation: its id.
+            messages: to add.
+            keep: messages of the conversation that stay; the new ones replace what followed, which is dropped for good
+                like `delete`. None for all of them.
 
         Raises:
             UserError: there is no such conversation, or an image of a message is none.
@@ -168,19 +162,25 @@ class ChatHistory:
         words = [_words(message) for message in messages]
         now = time.time()
         with self._database.transaction() as connection:
-            self._require(connection, conversation)
-            (position,) = connection.execute(
-                "SELECT coalesce(max(position) + 1, 0) FROM messages WHERE conversation = ?", (conversation,)
-            ).fetchone()
+            position = _info(connection, conversation).messages
+            dropped = keep is not None and keep < position
+            if keep is not None and dropped:
+                position = keep
+                connection.execute(
+                    "DELETE FROM messages WHERE conversation = ? AND position >= ?", (conversation, position)
+                )
             for number, ((body, images), text) in enumerate(zip(stored, words, strict=True), start=position):
                 connection.execute(
                     "INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (conversation, number, body, text.casefold(), now)
                 )
-                for sha256, data in images.items():
+                for image in images:
+                    row = image.sha256, image.media_type, image.content
+                    connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", row)
                     connection.execute(
-                        "INSERT OR IGNORE INTO images VALUES (?, ?, ?)", (sha256, media_type(data), data)
+                        "INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", (image.sha256, conversation, number)
                     )
-                    connection.execute("INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", (sha256, conversation, number))
+            if dropped:
+                _drop_unused_images(connection)
             questions = [t for m, t in zip(messages, words, strict=True) if isinstance(m, HumanMessage) and t.strip()]
             if questions:
                 title = " ".join(questions[0].split())[:60]
@@ -188,6 +188,8 @@ class ChatHistory:
                     "UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, conversation)
                 )
             connection.execute("UPDATE conversations SET updated = ? WHERE id = ?", (now, conversation))
+        if dropped:
+            self._database.scrub()
 
     def cut(self, conversation: str, keep: int) -> None:
         """Drop every message after the first `keep`, for asking again from there; dropped for good like `delete`.
@@ -195,11 +197,7 @@ class ChatHistory:
         Raises:
             UserError: there is no such conversation.
         """
-        with self._database.transaction() as connection:
-            self._require(connection, conversation)
-            connection.execute("DELETE FROM messages WHERE conversation = ? AND position >= ?", (conversation, keep))
-            self._drop_unused_images(connection)
-        self._database.scrub()
+        self.append(conversation, [], keep)
 
     def delete(self, conversation: str) -> None:
         """Delete a conversation for good: its text, and its images unless another conversation shows them.
@@ -210,37 +208,100 @@ class ChatHistory:
         Raises:
             UserError: there is none with this id.
         """
+        self._last_read = None
         with self._database.transaction() as connection:
-            self._require(connection, conversation)
+            _info(connection, conversation)
             connection.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
-            self._drop_unused_images(connection)
+            _drop_unused_images(connection)
         self._database.scrub()
 
-    @staticmethod
-    def _require(connection: sqlite3.Connection, conversation: str) -> None:
-        if not connection.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation,)).fetchone():
-            raise UserError(f"there is no conversation {conversation!r}; it may have been deleted")
 
-    @staticmethod
-    def _drop_unused_images(connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT image FROM uses)")
+class InMemoryHistory(ChatHistory):
+    """A history that is never written down: with the object, what was said is gone."""
+
+    def __init__(self) -> None:
+        self.path = Path(":memory:")
+        self._database = _InMemoryDatabase(MIGRATIONS)
+        self._last_read = None
 
 
-def _stored(message: BaseMessage) -> tuple[str, dict[str, bytes]]:
-    """JSON of a message without its images, and the images by hash."""
-    images: dict[str, bytes] = {}
+class _InMemoryDatabase(Database):
+    """The same database with the same rules, held by one connection instead of a file."""
+
+    def __init__(self, migrations: Sequence[str]) -> None:
+        self.path = Path(":memory:")
+        self._migrations = migrations
+        self._noun = "conversation"
+        self._lock = threading.RLock()
+        self._only = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        self._only.create_function("casefold", 1, str.casefold, deterministic=True)
+        for pragma in ("foreign_keys = ON", "temp_store = MEMORY"):  # SQLite's helper files stay off the disk too
+            self._only.execute(f"PRAGMA {pragma}")
+        with self.connection() as connection:
+            self._migrate(connection)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """The one connection, by one thread at a time."""
+        with self._lock:
+            try:
+                yield self._only
+            finally:
+                if self._only.in_transaction:  # a reader that held several statements together
+                    self._only.execute("ROLLBACK")
+
+
+_INFO = """
+SELECT id, title, created, updated, (SELECT count(*) FROM messages WHERE conversation = id) FROM conversations"""
+
+
+def _info(connection: sqlite3.Connection, conversation: str) -> ConversationInfo:
+    row = connection.execute(f"{_INFO} WHERE id = ?", (conversation,)).fetchone()
+    if row is None:
+        raise UserError(f"there is no conversation {conversation!r}; it may have been deleted")
+    return ConversationInfo(*row)
+
+
+def _drop_unused_images(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT image FROM uses)")
+
+
+def _read(connection: sqlite3.Connection, conversation: str) -> list[BaseMessage]:
+    rows = connection.execute(
+        "SELECT body FROM messages WHERE conversation = ? ORDER BY position", (conversation,)
+    ).fetchall()
+    images = connection.execute(
+        "SELECT sha256, media_type, data FROM images WHERE sha256 IN (SELECT image FROM uses WHERE conversation = ?)",
+        (conversation,),
+    )
+    uris = {
+        f"sha256:{sha256}": f"data:{kind};base64,{base64.b64encode(data).decode()}" for sha256, kind, data in images
+    }
+    return [_restored(json.loads(body), uris) for (body,) in rows]
+
+
+def _stored(message: BaseMessage) -> tuple[str, list[Attachment]]:
+    """JSON of a message without its images, and the images."""
+    images: list[Attachment] = []
 
     def keep(uri: Any) -> Any:
         if not (isinstance(uri, str) and uri.startswith("data:")):
             return uri
-        data = from_data_uri(uri)
-        sha256 = hashlib.sha256(data).hexdigest()
-        images[sha256] = data
-        return f"sha256:{sha256}"
+        images.append(image_of(uri))
+        return f"sha256:{images[-1].sha256}"
 
     body = message_to_dict(message)
     body["data"]["content"] = _map_urls(body["data"]["content"], keep)
     return json.dumps(body), images
+
+
+def image_of(uri: str) -> Attachment:
+    """The image of a data URI in a message; of any size, because what is stored was let in when it came.
+
+    Raises:
+        UserError: it is none.
+    """
+    return Attachment.from_data_uri(uri, "an image in a message", ImageLimits(bytes=2**30))
 
 
 def _restored(body: dict[str, Any], uris: dict[str, str]) -> BaseMessage:

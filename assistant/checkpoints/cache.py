@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
-from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.errors import UserError
 
 
 def cache_directory() -> Path:
-    """`$FOURFOLD_CACHE`, else `$XDG_CACHE_HOME/fourfold`, else `~/.cache/fourfold`; it need not exist yet."""
+    """`$FOURFOLD_CACHE`, else the system's folder for caches (Linux: `$XDG_CACHE_HOME/fourfold`, `~/.cache/fourfold`).
+
+    It need not exist yet.
+    """
     if chosen := os.environ.get("FOURFOLD_CACHE"):
         return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "fourfold"
+    return user_cache_path("fourfold", appauthor=False).expanduser().absolute()
 
 
 def is_offline() -> bool:
@@ -26,7 +30,7 @@ def is_offline() -> bool:
 
 
 @contextmanager
-def locked(path: Path, on_progress: ProgressCallback) -> Iterator[None]:
+def locked(path: Path, on_progress: OnProgress) -> Iterator[None]:
     """Hold the lock beside `path`, waiting for it as long as another process is at work there.
 
     The system frees the lock when its process dies, so a killed one never blocks the next.
@@ -45,9 +49,9 @@ def locked(path: Path, on_progress: ProgressCallback) -> Iterator[None]:
             lock.acquire(timeout=0.5)
         except Timeout:
             what = "Waiting for another fourfold that is at this"
-            on_progress(what, 0, 1)
+            on_progress(Progress(what, 0, 1))
             lock.acquire()
-            on_progress(what, 1, 1)
+            on_progress(Progress(what, 1, 1))
     try:
         yield
     finally:

@@ -47,7 +47,6 @@ class GGUFFile:
         return field.contents()
 
     def config(self) -> LlamaConfig:
-        """Sizes of the language model."""
         return LlamaConfig(
             vocab_size=len(self._value("tokenizer.ggml.tokens")),
             hidden_size=self._value("llama.embedding_length"),

@@ -1,7 +1,6 @@
 """The default model, fourfold-mini: public weights and this repository's bridge put together."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +12,31 @@ from transformers.utils import logging
 
 from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, read_geometry
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
-from fourfold.assistant.checkpoints.card import write_card
 from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
 from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
 from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.checkpoints.positions import resize_position_embeddings
-from fourfold.assistant.checkpoints.progress import ProgressCallback
-from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, fetch
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch
+from fourfold.assistant.files import building
 from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from fourfold.assistant.model.modeling import VisionLLMBlock
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
 
 # One of SmolLM2's control tokens that its training never used: its embedding equals that of its unused neighbours.
 _SPARE_TOKEN = "<empty_output>"
+_LICENCES = Path(__file__).parent / "licences"
+_TRAINED = """\
+## Bridge
+The projector and a LoRA adapter, which is merged into the language model, were trained by fourfold. `bridge.json`
+says on which data, how long, from which seed, and what was measured on images that were held out.
+The photos and annotations they were trained on allow research use only; take these weights for nothing else.
+"""
+_UNTRAINED = """\
+## Bridge
+There is none: the projector is random and the language model as it was published, so this model **cannot see**. It is
+where training starts.
+"""
 
 
 def assemble(
@@ -35,8 +45,7 @@ def assemble(
     bridge: Path | None,
     image_size: int = IMAGE_SIZE,
     blocks: int = BLOCKS,
-    vision_llm_block: int | None = None,
-    on_progress: ProgressCallback = lambda what, done, total: None,
+    on_progress: OnProgress = lambda event: None,
 ) -> Path:
     """Make a checkpoint directory of the public weights, downloading them where they are not cached.
 
@@ -48,7 +57,6 @@ def assemble(
             (seeded, at the scale of the word embeddings) and the language model as it is.
         image_size: pixels; a multiple of the patch size whose grid divides into fours.
         blocks: how many of the tower's first blocks to keep; the last kept one's output is what the projector sees.
-        vision_llm_block: see `MiniGPTv2Config`; the block starts as a copy of that layer.
         on_progress: told what is going on.
 
     Returns:
@@ -64,22 +72,16 @@ def assemble(
         asked = {"image_size": image_size, "blocks": blocks}
         if (trained := read_geometry(bridge)) != asked:
             raise UserError(f"the bridge {bridge} was trained for {trained}, which does not go with {asked}")
-        if vision_llm_block is not None:
-            raise UserError("a bridge brings no weights for a vision block; assemble without a bridge, or without it")
     tower_file, language_file = fetch(IMAGE_TOWER, on_progress), fetch(LANGUAGE_MODEL, on_progress)
     what = f"Assembling {directory.name}"
-    on_progress(what, 0, 3)
+    on_progress(Progress(what, 0, 3))
     gguf = GGUFFile(language_file)
     tokenizer = gguf.tokenizer(renamed={_SPARE_TOKEN: IMAGE_TOKEN})
     language_config, language = gguf.config(), gguf.weights()
     language_config.bos_token_id = tokenizer.bos_token_id
     language_config.eos_token_id = tokenizer.eos_token_id
     language_config.pad_token_id = tokenizer.pad_token_id
-    if vision_llm_block is not None and not 0 <= vision_llm_block < language_config.num_hidden_layers:
-        raise UserError(
-            f"the language model has no layer {vision_llm_block}; choose 0 to {language_config.num_hidden_layers - 1}"
-        )
-    on_progress(what, 1, 3)
+    on_progress(Progress(what, 1, 3))
     tower_config, tower = read_clip_vision(tower_file)
     if not 1 <= blocks <= tower_config.num_hidden_layers:
         raise UserError(f"the image tower has {tower_config.num_hidden_layers} blocks; {blocks} cannot be kept of them")
@@ -89,13 +91,10 @@ def assemble(
         vision_config=tower_config,
         text_config=language_config,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        vision_llm_block=vision_llm_block,
     )
     weights = {f"model.vision_tower.{key}": tensor for key, tensor in _kept(tower, config).items()}
     weights["model.vision_norm.weight"] = torch.ones(tower_config.hidden_size)
     weights["model.vision_norm.bias"] = torch.zeros(tower_config.hidden_size)
-    if vision_llm_block is not None:
-        weights |= _vision_block(config, language)
     if bridge is None:
         weights |= _random_projector(config, float(language["embed_tokens.weight"].std()))
     else:
@@ -107,8 +106,6 @@ def assemble(
         model = MiniGPTv2ForConditionalGeneration(config)
     model.load_state_dict(weights, strict=True, assign=True)
     model.tie_weights()
-    if model.model.vision_block is not None:
-        _calibrate(model.model.vision_block)
     model.generation_config = GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
@@ -123,9 +120,9 @@ def assemble(
         num_image_tokens=config.image_seq_length,
         chat_template=load_template("chatml"),
     )
-    on_progress(what, 2, 3)
+    on_progress(Progress(what, 2, 3))
     _save(directory, model, processor, bridge)
-    on_progress(what, 3, 3)
+    on_progress(Progress(what, 3, 3))
     return directory
 
 
@@ -137,20 +134,13 @@ def _save(
         directory.parent.mkdir(parents=True, exist_ok=True)
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
         check_room(directory.parent, size + 50_000_000, f"assembling {directory.name}")
-        building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.building-"))
         try:
-            model.save_pretrained(building)
-            processor.save_pretrained(building)
-            write_card(building, name=directory.name, config=model.config, bridge=bridge)
-            # Some of these files are made private; a cache that several users share needs readers.
-            for path in building.iterdir():
-                path.chmod(0o644)
-            building.chmod(0o755)
-            building.rename(directory)
+            with building(directory) as part:
+                model.save_pretrained(part)
+                processor.save_pretrained(part)
+                write_card(part, name=directory.name, config=model.config, bridge=bridge)
         except SafetensorError as error:  # which hides what the system said in its text
             raise UserError(f"the weights cannot be written to {directory.parent}: {error}") from error
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
 
 
 @contextmanager
@@ -198,30 +188,41 @@ def _read_projector(config: MiniGPTv2Config, bridge: Path) -> dict[str, torch.Te
     return {f"model.projector.{key}": tensor.float() for key, tensor in tensors.items()}
 
 
-def _vision_block(config: MiniGPTv2Config, language: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A copy of the language model's layer between two random linear layers.
+def write_card(directory: Path, *, name: str, config: MiniGPTv2Config, bridge: Path | None) -> None:
+    """Write `README.md` and the licences, and copy `bridge.json`, into a checkpoint directory.
 
-    The first brings normed features to the scale of word embeddings, which is what the layer knows; the second is
-    scaled by `_calibrate`.
+    Args:
+        directory: the checkpoint.
+        name: the model's name.
+        config: its sizes.
+        bridge: the bridge it was made with, or None.
     """
-    generator = torch.Generator().manual_seed(1)
-    vision, text = config.vision_config.hidden_size, config.text_config.hidden_size
-    scale = float(language["embed_tokens.weight"].std())
-    prefix = f"layers.{config.vision_llm_block}."
-    block = {
-        f"layer.{key.removeprefix(prefix)}": tensor.clone()
-        for key, tensor in language.items()
-        if key.startswith(prefix)
-    }
-    block["project_in.weight"] = torch.randn(text, vision, generator=generator) * scale * vision**-0.5
-    block["project_in.bias"] = torch.zeros(text)
-    block["project_out.weight"] = torch.randn(vision, text, generator=generator) * text**-0.5
-    block["project_out.bias"] = torch.zeros(vision)
-    return {f"model.vision_block.{key}": tensor for key, tensor in block.items()}
+    vision, text = config.vision_config, config.text_config
+    card = f"""\
+# {name}
+
+A chat model that sees, in MiniGPT-v2's architecture: {vision.image_size} px images, {config.grid_width} x \
+{config.grid_width} patches, every {config.fold} neighbours folded into one, {config.image_seq_length} tokens an image.
+It is small and knows little; do not rely on what it says.
+
+## Parts
+| part | what | from | licence |
+|---|---|---|---|
+| image tower, frozen | CLIP ViT-B/16, the first {vision.num_hidden_layers} blocks, INT8 weights made float32 \
+| {_origin(IMAGE_TOWER)} | {IMAGE_TOWER.licence} (`LICENSE-CLIP.txt`) |
+| language model | SmolLM2-135M-Instruct, {text.num_hidden_layers} layers, Q4_1 weights made float32 \
+| {_origin(LANGUAGE_MODEL)} | {LANGUAGE_MODEL.licence} (`LICENSE-SmolLM2.txt`) |
+
+The control token `<empty_output>` of SmolLM2's vocabulary is renamed `<ImageHere>`; position embeddings are
+interpolated to the image size. Nothing else of the published weights is changed.
+
+{_UNTRAINED if bridge is None else _TRAINED}"""
+    (directory / "README.md").write_text(card, encoding="utf-8")
+    shutil.copyfile(_LICENCES / "MIT-CLIP.txt", directory / "LICENSE-CLIP.txt")
+    shutil.copyfile(_LICENCES / "Apache-2.0.txt", directory / "LICENSE-SmolLM2.txt")
+    if bridge is not None:
+        shutil.copyfile(bridge / "bridge.json", directory / "bridge.json")
 
 
-@torch.no_grad()
-def _calibrate(block: VisionLLMBlock) -> None:
-    """Make what comes out of the block as large as what goes in, or the projector would start far too loud."""
-    noise = torch.randn(1, 256, block.project_in.in_features, generator=torch.Generator().manual_seed(2))
-    block.project_out.weight /= block(noise).std()
+def _origin(pinned: PinnedFile) -> str:
+    return f"`{pinned.member}` in PyPI's {pinned.package} {pinned.version}, sha256 `{pinned.sha256}`"

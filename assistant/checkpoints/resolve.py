@@ -10,19 +10,19 @@ from pathlib import Path
 from fourfold.assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, check_bridge, read_geometry
 from fourfold.assistant.checkpoints.cache import cache_directory, locked, storage_errors
 from fourfold.assistant.checkpoints.check import check_checkpoint
-from fourfold.assistant.checkpoints.progress import ProgressCallback, progress_on_stderr
+from fourfold.assistant.progress import OnProgress, progress_bar
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
 
 DEFAULT_MODEL = "fourfold-mini"
 BASE_MODEL = "fourfold-mini-base"
 # Sources that decide what is in an assembled directory: when one changes, what was assembled before no longer counts.
-_RECIPE = ("mini.py", "bridge.py", "clip_onnx.py", "llama_gguf.py", "lora.py", "positions.py", "card.py", "weights.py")
+_RECIPE = ("mini.py", "bridge.py", "clip_onnx.py", "llama_gguf.py", "lora.py", "positions.py", "weights.py")
 _STALE_AFTER = 24 * 3600
 """Seconds after which an older assembly that nobody has used goes; sooner, it may still be in use."""
 
 
-def resolve_model(model: str | None = None, on_progress: ProgressCallback | None = None) -> Path:
+def resolve_model(model: str | None = None, on_progress: OnProgress | None = None) -> Path:
     """The checkpoint directory that a model's name stands for.
 
     Args:
@@ -72,17 +72,17 @@ def assembled_path(name: str) -> Path:
     return cache_directory() / "models" / f"{name}-{digest.hexdigest()[:12]}" / name
 
 
-def _assembled(name: str, on_progress: ProgressCallback | None) -> Path:
+def _assembled(name: str, on_progress: OnProgress | None) -> Path:
     directory = assembled_path(name)
     if not _is_usable(directory):
-        with progress_on_stderr() if on_progress is None else contextlib.nullcontext(on_progress) as tell:
+        with progress_bar() if on_progress is None else contextlib.nullcontext(on_progress) as tell:
             _assemble(name, directory, tell)
     with contextlib.suppress(OSError):  # a cache that is shared and read-only has nobody who tidies it
         os.utime(directory.parent)
     return directory
 
 
-def _assemble(name: str, directory: Path, on_progress: ProgressCallback) -> None:
+def _assemble(name: str, directory: Path, on_progress: OnProgress) -> None:
     from fourfold.assistant.checkpoints.mini import assemble
 
     bridge = BRIDGE if name == DEFAULT_MODEL else None

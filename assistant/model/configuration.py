@@ -21,12 +21,10 @@ class MiniGPTv2Config(PreTrainedConfig):
         image_token_id: id of the placeholder that stands once for every visual token in `input_ids`.
         fold: how many horizontally adjacent visual tokens are concatenated into one.
         vision_norm_eps: epsilon of the layer-norm between tower and fold.
-        vision_llm_block: index of the language model's layer a frozen copy of which refines the visual tokens before
-            the fold (Pang et al. 2023, "Frozen transformers in language models are effective visual encoder
-            layers"); None, as in MiniGPT-v2, for no such block.
 
     Raises:
-        UserError: the image does not divide into patches, or the patch grid's width into folds.
+        UserError: the image does not divide into patches, or the patch grid's width into folds; or the configuration is
+            of a model with `vision_llm_block`, as there were once.
     """
 
     model_type = "minigpt_v2"
@@ -37,10 +35,14 @@ class MiniGPTv2Config(PreTrainedConfig):
     image_token_id: int = 32000
     fold: int = 4
     vision_norm_eps: float = 1e-5
-    vision_llm_block: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.pop("vision_llm_block", None) is not None:
+            raise UserError(
+                "this checkpoint has a block of the language model behind its image tower (vision_llm_block), which "
+                "only recipes of `fourfold train` know now; take a checkpoint without one"
+            )
         if self.vision_config is None:
             self.vision_config = Blip2VisionConfig(image_size=448, patch_size=14, num_hidden_layers=39)
         elif isinstance(self.vision_config, dict):

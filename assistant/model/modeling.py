@@ -6,7 +6,6 @@ The class keeps to the contract of vLLM's Transformers backend (a `language_mode
 with `pooler_output`, `_supports_attention_backend`), so that the same code serves there unchanged.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -61,36 +60,6 @@ class VisionNorm(nn.LayerNorm):
         return normed.to(hidden.dtype)
 
 
-class VisionLLMBlock(nn.Module):
-    """A frozen transformer block of the language model used on visual tokens, between two trainable linear layers.
-
-    Bidirectional and without rotary positions (Pang et al. 2023, arXiv:2310.12973). `layer` holds a copy of the
-    language model's block: LoRA on the language model leaves it alone.
-    """
-
-    def __init__(self, config: MiniGPTv2Config, layer_class: type[nn.Module]) -> None:
-        super().__init__()
-        # An engine may bind the language model's attention to its KV cache; this block has none.
-        text_config = copy.deepcopy(config.text_config)
-        text_config._attn_implementation = "sdpa"
-        self.head_size = (
-            getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
-        )
-        self.project_in = nn.Linear(config.vision_config.hidden_size, text_config.hidden_size)
-        self.layer = layer_class(text_config, 0)
-        self.project_out = nn.Linear(text_config.hidden_size, config.vision_config.hidden_size)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(images, tokens, vision width) → the same shape."""
-        hidden = self.project_in(tokens)
-        images, count, _ = hidden.shape
-        # Rotation by angle zero: cos 1, sin 0. An explicit mask of zeros keeps sdpa from assuming a causal one.
-        cos = hidden.new_ones(1, count, self.head_size)
-        mask = hidden.new_zeros(images, 1, count, count)
-        out = self.layer(hidden, attention_mask=mask, position_embeddings=(cos, torch.zeros_like(cos)))
-        return self.project_out(out[0] if isinstance(out, tuple) else out)
-
-
 class MiniGPTv2PreTrainedModel(PreTrainedModel):
     """What transformers and vLLM need to know of the family."""
 
@@ -120,18 +89,13 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         self.vision_norm = VisionNorm(config.vision_config.hidden_size, eps=config.vision_norm_eps)
         self.projector = nn.Linear(config.vision_config.hidden_size * config.fold, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config)
-        self.vision_block: VisionLLMBlock | None = None
-        if config.vision_llm_block is not None:
-            self.vision_block = VisionLLMBlock(config, type(self.language_model.layers[config.vision_llm_block]))
         self.post_init()
         self.train(self.training)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's embedding table."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's embedding table."""
         self.language_model.set_input_embeddings(value)
 
     def train(self, mode: bool = True) -> "MiniGPTv2Model":
@@ -140,10 +104,7 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         Loading makes every parameter trainable again, and ends with `eval()`: hence the freezing in this place.
         """
         super().train(mode)
-        frozen = [self.vision_tower, self.vision_norm]
-        if self.vision_block is not None:
-            frozen.append(self.vision_block.layer)
-        for module in frozen:
+        for module in (self.vision_tower, self.vision_norm):
             module.eval()
             module.requires_grad_(False)
         return self
@@ -163,10 +124,7 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
 
     def project_features(self, features: torch.Tensor) -> torch.Tensor:
         """(images, grid width², vision width) of `encode_images` → (images, image_seq_length, text width)."""
-        features = self.vision_norm(features)
-        if self.vision_block is not None:
-            features = self.vision_block(features)
-        return self.projector(fold_tokens(features, self.config.fold))
+        return self.projector(fold_tokens(self.vision_norm(features), self.config.fold))
 
     def get_image_features(
         self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any
@@ -265,11 +223,9 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The vocabulary head."""
         return self.lm_head
 
     def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """See `MiniGPTv2Model.get_image_features`."""
         return self.model.get_image_features(*args, **kwargs)
 
     def forward(
@@ -325,11 +281,14 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,  # by name, or `generate` does not take them
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Give the images to the first forward pass only: afterwards their keys and values are in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
         return inputs

@@ -1,11 +1,11 @@
 """Images of benchmarks, from which nothing may be learnt: gathered from folders into a store."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fourfold.assistant.refine.pictures import Picture, identify, read_image_file
+from fourfold.assistant.images import Attachment
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
 
@@ -15,13 +15,7 @@ _AT_ONCE = 500  # images a transaction: an interrupt loses no more
 
 @dataclass(frozen=True)
 class Excluded:
-    """What `exclude_files` did.
-
-    Attributes:
-        new: images that were not excluded before.
-        known: images that were.
-        unreadable: files with an image's name that are none.
-    """
+    """How many images were not excluded before, how many were, and which files with an image's name are none."""
 
     new: int
     known: int
@@ -49,11 +43,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def card_photos() -> list[Path]:
-    """The held-out photos, on which the model's own card is measured.
-
-    Raises:
-        UserError: the photos are not on this machine.
-    """
+    """The held-out photos, on which the model's own card is measured; UserError where they are not on this machine."""
     from fourfold.assistant.training.data.photos import read_photos
     from fourfold.assistant.training.data.sample import photos_directory
 
@@ -62,7 +52,7 @@ def card_photos() -> list[Path]:
 
 
 def exclude_files(
-    store: CorrectionStore, files: Sequence[Path], source: str, on_progress: Callable[[int], None] | None = None
+    store: CorrectionStore, files: Sequence[Path], source: str, on_progress: OnProgress | None = None
 ) -> Excluded:
     """Keep the hashes of image files in a store, which from then on refuses corrections on them.
 
@@ -73,22 +63,17 @@ def exclude_files(
         store: refuses them.
         files: of a benchmark.
         source: its name, for messages.
-        on_progress: told how many files are done.
+        on_progress: told how far it is; None for nobody.
     """
-    new, unreadable, done = 0, [], 0
-
-    def pictures() -> Iterator[Picture]:
-        nonlocal done
-        for file in files:
-            done += 1
+    new, unreadable = 0, []
+    for start in range(0, len(files), _AT_ONCE):
+        hashes = []
+        for file in files[start : start + _AT_ONCE]:
             try:
-                yield identify(read_image_file(file), str(file))
+                hashes.append(Attachment.from_path(file).hashes)
             except UserError:
                 unreadable.append(str(file))
-
-    remaining = pictures()
-    while part := list(itertools.islice(remaining, _AT_ONCE)):
-        new += store.exclude(part, source)
+        new += store.exclude(hashes, source)
         if on_progress:
-            on_progress(done)
+            on_progress(Progress(f"reading {source}", min(start + _AT_ONCE, len(files)), len(files)))
     return Excluded(new, len(files) - new - len(unreadable), tuple(unreadable))

@@ -1,9 +1,8 @@
-"""Whether two questions about an image ask for the same thing."""
+"""What a question asks: its task, the thing that it is about, and whether another one asks the same."""
 
 import re
 
 from fourfold.assistant.english import singular, words_in
-from fourfold.assistant.refine.targets import asked_phrase, task_of
 from fourfold.prompts.tasks import INSTRUCTIONS, Task
 
 # Words that a question can do without. Those that decide what is asked stay: how many, which colour, left of.
@@ -21,6 +20,24 @@ _PUT_DIFFERENTLY = (
     (re.compile(r"\bcount( of)?\b"), "how many"),
     (re.compile(r"\bwhat'?s\b"), "what is"),
 )
+
+
+def task_of(question: str) -> Task | None:
+    """The task whose tag a question begins with; None for a question as people type it."""
+    return next((task for task in Task if question.lstrip().startswith(task.tag)), None)
+
+
+def asked_phrase(question: str) -> str | None:
+    """What a `[refer]` or `[detection]` question is about, "the dog" in "[refer] where is the dog?"."""
+    task = task_of(question)
+    if task not in (Task.REFER, Task.DETECTION):
+        return None
+    words = question.strip().removeprefix(task.tag).strip()
+    for form in INSTRUCTIONS[task]:
+        before, _, after = form.partition("{text}")
+        if words.startswith(before) and words.endswith(after) and len(words) > len(before) + len(after):
+            return words[len(before) : len(words) - len(after)].strip()
+    return words or None
 
 
 def same_question(one: str, other: str) -> bool:

@@ -1,25 +1,28 @@
 """The refined adapters of a store: kept for good, promoted one after the other, and put back."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from fourfold.assistant.files import sync_directory, write_bytes
+from fourfold.assistant.files import sync_directory, write_text
+from fourfold.assistant.refine.adapter import revision_of
+from fourfold.assistant.validation import validated
 from fourfold.prompts.errors import UserError
 
 SERVED_NAME = "fourfold-refined"
 """What a server calls the adapter that is current."""
 _FORMAT = 1
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+Deploy = Callable[[Path | None], object]
+"""Told the directory of the adapter that is to be current, None for the model as shipped; raising calls it off."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class State:
         revisions: by id, in the order of their training.
         promoted: ids, the current one last; empty where the model answers as it was shipped.
         events: all that happened, in order.
+        current: the promoted revision; None for the model as it was shipped.
+        previous: what a rollback would make current, the same way.
     """
 
     revisions: Mapping[str, Revision] = field(default_factory=dict)
@@ -97,12 +102,10 @@ class State:
 
     @property
     def current(self) -> str | None:
-        """The promoted revision; None for the model as it was shipped."""
         return self.promoted[-1] if self.promoted else None
 
     @property
     def previous(self) -> str | None:
-        """What a rollback would make current; None for the model as it was shipped."""
         return self.promoted[-2] if len(self.promoted) > 1 else None
 
 
@@ -122,27 +125,20 @@ class Registry:
         self._file = self.directory / "registry.json"
 
     def state(self) -> State:
-        """What is registered now.
-
-        Raises:
-            UserError: the file is damaged or of a newer version.
-        """
+        """What is registered now; UserError where the file is damaged or of a newer version."""
         try:
             values = json.loads(self._file.read_bytes())
-            if values["format"] != _FORMAT:
-                raise UserError(f"{self._file} was made by a newer version of Fourfold; update Fourfold")
-            revisions = [_revision(entry) for entry in values["revisions"]]
-            return State(
-                revisions={revision.id: revision for revision in revisions},
-                promoted=tuple(values["promoted"]),
-                events=tuple(Event(**event) for event in values["events"]),
-            )
+            if values["format"] == _FORMAT:
+                return State(
+                    revisions={entry["id"]: validated(Revision, entry) for entry in values["revisions"]},
+                    promoted=tuple(values["promoted"]),
+                    events=validated(tuple[Event, ...], values["events"]),
+                )
         except FileNotFoundError:
             return State()
-        except UserError:
-            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self._file} cannot be read ({type(error).__name__}: {error})") from None
+        raise UserError(f"{self._file} was made by a newer version of Fourfold; update Fourfold")
 
     def path(self, revision: str) -> Path:
         """The adapter directory of a revision, with its files as they were trained.
@@ -150,13 +146,7 @@ class Registry:
         Raises:
             UserError: there is no such revision, it was removed, or its files were changed.
         """
-        entry = self._entry(self.state(), revision)
-        directory = self.directory / "adapters" / revision
-        if entry.removed:
-            raise UserError(f"the adapter {revision} was removed, because a correction in it was forgotten")
-        if not _is_intact(directory, revision):
-            raise UserError(f"the adapter {directory} is missing or was changed after its training; train it again")
-        return directory
+        return self._directory(self.state(), revision)
 
     def find(self, name: str | None) -> str:
         """The revision called `name`, by its whole id or its first digits; the one trained last for None.
@@ -214,11 +204,6 @@ class Registry:
             return revision
 
     def gated(self, revision: str, *, promotable: bool, summary: Mapping[str, Any], report: Path | None) -> Revision:
-        """Keep what the gate said about a revision.
-
-        Raises:
-            UserError: there is no such revision.
-        """
         with self._changing() as state:
             now = time.time()
             gate = Gate(promotable, dict(summary), None if report is None else str(report), now)
@@ -226,41 +211,29 @@ class Registry:
             self._write(_with(state, measured, Event("gated", revision, now)))
             return measured
 
-    def check_promotable(self, revision: str, *, force: bool = False) -> None:
-        """See that a revision may become current.
-
-        Raises:
-            UserError: its files are missing or changed; or, without `force`, the gate was not asked or said no.
-        """
-        self.path(revision)
-        gate = self._entry(self.state(), revision).gate
-        if force:
-            return
-        if gate is None:
-            raise UserError(f"the adapter {revision} was not measured; run: fourfold refine gate (or promote --force)")
-        if not gate.promotable:
-            where = f", see {gate.report}" if gate.report else ""
-            raise UserError(f"the gate refused the adapter {revision}{where}; promote --force overrules it")
-
-    def promote(self, revision: str, *, force: bool = False) -> State:
+    def promote(self, revision: str, *, force: bool = False, deploy: Deploy = lambda directory: None) -> State:
         """Make a revision current.
 
         Args:
             revision: its id.
             force: although the gate refused it or was not asked; kept in the history.
+            deploy: has a server follow, before anything is written here.
 
         Raises:
-            UserError: as `check_promotable`.
+            UserError: its files are missing or changed; or, without `force`, the gate was not asked or said no.
         """
         with self._changing() as state:
-            self.check_promotable(revision, force=force)
+            directory = self._directory(state, revision)
             gate = self._entry(state, revision).gate
             forced = not (gate and gate.promotable)
+            if forced and not force:
+                raise UserError(_why_refused(revision, gate))
+            deploy(directory)
             promoted = state.promoted if state.current == revision else (*state.promoted, revision)
             event = Event("promoted", revision, time.time(), forced)
             return self._write(replace(state, promoted=promoted, events=(*state.events, event)))
 
-    def rollback(self) -> State:
+    def rollback(self, *, deploy: Deploy = lambda directory: None) -> State:
         """Make the one before the current revision current again; before the first comes the model as it was shipped.
 
         Raises:
@@ -269,8 +242,7 @@ class Registry:
         with self._changing() as state:
             if state.current is None:
                 raise UserError("there is nothing to roll back: no adapter is promoted")
-            if state.previous is not None:
-                self.path(state.previous)
+            deploy(None if state.previous is None else self._directory(state, state.previous))
             event = Event("rolled back", state.previous, time.time())
             return self._write(replace(state, promoted=state.promoted[:-1], events=(*state.events, event)))
 
@@ -279,25 +251,24 @@ class Registry:
         wanted = set(records)
         return [r.id for r in self.state().revisions.values() if not r.removed and wanted & set(r.records)]
 
-    def remove(self, revisions: Sequence[str]) -> State:
+    def remove(self, revisions: Sequence[str], *, deploy: Deploy = lambda directory: None) -> State:
         """Delete the weights and reports of revisions; what is left of them is their line in the history.
 
         A removed revision is no longer current and no rollback leads to it.
-
-        Raises:
-            UserError: there is no such revision.
         """
         with self._changing() as state:
+            current = state.current
             for id in revisions:
                 state = _with(state, replace(self._entry(state, id), removed=True), Event("removed", id, time.time()))
             promoted = [id for id in state.promoted if id not in revisions]
             # A stack without neighbours that are the same: rolling back must always change something.
             promoted = [id for place, id in enumerate(promoted) if place == 0 or promoted[place - 1] != id]
+            if current in revisions:
+                deploy(self._directory(state, promoted[-1]) if promoted else None)
             # First the promise, then the deed: killed in between, the files are deleted by the next change.
             return self._write(replace(state, promoted=tuple(promoted)))
 
     def gate_directory(self, revision: str) -> Path:
-        """Where reports about a revision lie."""
         return self.directory / "gates" / revision
 
     def drop_reports(self) -> None:
@@ -312,7 +283,7 @@ class Registry:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             # The lock is the kernel's: it goes with the process that held it.
             with FileLock(self.directory / "registry.lock", timeout=60):
-                for part in self.directory.glob(f".{self._file.name}.*"):  # of a process that was killed
+                for part in self.directory.glob(".registry.*"):  # of a process that was killed
                     part.unlink()
                 yield self.state()
                 for revision in self.state().revisions.values():
@@ -335,8 +306,16 @@ class Registry:
             "revisions": [asdict(revision) for revision in state.revisions.values()],
             "events": [asdict(event) for event in state.events],
         }
-        write_bytes(self._file, (json.dumps(values, indent=2) + "\n").encode())
+        write_text(self._file, json.dumps(values, indent=2) + "\n")
         return state
+
+    def _directory(self, state: State, revision: str) -> Path:
+        directory = self.directory / "adapters" / revision
+        if self._entry(state, revision).removed:
+            raise UserError(f"the adapter {revision} was removed, because a correction in it was forgotten")
+        if not _is_intact(directory, revision):
+            raise UserError(f"the adapter {directory} is missing or was changed after its training; train it again")
+        return directory
 
     @staticmethod
     def _entry(state: State, revision: str) -> Revision:
@@ -345,17 +324,11 @@ class Registry:
         return state.revisions[revision]
 
 
-def revision_of(directory: Path) -> str:
-    """The id of an adapter directory, made from its weights and configuration.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
-    digest = hashlib.sha256()
-    for name in (_WEIGHTS, _CONFIG):
-        with (directory / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+def _why_refused(revision: str, gate: Gate | None) -> str:
+    if gate is None:
+        return f"the adapter {revision} was not measured; run: fourfold refine gate (or promote --force)"
+    where = f", see {gate.report}" if gate.report else ""
+    return f"the gate refused the adapter {revision}{where}; promote --force overrules it"
 
 
 def _is_intact(directory: Path, revision: str) -> bool:
@@ -363,11 +336,6 @@ def _is_intact(directory: Path, revision: str) -> bool:
         return revision_of(directory) == revision
     except OSError:
         return False
-
-
-def _revision(entry: Mapping[str, Any]) -> Revision:
-    gate = None if entry["gate"] is None else Gate(**entry["gate"])
-    return Revision(**{**entry, "records": tuple(entry["records"]), "gate": gate})
 
 
 def _with(state: State, revision: Revision, event: Event) -> State:
@@ -386,5 +354,5 @@ def _make_durable(directory: Path) -> None:
 
 
 def _delete(directory: Path) -> None:
-    if directory.exists():
+    if directory.exists():  # what cannot be deleted must not go unnoticed
         shutil.rmtree(directory)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fourfold.assistant.refine.deploy import serve_adapter, withdraw_adapter
-from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
-from fourfold.assistant.refine.lora_scale import at_strength
+from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
+from fourfold.assistant.progress import OnProgress
+from fourfold.assistant.refine.adapter import scaled_adapter
+from fourfold.assistant.refine.deploy import ServerAdmin
 from fourfold.assistant.refine.registry import Registry, Revision, State
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
@@ -26,26 +27,22 @@ def train_adapter(
     max_steps: int | None = None,
     seed: int = 0,
     recipe: Path | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Revision:
     """Train an adapter from the store's corrections and register it. One that was interrupted is gone on with.
 
     Args:
-        store: the corrections; those with consent are learnt.
-        registry: of the same directory.
+        store, registry: of one directory.
         model_directory: the checkpoint that was corrected.
-        max_steps: optimiser steps at most; None for the recipe's.
-        seed: of all randomness.
-        recipe: settings; None for the default.
-        on_step: told steps done, steps in all and the loss; None for a progress bar on stderr.
+        max_steps, seed, recipe, on_progress: as `training.learn.train` takes them.
 
     Raises:
         UserError: there is nothing to learn, a training runs already, corrections are on images of a benchmark, or one
             of them was forgotten meanwhile.
     """
-    from fourfold.assistant.refine.learn import train
+    from fourfold.assistant.refine.training.learn import train
 
-    if refused := store.excluded():
+    if refused := store.list(excluded=True):
         ids = ", ".join(correction.id for correction in refused[:5])
         raise UserError(
             f"{len(refused)} corrections are on images that are excluded as a benchmark's: {ids}; "
@@ -54,7 +51,15 @@ def train_adapter(
     out = registry.directory / _NEW
     with _training(registry):
         shutil.rmtree(out, ignore_errors=True)  # of a process that was killed before it could register it
-        train(registry.directory, model_directory, out, max_steps=max_steps, seed=seed, recipe=recipe, on_step=on_step)
+        train(
+            registry.directory,
+            model_directory,
+            out,
+            max_steps=max_steps,
+            seed=seed,
+            recipe=recipe,
+            on_progress=on_progress,
+        )
         told = json.loads((out / "training.json").read_text(encoding="utf-8"))
         records = [*told["corrections"]["learnt"], *told["corrections"]["kept"]]
         if gone := set(records) & set(store.forgotten()):
@@ -65,44 +70,57 @@ def train_adapter(
         return registry.register(out, base=told["model"], data=told["data"], records=records)
 
 
+def gate_baseline(store: CorrectionStore, registry: Registry, revision: str) -> Path | None:
+    """The adapter to gate a revision against: what would answer in its place.
+
+    That is the promoted one, or the one before it where the promoted one is the revision itself or has learnt what was
+    forgotten: such a one goes whatever the gate says, and knows more than its successor may.
+
+    Returns:
+        Its directory; None for the model as it was shipped: nothing is promoted, or an adapter of another checkpoint.
+
+    Raises:
+        UserError: its files are missing or changed.
+    """
+    state = registry.state()
+    passed_over = {revision, *registry.holding(list(store.forgotten()))}
+    baseline = next((id for id in reversed(state.promoted) if id not in passed_over), None)
+    if baseline is None or state.revisions[baseline].base != state.revisions[revision].base:
+        return None
+    return registry.path(baseline)
+
+
 def promote(
     store: CorrectionStore,
     registry: Registry,
     revision: str,
     *,
     force: bool = False,
-    endpoint: str | None = None,
-    admin_key: str | None = None,
-    strength: float = 1.0,
+    server: ServerAdmin | None = None,
+    lora_scale: float = 1.0,
 ) -> State:
-    """Make a revision current; with an endpoint, a server that runs answers with it from now on.
+    """Make a revision current; a server that runs answers with it from now on.
 
     The server comes first: where it refuses, nothing has changed.
 
     Args:
-        store: knows what was forgotten; adapters that have learnt it and are no longer current are deleted.
-        registry: of the same directory.
+        store, registry: of one directory. Adapters that have learnt what was forgotten and are no longer current are
+            deleted.
         revision: its id.
         force: although the gate refused it or was not asked.
-        endpoint: base URL of the server.
-        admin_key: its key.
-        strength: 0..1, of what the server loads.
+        server: that is to follow; None to promote it here alone.
+        lora_scale: 0..1, of what the server loads.
 
     Raises:
         UserError: the gate did not let it pass, it has learnt what was forgotten, or the server cannot load it.
     """
-    registry.check_promotable(revision, force=force)
     if revision in registry.holding(list(store.forgotten())):
         raise UserError(f"the adapter {revision} has learnt a correction that was forgotten; train again without it")
-    if endpoint:
-        serve_adapter(endpoint, admin_key, at_strength(registry, revision, strength))
-    registry.promote(revision, force=force)
+    registry.promote(revision, force=force, deploy=_follow(server, lora_scale))
     return _delete_stale(store, registry)
 
 
-def roll_back(
-    store: CorrectionStore, registry: Registry, *, endpoint: str | None = None, admin_key: str | None = None
-) -> State:
+def roll_back(store: CorrectionStore, registry: Registry, *, server: ServerAdmin | None = None) -> State:
     """Make the one before current again, in a running server as well; before the first is the model as it was shipped.
 
     A server then no longer knows the adapter's name: ask for the model by its own.
@@ -110,13 +128,7 @@ def roll_back(
     Raises:
         UserError: nothing is promoted, or the server refuses.
     """
-    state = registry.state()
-    if endpoint and state.current is not None:
-        if state.previous is None:
-            withdraw_adapter(endpoint, admin_key)
-        else:
-            serve_adapter(endpoint, admin_key, registry.path(state.previous))
-    registry.rollback()
+    registry.rollback(deploy=_follow(server))
     return _delete_stale(store, registry)
 
 
@@ -142,9 +154,7 @@ def forget(store: CorrectionStore, registry: Registry, record: str) -> str | Non
     return state.current if state.current in registry.holding([record]) else None
 
 
-def drop_current(
-    store: CorrectionStore, registry: Registry, *, endpoint: str | None = None, admin_key: str | None = None
-) -> State:
+def drop_current(store: CorrectionStore, registry: Registry, *, server: ServerAdmin | None = None) -> State:
     """Delete the current revision because of what it has learnt; what was current before it is current again.
 
     Raises:
@@ -154,15 +164,10 @@ def drop_current(
     if state.current is None:
         return state
     stale = registry.holding(list(store.forgotten()))
-    left = [id for id in state.promoted if id != state.current and id not in stale]
-    if endpoint and left:
-        serve_adapter(endpoint, admin_key, registry.path(left[-1]))
-    elif endpoint:
-        withdraw_adapter(endpoint, admin_key)
-    return registry.remove(list({state.current, *stale}))
+    return registry.remove(list({state.current, *stale}), deploy=_follow(server))
 
 
-def current_adapter(registry: Registry, model_directory: Path, strength: float = 1.0) -> Path | None:
+def current_adapter(registry: Registry, model_directory: Path, lora_scale: float = 1.0) -> Path | None:
     """The adapter to load with a model at its start; None where the model answers as it was shipped.
 
     Raises:
@@ -172,12 +177,24 @@ def current_adapter(registry: Registry, model_directory: Path, strength: float =
     if state.current is None:
         return None
     base = state.revisions[state.current].base
-    if base != checkpoint_fingerprint(model_directory):
+    if base != model_fingerprint(model_directory):
         raise UserError(
             f"the adapter {state.current} was trained for another checkpoint than {model_directory}; "
             "train again (fourfold refine train), or roll back"
         )
-    return at_strength(registry, state.current, strength)
+    return scaled_adapter(registry.path(state.current), lora_scale)
+
+
+def _follow(server: ServerAdmin | None, lora_scale: float = 1.0) -> Callable[[Path | None], None]:
+    def deploy(directory: Path | None) -> None:
+        if server is None:
+            return
+        if directory is None:
+            server.unload()
+        else:
+            server.load(scaled_adapter(directory, lora_scale))
+
+    return deploy
 
 
 @contextlib.contextmanager

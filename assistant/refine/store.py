@@ -1,6 +1,5 @@
 """Corrections and their images in one SQLite file: appended, listed, and forgotten for good."""
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fourfold.assistant.database import Database, data_directory
-from fourfold.assistant.refine.pictures import Picture, identify, read_image_file
+from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import Correction, Verdict, check, from_fields, to_fields
 from fourfold.prompts.errors import UserError
 
@@ -21,7 +20,7 @@ MIGRATIONS = (
         sha256 TEXT PRIMARY KEY,
         data BLOB NOT NULL
     );
-    CREATE TABLE marks (  -- the hashes by which an image is known, see `pictures`
+    CREATE TABLE marks (  -- the hashes by which an image is known, see `Attachment.hashes`
         image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
         mark TEXT NOT NULL,
         PRIMARY KEY (image, mark)
@@ -47,13 +46,15 @@ MIGRATIONS = (
     );
     """,
     """
-    CREATE TABLE vectors (  -- what an image tower makes of an image, see `encoder`
+    CREATE TABLE vectors (  -- what an image tower makes of an image
         image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
         encoder TEXT NOT NULL,
         vector BLOB NOT NULL,  -- little-endian float32
         PRIMARY KEY (image, encoder)
     );
     """,
+    # Similar images are no longer looked for (docs/refinement.md).
+    "DROP TABLE vectors;",
 )
 
 
@@ -68,17 +69,13 @@ class Candidate:
 
     Attributes:
         correction: with its id, time and image hash.
-        picture: of its image.
-        source: the image file's bytes, or where to read them again.
+        image_hashes: by which its picture is known, see `Attachment.hashes`.
+        source: the image file, or where to read it again.
     """
 
     correction: Correction
-    picture: Picture
-    source: bytes | Path
-
-    def read(self) -> bytes:
-        """The image file's bytes."""
-        return self.source if isinstance(self.source, bytes) else read_image_file(self.source)
+    image_hashes: frozenset[str]
+    source: Attachment | Path
 
 
 class CorrectionStore:
@@ -98,7 +95,7 @@ class CorrectionStore:
         self.directory = Path(directory)
         self._database = Database(self.directory / "corrections.sqlite", MIGRATIONS, "correction store")
 
-    def add(self, correction: Correction, image_bytes: bytes) -> Correction:
+    def add(self, correction: Correction, image: Attachment | bytes) -> Correction:
         """Keep a correction.
 
         Returns:
@@ -107,34 +104,33 @@ class CorrectionStore:
         Raises:
             UserError: it makes no sense, is known or was forgotten, or its image is none or one of a benchmark.
         """
-        [added] = self.add_all([self.prepare(correction, image_bytes)])
+        [added] = self.add_all([self.prepare(correction, image)])
         return added
 
-    def prepare(self, correction: Correction, source: bytes | Path) -> Candidate:
+    def prepare(self, correction: Correction, source: Attachment | bytes | Path) -> Candidate:
         """Check a correction for `add_all` without storing it.
 
         Args:
             correction: id, image and created may be left for this to set.
-            source: the image file's bytes or its path.
+            source: the image file or its path; a path is read again when it is stored.
 
         Raises:
             UserError: as `add`, but that it is known or was forgotten.
         """
         check(correction)
-        name = "the image" if isinstance(source, bytes) else str(source)
-        picture = identify(source if isinstance(source, bytes) else read_image_file(source), name)
-        if correction.image not in ("", picture.sha256):
-            raise UserError(f"{name} is not the image of this record: its hash is {picture.sha256[:12]}…")
+        image = Attachment.of(source)
+        if correction.image not in ("", image.sha256):
+            raise UserError(f"{image.name} is not the image of this record: its hash is {image.sha256[:12]}…")
         with self._database.connection() as connection:
-            self._refuse_excluded(connection, picture, name)
+            self._refuse_excluded(connection, image.hashes, image.name)
         plain = json.loads(json.dumps(to_fields(correction)))  # nobody else can change it any more
         whole = replace(
             from_fields(plain),
-            image=picture.sha256,
+            image=image.sha256,
             id=correction.id or uuid.uuid4().hex,
             created=float(correction.created) or time.time(),
         )
-        return Candidate(whole, picture, source)
+        return Candidate(whole, image.hashes, source if isinstance(source, Path) else image)
 
     def add_all(self, candidates: Sequence[Candidate]) -> list[Correction]:
         """Keep several corrections, all or none.
@@ -147,15 +143,22 @@ class CorrectionStore:
                 self._insert(connection, candidate)
         return [candidate.correction for candidate in candidates]
 
-    def list(self, *, verdict: Verdict | None = None, consented: bool | None = None) -> list[Correction]:
-        """The records in the order in which they came; None for no condition."""
+    def list(
+        self, *, verdict: Verdict | None = None, consented: bool | None = None, excluded: bool | None = None
+    ) -> list[Correction]:
+        """The records in the order in which they came; None for no condition.
+
+        `excluded` are those whose image was named as a benchmark's after they were stored.
+        """
         with self._database.connection() as connection:
             rows = connection.execute(
                 """
                 SELECT fields, image FROM corrections
-                WHERE (?1 IS NULL OR verdict = ?1) AND (?2 IS NULL OR consent = ?2) ORDER BY position
+                WHERE (?1 IS NULL OR verdict = ?1) AND (?2 IS NULL OR consent = ?2)
+                    AND (?3 IS NULL OR (image IN (SELECT image FROM marks JOIN excluded USING (mark))) = ?3)
+                ORDER BY position
                 """,
-                (verdict, consented),
+                (verdict, consented, excluded),
             ).fetchall()
         return [from_fields(json.loads(fields), image) for fields, image in rows]
 
@@ -180,8 +183,8 @@ class CorrectionStore:
                 raise UserError(self._why_missing(connection, id))
         return from_fields(json.loads(row[0]), row[1])
 
-    def image(self, sha256: str) -> bytes:
-        """The bytes of a stored image file.
+    def image(self, sha256: str) -> Attachment:
+        """A stored image file.
 
         Raises:
             UserError: no record has this image.
@@ -190,7 +193,7 @@ class CorrectionStore:
             row = connection.execute("SELECT data FROM images WHERE sha256 = ?", (sha256,)).fetchone()
         if row is None:
             raise UserError(f"there is no image {sha256[:12]!r} in the store; its corrections may have been forgotten")
-        return row[0]
+        return Attachment(row[0])
 
     def forget(self, id: str) -> None:
         """Delete a record for good, and its image unless another record has it.
@@ -213,11 +216,11 @@ class CorrectionStore:
         with self._database.connection() as connection:
             return dict(connection.execute("SELECT id, time FROM forgotten ORDER BY time, id"))
 
-    def exclude(self, pictures: Iterable[Picture], source: str) -> int:
-        """Learn nothing from these images, now or later.
+    def exclude(self, images: Iterable[frozenset[str]], source: str) -> int:
+        """Learn nothing from these images of `source`, now or later, and remember nothing of them.
 
         Args:
-            pictures: images of a benchmark.
+            images: the hashes of each, see `Attachment.hashes`.
             source: where they come from, for messages.
 
         Returns:
@@ -225,73 +228,56 @@ class CorrectionStore:
         """
         new, now = 0, time.time()
         with self._database.transaction() as connection:
-            for picture in pictures:
-                rows = [(mark, source, now) for mark in picture.marks]
+            for hashes in images:
+                rows = [(image_hash, source, now) for image_hash in hashes]
                 new += connection.executemany("INSERT OR IGNORE INTO excluded VALUES (?, ?, ?)", rows).rowcount > 0
         return new
 
-    def excluded(self) -> Sequence[Correction]:
-        """Records whose image was excluded after they were stored."""
-        with self._database.connection() as connection:
-            rows = connection.execute(
-                """
-                SELECT fields, image FROM corrections
-                WHERE image IN (SELECT image FROM marks JOIN excluded USING (mark)) ORDER BY position
-                """
-            ).fetchall()
-        return [from_fields(json.loads(fields), image) for fields, image in rows]
-
-    def stamp(self) -> tuple[int, int]:
-        """Two numbers that change whenever a record comes or goes."""
+    def stamp(self) -> tuple[int, ...]:
+        """Numbers that change whenever a record comes or goes, or an image is excluded."""
         with self._database.connection() as connection:
             return connection.execute(
-                "SELECT coalesce(max(position), 0), (SELECT count(*) FROM forgotten) FROM corrections"
+                """
+                SELECT (SELECT coalesce(max(position), 0) FROM corrections), (SELECT count(*) FROM forgotten),
+                    (SELECT count(*) FROM excluded)
+                """
             ).fetchone()
 
-    def images_like(self, marks: Iterable[str]) -> frozenset[str]:
-        """Hashes of the stored images that show the same picture, by the marks of `pictures`."""
-        wanted = list(marks)
+    def images_like(self, image_hashes: Iterable[str]) -> frozenset[str]:
+        """SHA-256 of the stored images that show the picture of these hashes; none where it is a benchmark's."""
+        wanted = list(image_hashes)
+        holes = ", ".join("?" * len(wanted))
         with self._database.connection() as connection:
-            holes = ", ".join("?" * len(wanted))
-            return frozenset(
-                row[0] for row in connection.execute(f"SELECT image FROM marks WHERE mark IN ({holes})", wanted)
+            rows = connection.execute(
+                f"""
+                SELECT image FROM marks WHERE mark IN ({holes})
+                    AND NOT EXISTS (SELECT 1 FROM excluded WHERE mark IN ({holes}))
+                """,
+                (*wanted, *wanted),
             )
-
-    def vectors(self, encoder: str) -> dict[str, bytes]:
-        """The kept vectors of one encoder by image hash; little-endian float32."""
-        with self._database.connection() as connection:
-            return dict(connection.execute("SELECT image, vector FROM vectors WHERE encoder = ?", (encoder,)))
-
-    def keep_vector(self, image: str, encoder: str, vector: bytes) -> None:
-        """Keep what an encoder makes of a stored image; it goes with the image. Nothing where the image has gone."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO vectors SELECT sha256, ?, ? FROM images WHERE sha256 = ?",
-                (encoder, vector, image),
-            )
+            return frozenset(row[0] for row in rows)
 
     def _insert(self, connection: sqlite3.Connection, candidate: Candidate) -> None:
-        c, picture, data = candidate.correction, candidate.picture, candidate.read()
+        c, image = candidate.correction, Attachment.of(candidate.source)
         if connection.execute("SELECT 1 FROM corrections WHERE id = ?", (c.id,)).fetchone():
             raise UserError(f"the store has a correction {c.id!r} already")
         if connection.execute("SELECT 1 FROM forgotten WHERE id = ?", (c.id,)).fetchone():
             raise UserError(self._why_missing(connection, c.id))
-        self._refuse_excluded(connection, picture, "the image")
-        if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise UserError(f"the image {picture.sha256[:12]} has changed while it was being imported; try again")
-        connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (c.image, data))
-        marks = [(c.image, mark) for mark in sorted(picture.marks)]
-        connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", marks)
-        fields = json.dumps(to_fields(c))
+        self._refuse_excluded(connection, candidate.image_hashes, "the image")
+        if image.sha256 != c.image:
+            raise UserError(f"the image {c.image[:12]} has changed while it was being imported; try again")
+        connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (c.image, image.content))
+        rows = [(c.image, image_hash) for image_hash in sorted(candidate.image_hashes)]
+        connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", rows)
         connection.execute(
             "INSERT INTO corrections (id, image, verdict, consent, fields) VALUES (?, ?, ?, ?, ?)",
-            (c.id, c.image, c.verdict, c.consent, fields),
+            (c.id, c.image, c.verdict, c.consent, json.dumps(to_fields(c))),
         )
 
     @staticmethod
-    def _refuse_excluded(connection: sqlite3.Connection, picture: Picture, name: str) -> None:
-        for mark in picture.marks:
-            row = connection.execute("SELECT source FROM excluded WHERE mark = ?", (mark,)).fetchone()
+    def _refuse_excluded(connection: sqlite3.Connection, image_hashes: frozenset[str], name: str) -> None:
+        for image_hash in image_hashes:
+            row = connection.execute("SELECT source FROM excluded WHERE mark = ?", (image_hash,)).fetchone()
             if row is not None:
                 raise UserError(
                     f"{name} is an image of a benchmark ({row[0]}); learning from it would spoil the benchmark"

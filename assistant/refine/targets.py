@@ -6,9 +6,10 @@ from html import unescape
 from itertools import pairwise
 
 from fourfold.assistant.grounding import Grounded, format_box, format_phrase, parse
+from fourfold.assistant.refine.questions import asked_phrase, task_of
 from fourfold.assistant.refine.record import CorrectedBox, Correction
 from fourfold.assistant.training.data.photo_tasks import ABSENT
-from fourfold.prompts.tasks import INSTRUCTIONS, Task
+from fourfold.prompts.tasks import Task
 
 # What the model reads as control, as its chat template knows it. An answer that is learnt must not hold any.
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<ImageHere>|</?s>|\[/?INST\]", re.IGNORECASE)
@@ -20,14 +21,9 @@ class NeedsReview(ValueError):
 
 
 def control_token(text: str) -> str | None:
-    """A control token of a chat template in a text, as it stands there; None where there is none."""
+    """The first control token of a chat template in a text, as it stands there."""
     found = _CONTROL.search(text)
     return found.group() if found else None
-
-
-def task_of(question: str) -> Task | None:
-    """The task whose tag a question begins with; None for a question as people type it."""
-    return next((task for task in Task if question.lstrip().startswith(task.tag)), None)
 
 
 def target_of(correction: Correction) -> str | None:
@@ -64,19 +60,6 @@ def target_of(correction: Correction) -> str | None:
     if task is Task.DETECTION or _only_phrases(said):
         return _labelled(correction, said)
     return _in_words(said, correction.boxes)
-
-
-def asked_phrase(question: str) -> str | None:
-    """What a `[refer]` or `[detection]` question is about, "the dog" in "[refer] where is the dog?"."""
-    task = task_of(question)
-    if task not in (Task.REFER, Task.DETECTION):
-        return None
-    words = question.strip().removeprefix(task.tag).strip()
-    for form in INSTRUCTIONS[task]:
-        before, _, after = form.partition("{text}")
-        if words.startswith(before) and words.endswith(after) and len(words) > len(before) + len(after):
-            return words[len(before) : len(words) - len(after)].strip()
-    return words or None
 
 
 def annotations(correction: Correction) -> list[CorrectedBox]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fourfold.assistant.data_uri import from_data_uri, media_type
 from fourfold.assistant.files import write_bytes
-from fourfold.assistant.refine.pictures import read_image_file
-from fourfold.assistant.refine.record import Correction, check, from_fields, to_fields
+from fourfold.assistant.images import Attachment, decode_data_uri
+from fourfold.assistant.refine.record import Correction, from_fields, to_fields
 from fourfold.assistant.refine.store import Candidate, CorrectionStore
 from fourfold.prompts.errors import UserError
 
@@ -22,13 +21,7 @@ _IMAGE = {"type": "image"}
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
-
-    Attributes:
-        added: new records.
-        known: lines whose record the store has already, word for word.
-        forgotten: lines whose record was forgotten; they stay forgotten.
-    """
+    """How many lines were new records, are in the store already word for word, and were forgotten and stay so."""
 
     added: int
     known: int
@@ -89,9 +82,9 @@ def export_corrections(store: CorrectionStore, path: str | Path) -> int:
     try:
         for record in records:
             if record.image not in names:
-                data = store.image(record.image)
-                names[record.image] = f"images/{record.image}{_SUFFIXES.get(media_type(data), '.img')}"
-                write_bytes(path.parent / names[record.image], data)
+                image = store.image(record.image)
+                names[record.image] = f"images/{record.image}{_SUFFIXES.get(image.media_type, '.img')}"
+                write_bytes(path.parent / names[record.image], image.content)
             fields = {"image": names[record.image], **to_fields(record)}
             lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
         write_bytes(path, "".join(lines).encode())
@@ -127,24 +120,23 @@ def _read(store: CorrectionStore, line: bytes, directory: Path) -> Candidate:
     if not isinstance(name, str) or not name:
         raise UserError("image must be the path of an image file")
     source = directory / name
-    correction = from_fields(fields)
-    data = read_image_file(source, f"image {name[:200]}")
-    sha256 = hashlib.sha256(data).hexdigest()
+    image = Attachment.from_path(source, f"image {name[:200]}")
 
     def is_the_image(url: str) -> bool:
         if url.startswith("data:"):
-            return hashlib.sha256(from_data_uri(url)).hexdigest() == sha256
+            return hashlib.sha256(decode_data_uri(url)).hexdigest() == image.sha256
         return url == name or directory / url == source
 
-    correction = replace(correction, messages=_with_placeholders(correction.messages, is_the_image))
-    check(correction)
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = _with_placeholders(fields["messages"], is_the_image)
+    correction = from_fields(fields)
     if not correction.id:
-        correction = replace(correction, id=_id_of(correction, sha256))
-    return store.prepare(correction, source)
+        correction = replace(correction, id=_id_of(correction, image.sha256))
+    return replace(store.prepare(correction, image), source=source)  # the file is read again when all lines are sound
 
 
-def _with_placeholders(messages: tuple[Any, ...], is_the_image: Callable[[str], bool]) -> tuple[Any, ...]:
-    """Messages whose image parts are `{"type": "image"}`, at least one of them; all else is left for the store."""
+def _with_placeholders(messages: list[Any], is_the_image: Callable[[str], bool]) -> list[Any]:
+    """Messages whose image parts are `{"type": "image"}`, at least one of them; all else is left for the record."""
     whole: list[Any] = []
     shown = False
     for message in messages:
@@ -163,16 +155,16 @@ def _with_placeholders(messages: tuple[Any, ...], is_the_image: Callable[[str], 
                 parts.append(part)
             message = {**message, "content": parts}
         whole.append(message)
+    if shown:
+        return whole
     for place, message in enumerate(whole):
-        if shown:
-            break
         if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             text = [{"type": "text", "text": content}] if isinstance(content, str) else content
             if isinstance(text, list):
                 whole[place] = {**message, "content": [_IMAGE, *text]}
             break
-    return tuple(whole)
+    return whole
 
 
 def _id_of(correction: Correction, sha256: str) -> str:

@@ -2,16 +2,16 @@
 
 import json
 import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import save_file
 
+from fourfold.assistant.files import building
 from fourfold.assistant.training.recipe import Recipe
 from fourfold.assistant.training.trainable_model import TrainableModel
 
@@ -23,64 +23,32 @@ DATA_NOTE = (
 
 
 def export_bridge(
-    directory: Path, learner: TrainableModel, recipe: Recipe, step: int, history: Mapping[str, Any]
-) -> Path:
-    """Write `projector.safetensors`, the adapter and `bridge.json`, all at once.
+    directory: Path, trainable: TrainableModel, recipe: Recipe, step: int, history: Mapping[str, Any]
+) -> None:
+    """Write `projector.safetensors`, the adapter and `bridge.json` of a run after `step` steps, all at once.
 
-    Args:
-        directory: where to; an earlier bridge there is replaced.
-        learner: the trained parts.
-        recipe: how they were trained.
-        step: after how many optimiser steps.
-        history: what the run knows of itself: sequences, tokens, minutes, the last held-out figures.
-
-    Returns:
-        `directory`.
+    An earlier bridge in `directory` is replaced. `history` is what the run knows of itself: sequences, tokens, seconds,
+    the last held-out figures.
     """
-    import peft
-    import transformers
-    from safetensors.torch import save_file
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    projector = learner.model.model.projector
-    save_file(
-        {name: p.detach().half().cpu().contiguous() for name, p in projector.named_parameters()},
-        building / "projector.safetensors",
-    )
-    learner.save_adapter(building)
-    config = learner.model.config
-    mixture = asdict(recipe.mixture)
+    config = trainable.model.config
     about = {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "base": recipe.base,
         "geometry": {
             "image_size": config.vision_config.image_size,
             "blocks": config.vision_config.num_hidden_layers,
-            "vision_llm_block": config.vision_llm_block,
+            "vision_llm_block": recipe.vision_llm_block,
         },
-        "data": {"photos": mixture["photos"], "scenes": mixture["scenes"], "note": DATA_NOTE},
+        "data": {"photos": recipe.mixture.photos, "scenes": recipe.mixture.scenes, "note": DATA_NOTE},
         "steps": step,
         "seed": recipe.seed,
         "recipe": asdict(recipe),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-        },
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers", "peft")},
         **history,
     }
-    (building / "bridge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    for path in building.iterdir():
-        path.chmod(0o644)  # some are written private, and a bridge is made to be shipped
-    building.chmod(0o755)
-    if directory.exists():
-        # A directory cannot be replaced in one step; the old one is moved away first and is whole until then.
-        old = building.with_name(f"{building.name}.old")
-        directory.replace(old)
-        building.replace(directory)
-        shutil.rmtree(old)
-    else:
-        building.replace(directory)
-    return directory
+    named = trainable.model.model.projector.named_parameters()
+    with building(directory, replace=True) as part:
+        save_file({name: p.detach().half().cpu().contiguous() for name, p in named}, part / "projector.safetensors")
+        trainable.save_adapter(part)
+        (part / "bridge.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

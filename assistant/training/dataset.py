@@ -17,17 +17,13 @@ class Source(Protocol):
     """Where samples come from: a `Mixture`, or what refinement puts beside one. Everything follows from its seed."""
 
     @property
-    def config(self) -> MixtureConfig:
-        """What is declared, the seed above all."""
+    def config(self) -> MixtureConfig: ...
 
-    def images(self) -> Iterator[ImageRef]:
-        """Every image that any epoch shows."""
+    def images(self) -> Iterator[ImageRef]: ...
 
-    def epoch(self, epoch: int) -> list[tuple[str, int]]:
-        """The entries of an epoch, in order; every epoch has about as many."""
+    def epoch(self, epoch: int) -> list[tuple[str, int]]: ...
 
-    def draw(self, entry: tuple[str, int], epoch: int) -> Sample:
-        """The sample of an entry."""
+    def draw(self, entry: tuple[str, int], epoch: int) -> Sample: ...
 
 
 @dataclass
@@ -39,39 +35,33 @@ class Images:
 
 
 class BucketedDataset(Dataset):
-    """Chunk number n of the endless run of epochs: `bucket` batches whose samples were sorted by length together.
+    """Bucket number n of the endless run of epochs: `bucket` batches whose samples were sorted by length together.
 
-    Args:
-        source: to draw from.
-        packer: to tokenise with.
-        batch_size: samples in a batch.
-        bucket: batches in a chunk.
-        together: batches that processes work on at the same time; they are of about one length, so that none waits.
+    The batches that `world` processes work on at one time are of about one length, so that none waits.
     """
 
-    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int, together: int = 1) -> None:
+    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int, world: int = 1) -> None:
         self._source = source
         self._packer = packer
         self._batch_size = batch_size
-        self._bucket = bucket
-        self._together = together
+        self._world = world
         size = len(source.epoch(0))
-        self._size = min(size, batch_size * bucket)  # a mixture smaller than a chunk is one chunk
-        self.batches_per_chunk = max(1, self._size // batch_size)
-        self._chunks_per_epoch = max(1, size // self._size)
+        self._size = min(size, batch_size * bucket)  # a mixture smaller than a bucket is one bucket
+        self.batches_per_bucket = max(1, self._size // batch_size)
+        self._buckets_per_epoch = max(1, size // self._size)
 
     def __len__(self) -> int:
         return 10**9  # epochs go on as long as there are steps
 
     def __getitem__(self, number: int) -> list[Images]:
-        epoch, place = divmod(number, self._chunks_per_epoch)
+        epoch, place = divmod(number, self._buckets_per_epoch)
         entries = self._source.epoch(epoch)[place * self._size : (place + 1) * self._size]
         samples = [self._source.draw(entry, epoch) for entry in entries]
         packed = [(self._packer.pack(sample), sample.image) for sample in samples if sample.turns]
         packed.sort(key=lambda pair: len(pair[0]))
-        step = max(1, -(-len(packed) // self.batches_per_chunk))
-        batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_chunk)]
-        groups = [batches[i : i + self._together] for i in range(0, len(batches), self._together)]
+        step = max(1, -(-len(packed) // self.batches_per_bucket))
+        batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_bucket)]
+        groups = [batches[i : i + self._world] for i in range(0, len(batches), self._world)]
         random.Random(f"chunk {self._source.config.seed} {number}").shuffle(groups)
         return [
             Images(collate([p for p, _ in batch], self._packer.padding_id), [image for _, image in batch])
@@ -80,31 +70,18 @@ class BucketedDataset(Dataset):
         ]
 
 
-class _From:
-    """Numbers from a first one on, for a `DataLoader` that begins in the middle."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self._first, 10**9))
-
-    def __len__(self) -> int:
-        return 10**9 - self._first
-
-
-def batches(chunks: BucketedDataset, first: int, workers: int = 0) -> Iterator[Images]:
+def batches(dataset: BucketedDataset, first: int, workers: int = 0) -> Iterator[Images]:
     """All batches from number `first` on, the same whatever the number of workers."""
-    start, skip = divmod(first, chunks.batches_per_chunk)
+    start, skip = divmod(first, dataset.batches_per_bucket)
     loader = DataLoader(
-        chunks,
+        dataset,
         batch_size=None,
-        sampler=_From(start),
+        sampler=range(start, len(dataset)),
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         # Its own, or beginning in the middle would draw from the generator that dropout uses, and change the run.
         generator=torch.Generator(),
     )
-    for chunk in loader:
-        yield from chunk[skip:]
+    for bucket in loader:
+        yield from bucket[skip:]
         skip = 0

@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from fourfold.assistant.files import replacing
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import has_fast_bf16
 from fourfold.assistant.training.data.sample import ImageRef
@@ -33,20 +35,12 @@ def tower_fingerprint(model: MiniGPTv2ForConditionalGeneration) -> str:
 class FeatureStore:
     """Tower outputs by image key, in bfloat16.
 
-    With a directory they lie there in files that several processes may add to; without one they are kept in the
-    memory of `device`.
-
-    Args:
-        model: its tower computes what is missing.
-        processor: resizes and normalises.
-        directory: where features of this tower and others are kept; None for memory only.
+    With a directory they lie there in files that several processes may add to, beside those of other towers; without
+    one they are kept in the memory of the model's device.
     """
 
     def __init__(
-        self,
-        model: MiniGPTv2ForConditionalGeneration,
-        processor: MiniGPTv2Processor,
-        directory: Path | None = None,
+        self, model: MiniGPTv2ForConditionalGeneration, processor: MiniGPTv2Processor, directory: Path | None = None
     ) -> None:
         self._model = model
         self._processor = processor
@@ -64,7 +58,7 @@ class FeatureStore:
         if self._directory is None:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self._directory.glob("*.safetensors")):
+        for path in sorted(self._directory.glob("[!.]*.safetensors")):  # hidden ones are being written
             if path.name not in self._files:
                 file = safe_open(path, framework="pt")
                 self._files[path.name] = file
@@ -90,10 +84,9 @@ class FeatureStore:
         workers: int = 1,
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> None:
-        """Compute what is missing of `images`.
+        """Compute what is missing of `images`, which may repeat.
 
         Args:
-            images: may repeat.
             batch_size: images in one pass of the tower.
             workers: threads that decode and resize; Pillow leaves Python's lock for both.
             on_progress: told how many images are done, again and again.
@@ -119,9 +112,9 @@ class FeatureStore:
             return np.asarray(image.open().resize(shape, resample))
 
         with ThreadPoolExecutor(workers) as pool:
-            batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-            for batch in [[pool.submit(load, image) for image in batch] for batch in batches]:
-                yield torch.from_numpy(np.stack([future.result() for future in batch]))
+            loaded = pool.map(load, images)
+            while batch := list(islice(loaded, batch_size)):
+                yield torch.from_numpy(np.stack(batch))
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         settings = self._processor.image_processor
@@ -136,8 +129,6 @@ class FeatureStore:
         if self._directory is None:
             self._memory.update(zip(keys, features, strict=True))
             return
-        path = self._directory / f"{uuid.uuid4().hex}.safetensors"
-        building = path.with_suffix(".building")
-        save_file({"features": features.cpu()}, building, metadata={"keys": json.dumps(keys)})
-        building.replace(path)
+        with replacing(self._directory / f"{uuid.uuid4().hex}.safetensors") as part:
+            save_file({"features": features.cpu()}, part, metadata={"keys": json.dumps(keys)})
         self.refresh()

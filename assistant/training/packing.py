@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fourfold.assistant.model import MiniGPTv2Processor
-from fourfold.assistant.training.data.sample import Sample, Turn
+from fourfold.assistant.training.data.sample import Sample
 
 PREFIX = 0  # group of what every turn of a sample sees
 _PADDING = -1
@@ -15,24 +15,16 @@ _PADDING = -1
 
 @dataclass(frozen=True)
 class Packed:
-    """One sample's tokens.
+    """One sample's tokens."""
 
-    Attributes:
-        ids: token ids, the image's placeholders among them.
-        positions: place of each token as its turn sees it: turns that stand alone all begin behind the image.
-        groups: 0 for the shared beginning, from 1 on the turn's number; a token sees its own group and group 0.
-        weights: what the prediction of this token counts, 0 for everything but answers.
-        distilled: of each token, how much of its target is what the model thought before training.
-        rivals: places of the tokens of rejected answers, which count nothing but whose likelihood is wanted.
-        pairs: a preference each: group of the answer, group of the rejected answer, the turn's margin.
-    """
-
-    ids: list[int]
-    positions: list[int]
-    groups: list[int]
-    weights: list[float]
-    distilled: list[float]
-    rivals: list[int] = field(default_factory=list)
+    ids: list[int]  # token ids, the image's placeholders among them
+    positions: list[int]  # place of each token as its turn sees it: turns that stand alone all begin behind the image
+    groups: list[int]  # 0 for the shared beginning, from 1 on the turn's number; a token sees its own group and group 0
+    weights: list[float]  # what the prediction of this token counts, 0 for everything but answers
+    kd_weights: list[float]  # of each token, how much of its target is what the model thought before training
+    # of tokens of rejected answers, which count nothing but whose likelihood is wanted
+    rejected_positions: list[int] = field(default_factory=list)
+    # a preference each: group of the answer, group of the rejected answer, the turn's margin
     pairs: list[tuple[int, int, float]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -41,34 +33,23 @@ class Packed:
 
 @dataclass
 class Batch:
-    """Packed samples side by side, padded on the right.
+    """Packed samples side by side, padded on the right."""
 
-    Attributes:
-        ids, positions: (batch, length).
-        mask: (batch, 1, length, length), true where attention is allowed.
-        rows, columns: (targets,), where a prediction is made.
-        targets: (targets,), the token that comes next there.
-        weights: (targets,), 0 for tokens of rejected answers.
-        distilled: (targets,), 0..1, how much of the target is what the model thought before training.
-        turns: (targets,), a number for each turn of the batch, to tell losses apart.
-        pairs: (pairs, 2), for each preference the numbers of its two turns, the better one first.
-        margins: (pairs,), by how much the better one was likelier before training, in nats.
-    """
-
+    # ids, positions: (batch, length)
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
+    mask: torch.Tensor  # (batch, 1, length, length), true where attention is allowed
+    # rows, columns: (targets,), where a prediction is made
     rows: torch.Tensor
     columns: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
-    distilled: torch.Tensor
-    turns: torch.Tensor
-    pairs: torch.Tensor
-    margins: torch.Tensor
+    targets: torch.Tensor  # (targets,), the token that comes next there
+    weights: torch.Tensor  # (targets,), 0 for tokens of rejected answers
+    kd_weights: torch.Tensor  # (targets,), 0..1, how much of the target is what the model thought before training
+    turns: torch.Tensor  # (targets,), a number for each turn of the batch, to tell losses apart
+    pairs: torch.Tensor  # (pairs, 2), for each preference the numbers of its two turns, the better one first
+    margins: torch.Tensor  # (pairs,), by how much the better one was likelier before training, in nats
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
         return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
 
 
@@ -98,7 +79,6 @@ class Packer:
         if not self._again.startswith(self._end) or not rest.startswith(self._gap):
             raise ValueError("the chat template does not end answers with the tokenizer's end of sequence")
         self._again = self._again.removeprefix(self._end)
-        self._image_id = processor.image_token_id
         self._prefix = self._ids([head])[0] + [processor.image_token_id] * processor.num_image_tokens
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -117,29 +97,24 @@ class Packer:
         size = len(prefix)
         packed = Packed(list(prefix), list(range(size)), [PREFIX] * size, [0.0] * size, [0.0] * size)
         place = size
-        rejected: list[tuple[int, Turn]] = []
         for number, turn in enumerate(sample.turns):
-            before = self._again if sample.history or (sample.together and number) else self._lead
-            if not sample.together:
-                place = size
-            group = 1 if sample.together else number + 1
-            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place, turn.distilled)
-            if turn.rejected is not None:
-                rejected.append((group, turn))
-        if rejected and sample.together:
-            raise ValueError("a turn of a conversation cannot have a rejected answer; give what came before as history")
-        for group, turn in rejected:
-            before = self._again if sample.history else self._lead
-            rival = len(sample.turns) + len(packed.pairs) + 1
-            begin = len(packed)
-            assert turn.rejected is not None
-            self._add(packed, before + turn.question + self._gap, turn.rejected, rival, size)
-            packed.rivals.extend(place for place in range(begin, len(packed)) if packed.weights[place])
+            group, place = (1, place) if sample.multi_turn else (number + 1, size)
+            before = self._again if sample.history or (sample.multi_turn and number) else self._lead
+            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place, turn.kd_weight)
+        before = self._again if sample.history else self._lead
+        for number, turn in enumerate(sample.turns):
+            if turn.rejected is None:
+                continue
+            if sample.multi_turn:
+                raise ValueError("a turn of a conversation has a rejected answer; give what came before as history")
+            group, begin = len(sample.turns) + len(packed.pairs) + 1, len(packed)
+            self._add(packed, before + turn.question + self._gap, turn.rejected, group, size)
+            packed.rejected_positions.extend(place for place in range(begin, len(packed)) if packed.weights[place])
             packed.weights[begin:] = [0.0] * (len(packed) - begin)
-            packed.pairs.append((group, rival, turn.margin))
+            packed.pairs.append((number + 1, group, turn.margin))
         return packed
 
-    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int, distilled: float = 0.0) -> int:
+    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int, kd_weight: float = 0.0) -> int:
         """Append a turn whose first token stands at position `place`; returns the position behind it."""
         asked, said = self._ids([question, answer + self._end])
         length = len(asked) + len(said)
@@ -147,14 +122,15 @@ class Packer:
         packed.positions.extend(range(place, place + length))
         packed.groups.extend([group] * length)
         packed.weights.extend([0.0] * len(asked) + [len(said) ** -0.5] * len(said))
-        packed.distilled.extend([distilled] * length)
+        packed.kd_weights.extend([kd_weight] * length)
         return place + length
 
     def _history(self, sample: Sample) -> list[int]:
         """Tokens of the turns that came before, to stand behind the image."""
-        texts = []
-        for number, (question, answer) in enumerate(sample.history):
-            texts += [(self._again if number else self._lead) + question + self._gap, answer + self._end]
+        texts, before = [], self._lead
+        for question, answer in sample.history:
+            texts += [before + question + self._gap, answer + self._end]
+            before = self._again
         return [token for tokens in self._ids(texts) for token in tokens] if texts else []
 
     def prompt(self, question: str) -> list[int]:
@@ -185,13 +161,13 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
     positions = table([s.positions for s in samples], 0, torch.long)
     groups = table([s.groups for s in samples], _PADDING, torch.long)
     weights = table([s.weights for s in samples], 0.0, torch.float32)
-    distilled = table([s.distilled for s in samples], 0.0, torch.float32)
+    kd_weights = table([s.kd_weights for s in samples], 0.0, torch.float32)
     same = groups.unsqueeze(2) == groups.unsqueeze(1)
     shared = (groups == PREFIX).unsqueeze(1)
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     wanted = weights != 0
     for row, sample in enumerate(samples):
-        wanted[row, sample.rivals] = True
+        wanted[row, sample.rejected_positions] = True
     rows, places = wanted.nonzero(as_tuple=True)
     pairs = [
         (row * 1000 + better, row * 1000 + worse, margin)
@@ -206,7 +182,7 @@ def collate(samples: Sequence[Packed], padding_id: int, multiple: int = 8) -> Ba
         columns=places - 1,
         targets=ids[rows, places],
         weights=weights[rows, places],
-        distilled=distilled[rows, places],
+        kd_weights=kd_weights[rows, places],
         turns=rows * 1000 + groups[rows, places],
         pairs=torch.tensor([pair[:2] for pair in pairs], dtype=torch.long).reshape(-1, 2),
         margins=torch.tensor([margin for *_, margin in pairs], dtype=torch.float32),

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from pydantic import with_config
 from torch.nn.functional import logsigmoid
 
 from fourfold.assistant.training.packing import Batch
+from fourfold.assistant.validation import FORBID_UNKNOWN
 
 
+@with_config(FORBID_UNKNOWN)
 @dataclass(frozen=True)
 class Preference:
     """The preference term of the loss: Direct Preference Optimization.
@@ -16,22 +19,13 @@ class Preference:
     y+ is the better and y- the rejected answer, p the model and p0 the model before training (Rafailov et al. 2023,
     equation 7). p0's difference is the pair's margin, computed once. The term is added to the ordinary loss on y+,
     without which both answers may become less likely (Pang et al. 2024, section 2).
-
-    Attributes:
-        weight: of the term, beside 1 for the ordinary loss.
-        beta: how far the model may go from p0 before the pair counts as learnt; smaller means further.
     """
 
-    weight: float = 1.0
-    beta: float = 0.1
+    weight: float = 1.0  # of the term, beside 1 for the ordinary loss
+    beta: float = 0.1  # how far the model may go from p0 before the pair counts as learnt; smaller means further
 
     def loss(self, tokens: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The term of a batch that has pairs.
-
-        Args:
-            tokens: (targets,) cross-entropy of each answer token, with its gradient.
-            batch: whose tokens these are.
-        """
+        """The term of a batch that has pairs, of its (targets,) cross-entropies, which carry their gradient."""
         return -self.weight * logsigmoid(self.beta * (differences(tokens, batch) - batch.margins)).mean()
 
 

@@ -1,107 +1,75 @@
 """A training run, declared: a YAML file read into dataclasses, with every unknown or missing key refused."""
 
-import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, with_config
 
-from fourfold.assistant.training.data.mixture import MixtureConfig
+from fourfold.assistant.training.data.mixture import AtLeast0, AtLeast1, MixtureConfig, Part
+from fourfold.assistant.validation import FORBID_UNKNOWN, validated
 from fourfold.prompts.errors import UserError
 
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Rate = Annotated[float, Field(ge=0)]
 
 
+@with_config(FORBID_UNKNOWN)
 @dataclass(frozen=True)
 class LoraSettings:
-    """The adapter on the language model.
+    """The adapter on the language model."""
 
-    Attributes:
-        rank: of the updates; 0 for no adapter.
-        alpha: updates are scaled by alpha / rank.
-        targets: which linear layers.
-        first, last: parts of the depth, 0..1, between which layers get an adapter.
-        dropout: on the adapter's input.
-    """
-
-    rank: int = 16
-    alpha: int = 32
-    targets: tuple[str, ...] = LINEAR_LAYERS
-    first: float = 0.0
-    last: float = 1.0
-    dropout: float = 0.0
+    rank: AtLeast0 = 16  # of the updates; 0 for no adapter
+    alpha: AtLeast0 = 32  # updates are scaled by alpha / rank
+    targets: tuple[str, ...] = LINEAR_LAYERS  # which linear layers
+    # first, last: parts of the depth, 0..1, between which layers get an adapter
+    first: Part = 0.0
+    last: Part = 1.0
+    dropout: Part = 0.0  # on the adapter's input
 
 
+@with_config(FORBID_UNKNOWN)
 @dataclass(frozen=True)
 class Stage:
-    """Steps under one learning rate curve: linear warm-up, then a cosine down to a tenth.
+    """Steps under one learning rate curve: linear warm-up, then a cosine down to a tenth."""
 
-    Attributes:
-        steps: optimiser steps.
-        warmup: of these, to warm up.
-        projector_lr: peak rate of the projector (and a vision block's two linear layers); 0 leaves it as it is.
-        lora_lr: peak rate of the adapter; 0 leaves it as it is.
-    """
-
-    steps: int
-    warmup: int = 20
-    projector_lr: float = 3e-4
-    lora_lr: float = 5e-4
+    steps: AtLeast0  # optimiser steps
+    warmup: AtLeast0 = 20  # of these, to warm up
+    # peak rate of the projector (and a vision block's two linear layers); 0 leaves it as it is
+    projector_lr: Rate = 3e-4
+    lora_lr: Rate = 5e-4  # peak rate of the adapter; 0 leaves it as it is
 
 
+@with_config(FORBID_UNKNOWN)
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run depends on, apart from where its files lie.
+    """All that a run depends on, apart from where its files lie."""
 
-    Attributes:
-        base: checkpoint to start from: a name that `resolve_model` knows, or a directory.
-        image_size, blocks, vision_llm_block: variants of the base, as `assemble` takes them; None for the base's own.
-        mixture: what is taught.
-        start: the projector's start, "closed_form" or "random" (as the base has it).
-        lora: the adapter.
-        stages: one after the other.
-        batch_size: images in one pass.
-        accumulation: passes in one step.
-        weight_decay: of all that is trained.
-        clip: largest norm of the gradient.
-        bucket: batches that are sorted by length together; more means less padding and less mixing.
-        workers: processes that make batches ahead; 0 makes them in between.
-        precompute: compute all features before the first step; otherwise each when it is first needed.
-        log_every, evaluate_every, checkpoint_every: in steps.
-        held_out_items: of each task, for the periodic evaluation.
-        seed: everything follows from it.
-    """
-
-    base: str
-    mixture: MixtureConfig
-    stages: tuple[Stage, ...]
-    image_size: int | None = None
-    blocks: int | None = None
-    vision_llm_block: int | None = None
-    start: str = "closed_form"
+    base: str  # checkpoint to start from: a name that `resolve_model` knows, or a directory
+    mixture: MixtureConfig  # what is taught
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]  # one after the other
+    # image_size, blocks: variants of the base, as `assemble` takes them; None for the base's own
+    image_size: AtLeast1 | None = None
+    blocks: AtLeast1 | None = None
+    vision_llm_block: AtLeast0 | None = None  # see `training.vision_llm_block`; None for no such block
+    # the projector's start, "closed_form" or "random" (as the base has it)
+    start: Literal["closed_form", "random"] = "closed_form"
     lora: LoraSettings = field(default_factory=LoraSettings)
-    batch_size: int = 8
-    accumulation: int = 1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    bucket: int = 8
-    workers: int = 0
-    precompute: bool = False
-    log_every: int = 10
-    evaluate_every: int = 100
-    checkpoint_every: int = 25
-    held_out_items: int = 60
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.start not in ("closed_form", "random"):
-            raise UserError(f"start is {self.start!r}; choose closed_form or random")
-        if not self.stages:
-            raise UserError("the recipe has no stages; give at least one with its number of steps")
+    batch_size: AtLeast1 = 8  # images in one pass
+    accumulation: AtLeast1 = 1  # passes in one step
+    weight_decay: Rate = 0.01  # of all that is trained
+    clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
+    bucket: AtLeast1 = 8  # batches that are sorted by length together; more means less padding and less mixing
+    workers: AtLeast0 = 0  # processes that make batches ahead; 0 makes them in between
+    precompute: bool = False  # compute all features before the first step; otherwise each when it is first needed
+    # log_every, evaluate_every, checkpoint_every: in steps
+    log_every: AtLeast1 = 10
+    evaluate_every: AtLeast1 = 100
+    checkpoint_every: AtLeast1 = 25
+    held_out_items: AtLeast1 = 60  # of each task, for the periodic evaluation
+    seed: int = 0  # everything follows from it
 
     @property
     def steps(self) -> int:
@@ -113,7 +81,7 @@ def read_recipe(path: Path) -> Recipe:
     """The recipe of a YAML file.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown or missing, or a value has the wrong type.
+        UserError: the file is missing or no YAML, a key is unknown or missing, or a value has the wrong type or range.
     """
     return recipe_of(read_yaml(path), str(path))
 
@@ -136,46 +104,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def recipe_of(values: Mapping[str, Any], where: str = "the recipe") -> Recipe:
-    """The recipe of plain values; `where` names their origin in errors.
+    """The recipe of plain values; `where` names their origin in errors."""
+    return validated(Recipe, values, where)
+
+
+def read_variants(path: Path) -> dict[str, Recipe]:
+    """The recipes of an ablation file: `recipe`, a whole recipe, and `variants`, what each of them changes.
+
+    Nested settings are changed one by one: `{lora: {rank: 4}}` keeps the adapter's other settings.
 
     Raises:
-        UserError: as `read_recipe`.
+        UserError: the file is not of this form.
     """
-    return build(Recipe, values, where)
+    values = read_yaml(path)
+    if set(values) != {"recipe", "variants"} or not isinstance(values["variants"], Mapping):
+        raise UserError(f"{path} must hold exactly `recipe` and `variants`, a mapping of names to changes")
+    return {
+        str(name): recipe_of(_merged(values["recipe"], changes or {}), f"{path}, {name}")
+        for name, changes in values["variants"].items()
+    }
 
 
-def build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the annotated type `kind`: dataclasses from mappings, tuples from lists, the rest as it is.
-
-    Raises:
-        UserError: a setting is unknown, missing or of the wrong type; `where` names its origin.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping")
-        hints = typing.get_type_hints(kind)
-        if unknown := set(value) - set(hints):
-            raise UserError(f"{where}: unknown setting {sorted(unknown)[0]!r}; known are {', '.join(hints)}")
-        try:
-            return kind(**{name: build(hints[name], part, f"{where}, {name}") for name, part in value.items()})
-        except TypeError as error:  # a required field that is not given
-            raise UserError(f"{where}: {str(error).partition('() ')[2] or error}") from error
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where} must be a list")
-        return tuple(build(arguments[0], part, f"{where} {i + 1}") for i, part in enumerate(value))
-    if origin is types.UnionType:
-        return None if value is None else build(next(a for a in arguments if a is not type(None)), value, where)
-    if origin is not None:  # a mapping of names to numbers
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a mapping")
-        return {str(name): build(arguments[1], part, f"{where}, {name}") for name, part in value.items()}
-    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:  # YAML reads 3e-4 as text
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where} must be of type {kind.__name__}, not {value!r}")
-    return value
+def _merged(values: Any, changes: Any) -> Any:
+    if not isinstance(values, Mapping) or not isinstance(changes, Mapping):
+        return changes
+    return {**values, **{name: _merged(values.get(name), change) for name, change in changes.items()}}

@@ -1,45 +1,76 @@
 """The model as it is trained: the frozen parts, the projector and the adapter, and the loss of a batch."""
 
+import copy
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import has_fast_bf16
+from fourfold.assistant.training.bf16_lora import freeze_in_bf16
 from fourfold.assistant.training.packing import Batch
-from fourfold.assistant.training.precision import halve
 from fourfold.assistant.training.preference import Preference
-from fourfold.assistant.training.recipe import LoraSettings
+from fourfold.assistant.training.recipe import LoraSettings, Recipe
+
+
+def load_base(recipe: Recipe, base: str | None = None) -> tuple[MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor]:
+    """Model (float32) and processor of the recipe's base, or of `base` in its place.
+
+    A recipe that asks for another image size or number of blocks has that variant of the default model assembled in
+    the cache first.
+
+    Raises:
+        UserError: the checkpoint cannot be had.
+    """
+    directory = _variant(recipe) or resolve_model(base or recipe.base)
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+    if recipe.vision_llm_block is not None:
+        from fourfold.assistant.training.vision_llm_block import add_vision_llm_block
+
+        add_vision_llm_block(model, recipe.vision_llm_block)
+    return model, AutoProcessor.from_pretrained(directory)
+
+
+def _variant(recipe: Recipe) -> Path | None:
+    sizes = {"image_size": recipe.image_size, "blocks": recipe.blocks}
+    changes: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    if not changes:
+        return None
+    from fourfold.assistant.checkpoints.cache import cache_directory
+    from fourfold.assistant.checkpoints.mini import assemble
+
+    digest = hashlib.blake2b(json.dumps(changes, sort_keys=True).encode(), digest_size=6).hexdigest()
+    directory = cache_directory() / "variants" / digest
+    if not directory.exists():
+        assemble(directory, bridge=None, **changes)
+    return directory
 
 
 @dataclass
 class Loss:
-    """Of one batch.
+    """Of one batch."""
 
-    Attributes:
-        value: the weighted mean over answer tokens, distilled where the batch says so, and the preference term, to go
-            down on.
-        tokens: cross-entropy of each answer token, detached, in the order of `Batch.targets`.
-    """
-
+    # the weighted mean over answer tokens, distilled where the batch says so, and the preference term, to go down on
     value: torch.Tensor
-    tokens: torch.Tensor
+    tokens: torch.Tensor  # cross-entropy of each answer token, detached, in the order of `Batch.targets`
 
 
 class TrainableModel(nn.Module):
     """Frozen tower and language model, trainable LoRA adapter and (unless it is to stay) projector.
 
-    On a processor that is fast in half precision the frozen matrices of the language model are rounded to bfloat16;
+    On a processor that is fast in bfloat16 the frozen matrices of the language model are rounded to bfloat16;
     on a GPU autocast does the like. All that is trained stays in float32.
 
-    Args:
-        model: in float32; it is changed.
-        lora: the adapter; rank 0 for none.
-        preference: what is learnt from rejected answers; None for nothing.
-        projector: whether the projector learns.
+    The model comes in float32 and is changed. `preference` is what is learnt from rejected answers.
     """
 
     def __init__(
@@ -53,12 +84,11 @@ class TrainableModel(nn.Module):
         self.model = model
         self.preference = preference
         model.requires_grad_(False)
-        # Kept out of the module tree: its parameters are the language model's already.
-        self._adapter: list[PeftModel] = []
+        self._adapter_config: LoraConfig | None = None
         language_model = model.model.language_model
         if lora.rank:
             depth = model.config.text_config.num_hidden_layers
-            config = LoraConfig(
+            self._adapter_config = LoraConfig(
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
@@ -66,13 +96,12 @@ class TrainableModel(nn.Module):
                 layers_to_transform=list(range(round(lora.first * depth), round(lora.last * depth))),
                 layers_pattern="layers",
             )
-            self._adapter.append(get_peft_model(language_model, config))
+            get_peft_model(language_model, self._adapter_config)  # which puts its layers into the language model
         if model.device.type == "cpu" and has_fast_bf16(model.device):
-            halve(language_model.layers)
-        model.model.projector.requires_grad_(projector)
-        if projector and model.model.vision_block is not None:
-            model.model.vision_block.project_in.requires_grad_(True)
-            model.model.vision_block.project_out.requires_grad_(True)
+            freeze_in_bf16(language_model.layers)
+        for name, parameter in model.named_parameters():
+            if name.startswith(("model.projector.", "model.vision_llm_block.project_")):
+                parameter.requires_grad_(projector)
         # A new adapter adds nothing, so with these the model is what it was before training.
         self._first = self._copied()
 
@@ -102,12 +131,7 @@ class TrainableModel(nn.Module):
             mine[name].copy_(tensor)
 
     def hidden(self, batch: Batch, features: torch.Tensor) -> torch.Tensor:
-        """(batch, length, text width) last hidden states.
-
-        Args:
-            batch: packed samples.
-            features: (batch, grid width², vision width), one image a sample.
-        """
+        """(batch, length, text width) last hidden states; features are (batch, grid width², vision width)."""
         inner = self.model.model
         visual = inner.project_features(features.to(inner.projector.weight.dtype))
         embeds = inner.embed(batch.ids, visual)
@@ -117,14 +141,14 @@ class TrainableModel(nn.Module):
 
     def forward(self, batch: Batch, features: torch.Tensor) -> Loss:
         """The loss of a batch; logits are taken at answers only, since the head is a fifth of a small model."""
-        distilled = batch.distilled.nonzero().squeeze(1)
+        distilled = batch.kd_weights.nonzero().squeeze(1)
         before = self._before(batch, features, distilled) if len(distilled) else None
         logits = self._logits(batch, features)
         tokens = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
         learnt = tokens
         if before is not None:
             soft = nn.functional.cross_entropy(logits[distilled], before, reduction="none")
-            mixed = torch.lerp(tokens[distilled], soft, batch.distilled[distilled])
+            mixed = torch.lerp(tokens[distilled], soft, batch.kd_weights[distilled])
             learnt = tokens.index_put((distilled,), mixed)
         value = (learnt * batch.weights).sum() / batch.weights.sum()
         if self.preference is not None and len(batch.pairs):
@@ -158,19 +182,15 @@ class TrainableModel(nn.Module):
 
     def save_adapter(self, directory: Path) -> None:
         """Write `adapter_model.safetensors` (float16) and `adapter_config.json`; nothing where there is no adapter."""
-        for adapter in self._adapter:
-            from safetensors.torch import save_file
-
-            # Not by PEFT's own collecting function: it passes over layers that `halve` has replaced.
-            named = self.model.model.language_model.named_parameters()
-            tensors = {
-                f"base_model.model.{name.replace('.default.', '.')}": p.detach().half().cpu().contiguous()
-                for name, p in named
-                if ".lora_" in name
-            }
-            save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-            config = adapter.peft_config["default"]
-            config.base_model_name_or_path = None
-            config.inference_mode = True
-            config.save_pretrained(directory)
-            config.inference_mode = False
+        if self._adapter_config is None:
+            return
+        # Not by PEFT's own collecting function: it passes over layers that `freeze_in_bf16` has replaced.
+        tensors = {
+            f"base_model.model.{name.replace('.default.', '.')}": p.detach().half().cpu().contiguous()
+            for name, p in self.model.model.language_model.named_parameters()
+            if ".lora_" in name
+        }
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = copy.copy(self._adapter_config)
+        config.base_model_name_or_path, config.inference_mode = None, True
+        config.save_pretrained(directory)

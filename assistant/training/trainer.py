@@ -1,10 +1,10 @@
-"""The loop: batches, steps, looks at held-out items, checkpoints from which a run goes on as if never interrupted."""
+"""The loop: batches, steps, held-out measurements, checkpoints from which a run goes on as if never interrupted."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from fourfold.assistant.files import replacing, write_text
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.training.bridge import export_bridge
+from fourfold.assistant.training.data.heldout import HELD_OUT_SOURCES
 from fourfold.assistant.training.data.mixture import Mixture
 from fourfold.assistant.training.dataset import BucketedDataset, Images, Source, batches
 from fourfold.assistant.training.evaluator import Evaluator
 from fourfold.assistant.training.features import FeatureStore
 from fourfold.assistant.training.packing import Packer
 from fourfold.assistant.training.preference import Preference
-from fourfold.assistant.training.recipe import Recipe
+from fourfold.assistant.training.recipe import Recipe, recipe_of
 from fourfold.assistant.training.trainable_model import TrainableModel
 from fourfold.assistant.training.warm_start import closed_form_projector, grounded_images
 from fourfold.prompts.errors import UserError
 
 Report = Callable[[Mapping[str, Any]], None]
+_MAY_CHANGE = ("stages", "log_every", "evaluate_every", "checkpoint_every", "held_out_items", "workers")
 
 
-def rate(recipe: Recipe, step: int) -> tuple[float, float]:
+def learning_rates(recipe: Recipe, step: int) -> tuple[float, float]:
     """Learning rates of projector and adapter in step `step` (from 0): warm-up, then a cosine down to a tenth."""
     for stage in recipe.stages:
         if step < stage.steps:
@@ -48,20 +51,18 @@ class Trainer:
     """One run in one directory: `log.jsonl`, `state.pt`, and, where it teaches a bridge, `bridge/`.
 
     Args:
-        recipe: what to do.
         model: the base, in float32; it is changed.
-        processor: of the base.
         directory: of the run; one that holds a state is gone on with.
         features: directory of cached features; None keeps them in memory.
         report: is given every line of the log.
-        probes: held-out items to look at, or None for no looks.
+        evaluate: measure held-out items of the mixture's sources from time to time.
         source: samples to learn from in place of the recipe's mixture. Such a run writes no bridge.
         preference: what is learnt from rejected answers; None for nothing.
 
     Attributes:
         step: optimiser steps done.
         seen: sequences, tokens and seconds of training so far.
-        figures: of the last look at held-out items.
+        figures: of the last measurement of held-out items.
 
     Raises:
         UserError: the directory holds a run of another recipe.
@@ -75,7 +76,7 @@ class Trainer:
         directory: Path,
         features: Path | None = None,
         report: Report = lambda line: None,
-        probes: Callable[[Packer, FeatureStore], Evaluator] | None = None,
+        evaluate: bool = False,
         source: Source | None = None,
         preference: Preference | None = None,
     ) -> None:
@@ -92,12 +93,12 @@ class Trainer:
         self.packer = Packer(processor)
         self._teaches_a_bridge = source is None
         self._source: Source = source or Mixture(recipe.mixture)
-        self._probes = probes(self.packer, self.store) if probes else None
-        self._tokenizer = processor.tokenizer
+        sources = [name for name in HELD_OUT_SOURCES if getattr(recipe.mixture, name)]
+        self._evaluator = Evaluator(self.packer, self.store, recipe.held_out_items, sources) if evaluate else None
         # A projector that stays must not be a part of the gradient's norm, which all that learns is clipped by.
         moves = any(stage.projector_lr > 0 for stage in recipe.stages)
-        self.learner = TrainableModel(model, recipe.lora, preference, projector=moves)
-        groups = self.learner.groups()
+        self.trainable = TrainableModel(model, recipe.lora, preference, projector=moves)
+        groups = self.trainable.groups()
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": parameters, "name": name, "weight_decay": recipe.weight_decay}
@@ -107,7 +108,7 @@ class Trainer:
             fused=self._accelerator.device.type == "cuda",
         )
         self._trained = [parameter for parameters in groups.values() for parameter in parameters]
-        self._module, self._optimizer = self._accelerator.prepare(self.learner, self._optimizer)
+        self._module, self._optimizer = self._accelerator.prepare(self.trainable, self._optimizer)
         self.step = 0
         self.seen = {"sequences": 0, "tokens": 0, "seconds": 0.0}
         self.figures: dict[str, float] = {}
@@ -118,7 +119,6 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done."""
         return self.step >= self.recipe.steps
 
     def run(self, max_minutes: float | None = None) -> bool:
@@ -132,17 +132,20 @@ class Trainer:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         if self.step == 0:
             self._begin()
-        chunks = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
+        dataset = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
         first = self.step * recipe.accumulation * world
-        stream = self._with_features(self._of_rank(batches(chunks, first, recipe.workers), rank, world))
-        self.learner.train()
+        # Every process draws all batches: those of one length lie side by side only once all of a bucket are drawn.
+        mine = islice(batches(dataset, first, recipe.workers), rank, None, world)
+        stream = self._with_features(mine)
+        self.trainable.train()
         losses: list[torch.Tensor] = []
         tokens = sequences = 0
         clock = time.monotonic()
         while not self.finished:
             if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
                 break
-            for group, value in zip(self._optimizer.param_groups, rate(recipe, self.step), strict=True):
+            rates = learning_rates(recipe, self.step)
+            for group, value in zip(self._optimizer.param_groups, rates, strict=True):
                 group["lr"] = value
             for _ in range(recipe.accumulation):
                 item = next(stream)
@@ -152,23 +155,21 @@ class Trainer:
             self.step += 1
             if self.step % recipe.log_every == 0 or self.finished:
                 seconds = time.monotonic() - clock
-                self.seen["sequences"] += sequences * world
-                self.seen["tokens"] += tokens * world
-                self.seen["seconds"] += seconds
-                projector_lr, lora_lr = rate(recipe, self.step - 1)
+                new = {"sequences": sequences * world, "tokens": tokens * world, "seconds": seconds}
+                self.seen = {name: value + new[name] for name, value in self.seen.items()}
                 self._log(
                     step=self.step,
                     loss=float(torch.stack(losses).mean()),
                     tokens_per_second=tokens * world / seconds,
-                    projector_lr=projector_lr,
-                    lora_lr=lora_lr,
+                    projector_lr=rates[0],
+                    lora_lr=rates[1],
                     **self.seen,
                 )
                 losses, tokens, sequences, clock = [], 0, 0, time.monotonic()
             if self.step % recipe.evaluate_every == 0 or self.finished:
-                self._look()
+                self._evaluate()
                 clock = time.monotonic()
-            if self.step % recipe.checkpoint_every == 0 or self.finished:
+            if self.step % recipe.checkpoint_every == 0 and not self.finished:
                 self._save()
         self._save()
         return self.finished
@@ -187,16 +188,10 @@ class Trainer:
                 cached = [pair for pair in images if pair[0] in self.store]
                 images = cached if len(cached) >= min(500, len(images)) else images[:500]
             began = time.monotonic()
-            count = closed_form_projector(self.learner.model, self._tokenizer, self.store, images)
-            self._log(step=0, closed_form_tokens=count, closed_form_images=len(images),
-                      closed_form_seconds=time.monotonic() - began)  # fmt: skip
-        self._look()
-
-    @staticmethod
-    def _of_rank(stream: Iterator[Images], rank: int, world: int) -> Iterator[Images]:
-        for number, item in enumerate(stream):
-            if number % world == rank:
-                yield item
+            count = closed_form_projector(self.trainable.model, self.packer.tokenizer, self.store, images)
+            seconds = time.monotonic() - began
+            self._log(step=0, closed_form_tokens=count, closed_form_images=len(images), closed_form_seconds=seconds)
+        self._evaluate()
 
     def _with_features(self, stream: Iterator[Images]) -> Iterator[Images]:
         """The same batches, features of several computed together when they are first needed."""
@@ -216,10 +211,10 @@ class Trainer:
             self._optimizer.zero_grad()
         return loss.detach()
 
-    def _look(self) -> None:
-        if self._probes is not None and self._accelerator.is_main_process:
+    def _evaluate(self) -> None:
+        if self._evaluator is not None and self._accelerator.is_main_process:
             began = time.monotonic()
-            self.figures = self._probes.measure(self.learner, boxes=self.step > 0)
+            self.figures = self._evaluator.evaluate(self.trainable, boxes=self.step > 0)
             self._log(step=self.step, held_out=self.figures, held_out_seconds=time.monotonic() - began)
 
     def _log(self, **line: Any) -> None:
@@ -239,33 +234,32 @@ class Trainer:
             "step": self.step,
             "seen": self.seen,
             "figures": self.figures,
-            "trained": self.learner.trained(),
+            "trained": self.trainable.trained(),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        building = self._state_path.with_suffix(".building")
-        torch.save(state, building)
-        building.replace(self._state_path)
-        if not self._teaches_a_bridge:
-            return
-        history = {"trained_on": dict(self.seen), "training_probes": self.figures}
-        export_bridge(self.directory / "bridge", self.learner, self.recipe, self.step, history)
+        with replacing(self._state_path) as part:
+            torch.save(state, part)
+        if self._teaches_a_bridge:
+            history = {"trained_on": dict(self.seen), "training_probes": self.figures}
+            export_bridge(self.directory / "bridge", self.trainable, self.recipe, self.step, history)
 
     def _load(self) -> None:
         state = torch.load(self._state_path, map_location="cpu", weights_only=True)
-        before, now = dict(state["recipe"]), asdict(self.recipe)
+        before = recipe_of(state["recipe"], str(self._state_path))
         # The length may change (its curve is then followed from this step on), and what only concerns looking.
-        for settings in (before, now):
-            for name in ("stages", "log_every", "evaluate_every", "checkpoint_every", "held_out_items", "workers"):
-                settings.pop(name)
-        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
-            changed = [name for name in now if json.dumps(before.get(name)) != json.dumps(now[name])]
+        changed = [
+            field.name
+            for field in fields(Recipe)
+            if field.name not in _MAY_CHANGE and getattr(before, field.name) != getattr(self.recipe, field.name)
+        ]
+        if changed:
             raise UserError(
                 f"{self.directory} holds a run of another recipe ({', '.join(changed)} differ); choose another --out"
             )
         self.step, self.seen, self.figures = state["step"], state["seen"], state["figures"]
-        self.learner.load_trained(state["trained"])
+        self.trainable.load_trained(state["trained"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
@@ -273,6 +267,4 @@ class Trainer:
         # Lines of steps that were lost will be written again.
         lines = self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-        building = self._log_path.with_suffix(".building")
-        building.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        building.replace(self._log_path)
+        write_text(self._log_path, "".join(f"{line}\n" for line in kept))

@@ -6,6 +6,7 @@ A minute of this stands for hours of training from a random projector (measured 
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 
@@ -52,15 +53,9 @@ def word_target(phrase: str, tokenizer, embeddings: torch.Tensor) -> torch.Tenso
 
 
 def coverage(boxes: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Part of each cell of a grid that each box covers.
+    """(boxes, rows * columns), 0..1, in reading order: the part of each cell of a grid that each box covers.
 
-    Args:
-        boxes: (boxes, 4), x1 y1 x2 y2 in 0..1.
-        rows: of the grid.
-        columns: of the grid.
-
-    Returns:
-        (boxes, rows * columns), 0..1, in reading order.
+    Boxes are (boxes, 4), x1 y1 x2 y2 in 0..1.
     """
 
     def along(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
@@ -97,16 +92,13 @@ def token_targets(
 
 
 def ridge(inputs: torch.Tensor, outputs: torch.Tensor, count: int, penalty: float) -> torch.Tensor:
-    """Solve (X'X + penalty * count * I) W = X'Y.
+    """W, (features, width), of (X'X + penalty * count * I) W = X'Y.
 
     Args:
         inputs: X'X, (features, features), float64.
         outputs: X'Y, (features, width), float64.
         count: rows of X.
-        penalty: relative to the number of rows.
-
-    Returns:
-        W, (features, width).
+        penalty: relative to them.
     """
     identity = torch.eye(len(inputs), dtype=inputs.dtype, device=inputs.device)
     return torch.linalg.solve(inputs + penalty * count * identity, outputs)
@@ -117,8 +109,6 @@ def projector_inputs(model: MiniGPTv2ForConditionalGeneration, features: torch.T
     """(images, grid width², vision width) → (images, image tokens, fold * vision width): all but the projector."""
     inner = model.model
     hidden = inner.vision_norm(features.to(inner.projector.weight))
-    if inner.vision_block is not None:
-        hidden = inner.vision_block(hidden)
     return fold_tokens(hidden, inner.config.fold)
 
 
@@ -129,17 +119,10 @@ def closed_form_projector(
     store: FeatureStore,
     images: Sequence[GroundedImage],
     penalty: float = 0.02,
-    batch_size: int = 64,
 ) -> int:
     """Set the model's projector by ridge regression; its outputs get the embeddings' standard deviation.
 
-    Args:
-        model: its projector's weights are replaced.
-        tokenizer: of the language model.
-        store: features of the images.
-        images: with named boxes.
-        penalty: relative to the number of tokens; larger means smoother.
-        batch_size: images at a time.
+    The penalty is relative to the number of tokens; larger means smoother.
 
     Returns:
         How many visual tokens had a name.
@@ -151,29 +134,22 @@ def closed_form_projector(
     embeddings = model.get_input_embeddings().weight.detach().float().cpu()
     rows = model.config.grid_width
     columns = rows // model.config.fold
-    cache: dict[str, torch.Tensor | None] = {}
-
-    def target_of(phrase: str) -> torch.Tensor | None:
-        if phrase not in cache:
-            cache[phrase] = word_target(phrase, tokenizer, embeddings)
-        return cache[phrase]
-
+    target_of = cache(lambda phrase: word_target(phrase, tokenizer, embeddings))
     projector = model.model.projector
     width = projector.in_features + 1  # the last input is the constant 1
     squares = torch.zeros(width, width, dtype=torch.float64, device=device)
     products = torch.zeros(width, projector.out_features, dtype=torch.float64, device=device)
     count = 0
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
+    for start in range(0, len(images), 64):
+        part = images[start : start + 64]
         seen = projector_inputs(model, store.get([image for image, _ in part]).to(device)).float()
-        found, wanted = [], []
+        pairs = []
         for tokens, (_, named) in zip(seen, part, strict=True):
             places, targets = token_targets(named, target_of, rows, columns)
             if len(places):
-                found.append(tokens[places.to(device)])
-                wanted.append(targets)
-        if found:
-            x, y = torch.cat(found), torch.cat(wanted).to(device)
+                pairs.append((tokens[places.to(device)], targets.to(device)))
+        if pairs:
+            x, y = (torch.cat(side) for side in zip(*pairs, strict=True))
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             squares += (x.T @ x).double()
             products += (x.T @ y).double()

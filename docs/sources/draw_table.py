@@ -1,4 +1,6 @@
-"""Renders `table.jpg`, the photo that fourfold ships: `python draw.py [OUT.jpg]`, two minutes on one core.
+"""Renders `fourfold/samples/table.jpg`, the picture that fourfold ships; two minutes on one core:
+
+    python docs/sources/draw_table.py [OUT.jpg]
 
 A red ball, a blue box and a green bottle on a wooden table in front of a window, made by marching rays through
 distance functions, so that nobody else has rights in it. Lengths are in units of about 10 cm; y points up.
@@ -173,4 +175,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("table.jpg")))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "fourfold" / "samples" / "table.jpg")

@@ -1,5 +1,1 @@
-"""Looking at runs: one page that opens anywhere, a Markdown table, and everything as JSON."""
-
-from fourfold.eval.report.build import build_report, write_report
-
-__all__ = ["build_report", "write_report"]
+"""Putting what was measured side by side: runs of benchmarks, the card, and the gate before a promotion."""

@@ -7,7 +7,9 @@ import numpy as np
 from fourfold.eval.statistics import Estimate, bootstrap
 
 
-def precision_recall(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> dict[str, Estimate]:
+def precision_recall(
+    columns: Sequence[Sequence[float] | np.ndarray], clusters: Sequence[Hashable]
+) -> dict[str, Estimate]:
     """F1, precision and recall in percent with bootstrap intervals over images; 0 where there is nothing to divide by.
 
     Args:

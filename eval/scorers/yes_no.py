@@ -3,9 +3,8 @@
 import re
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-
-from fourfold.eval.statistics import Estimate, bootstrap, clustered_mean
+from fourfold.eval.scorers.precision_recall import precision_recall
+from fourfold.eval.statistics import Estimate, clustered_mean
 
 _WORD = re.compile(r"[a-z']+")
 
@@ -36,26 +35,11 @@ def yes_no_figures(
     said_yes = [float(v is True) for v in verdicts]
     hits = [float(t and v is True) for t, v in zip(truths, verdicts, strict=True)]
     actual = [float(t) for t in truths]
-
-    def precision(sums: np.ndarray) -> np.ndarray:
-        return _ratio(sums[:, 0], sums[:, 1])
-
-    def recall(sums: np.ndarray) -> np.ndarray:
-        return _ratio(sums[:, 0], sums[:, 2])
-
-    def f1(sums: np.ndarray) -> np.ndarray:
-        return _ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2])
-
-    columns = [hits, said_yes, actual]
+    found = precision_recall([hits, said_yes, hits, actual], clusters)
     return {
         "accuracy": accuracy,
-        "precision": bootstrap(columns, clusters, precision),
-        "recall": bootstrap(columns, clusters, recall),
-        "f1": bootstrap(columns, clusters, f1),
+        "precision": found["precision"],
+        "recall": found["recall"],
+        "f1": found["f1"],
         "yes_ratio": clustered_mean(said_yes, clusters),
     }
-
-
-def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    """Percent; 0 where nothing was there to divide by, as a model that never says yes has found nothing."""
-    return 100 * np.divide(over, under, out=np.zeros_like(over), where=under > 0)

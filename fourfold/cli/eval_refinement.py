@@ -1,7 +1,6 @@
-"""`fourfold eval run refinement`: what corrections are worth, measured with a scripted teacher."""
+"""`fourfold eval run refinement`: what corrections are worth, measured with a simulated user."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -10,48 +9,47 @@ from fourfold.cli.eval_options import Asking
 from fourfold.prompts.errors import UserError
 
 
-@dataclass(frozen=True)
-class Taught:
-    """What is to be measured, as it was typed; None for the default.
-
-    Attributes:
-        subjects, arms: names.
-        counts: numbers of corrections, "0,8,32,128"; 0 is the model as it was shipped, which is always measured.
-        sources: of untouched questions.
-    """
-
-    subjects: list[str] | None
-    arms: list[str] | None
-    counts: str
-    sources: list[str] | None
-
-
-def run_refinement_benchmark(asking: Asking, taught: Taught, out: Path, as_json: bool) -> None:
+def run_refinement_benchmark(
+    asking: Asking,
+    subjects: list[str] | None,
+    arms: list[str] | None,
+    counts: str,
+    sources: list[str] | None,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Run it, or go on with it, and print the table (or the rows).
+
+    Args:
+        asking: the shared options.
+        subjects, arms, sources: names; None for the default.
+        counts: numbers of corrections, "0,8,32,128"; 0 is the model as it was shipped, which is always measured.
+        out: folder of the run.
+        as_json: print the rows.
 
     Raises:
         UserError: an option is unknown or belongs to other benchmarks.
     """
     from fourfold.assistant.checkpoints.resolve import resolve_model
-    from fourfold.eval.refinement.arms import ARMS
-    from fourfold.eval.refinement.benchmark import Options, run_refinement
-    from fourfold.eval.refinement.table import table_markdown
+    from fourfold.eval.experiments.arms import ARMS
+    from fourfold.eval.experiments.run import Options, run_refinement
+    from fourfold.eval.experiments.table import table_markdown
 
     if asking.endpoint or asking.recipe or asking.prompt or asking.max_tokens or asking.images:
         raise UserError("the refinement benchmark trains in this process and asks in its own words: give --model only")
-    if any(not part.strip().isdecimal() for part in taught.counts.split(",")):
-        raise UserError(f"--counts is {taught.counts!r}; give numbers of corrections such as 0,8,32")
-    counts = tuple(sorted({int(part) for part in taught.counts.split(",")} - {0}))
+    if any(not part.strip().isdecimal() for part in counts.split(",")):
+        raise UserError(f"--counts is {counts!r}; give numbers of corrections such as 0,8,32")
+    numbers = tuple(sorted({int(part) for part in counts.split(",")} - {0}))
     defaults = Options(model=Path(), out=out)
     rows = run_refinement(
         Options(
             model=resolve_model(asking.model),
             out=out,
-            subjects=tuple(taught.subjects or defaults.subjects),
-            arms=tuple(taught.arms or ARMS),
-            counts=counts or (defaults.count,),
+            subjects=tuple(subjects or defaults.subjects),
+            arms=tuple(arms or ARMS),
+            counts=numbers or (defaults.count,),
             limit=asking.limit or defaults.limit,
-            sources=tuple(taught.sources) if taught.sources else None,
+            sources=tuple(sources) if sources else None,
             seed=asking.seed,
             device=asking.device,
         ),

@@ -1,30 +1,41 @@
 """`fourfold refine`: corrections in and out, an adapter that learns them, the gate, promotion and rollback."""
 
 import json
-import sys
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fourfold.assistant.refine.registry import Registry, Revision, State
-from fourfold.assistant.refine.store import CorrectionStore, default_directory
+from fourfold.assistant.progress import OnProgress, print_progress, progress_bar
+from fourfold.assistant.refine.registry import SERVED_NAME, Registry, Revision, State
+from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.cli.refined import StoreOption, store_directory
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from fourfold.assistant.refine.deploy import ServerAdmin
+
+
+class ProgressForm(StrEnum):
+    """How a long run tells on stderr how far it is."""
+
+    BAR = "bar"
+    JSON = "json"
+
 
 app = typer.Typer(help="Learn from corrections: import, train, gate, promote, roll back.", no_args_is_help=True)
 
-Store = Annotated[
-    Path | None, typer.Option("--store", help="Directory of the corrections; default: the page's.", show_default=False)
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help="The checkpoint that was corrected; default: fourfold-mini.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps at most; default: by the number of corrections.")]
+How = Annotated[
+    ProgressForm,
+    typer.Option("--progress", help="On stderr: a bar for people, or JSON lines for programs."),
+]
 Seed = Annotated[int, typer.Option(help="Of all randomness.")]
 Endpoint = Annotated[
     str | None, typer.Option(help="A running server that is to follow at once, http://127.0.0.1:8000/v1.")
@@ -41,7 +52,7 @@ RevisionName = Annotated[
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="JSON lines, one correction a line (docs/refinement.md).")],
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
     """Read corrections from a file, all of them or, after a bad line, none."""
@@ -58,7 +69,7 @@ def import_(
 @app.command()
 def export(
     file: Annotated[Path, typer.Argument(help="JSON lines to write; images go into images/ beside it.")],
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
     """Write all corrections to a file that `import` reads."""
@@ -73,7 +84,7 @@ def exclude(
     paths: Annotated[list[Path] | None, typer.Argument(help="Images of a benchmark, or folders of them.")] = None,
     name: Annotated[str, typer.Option(help="The benchmark's name, for messages.")] = "",
     card: Annotated[bool, typer.Option("--card", help="The held-out photos of the model's own card.")] = False,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
     """Name images of benchmarks, from which nothing may be learnt: import, add and train refuse them by hash."""
@@ -86,12 +97,11 @@ def exclude(
         raise UserError("name images or folders of images, or --card")
     corrections = _store(store)
     total = Excluded(0, 0, ())
-    with _progress() as progress:
+    with progress_bar() as tell:
         for files, source in groups:
-            task = progress.add_task(f"reading {source}", total=len(files))
-            done = exclude_files(corrections, files, source, _advance(progress, task))
+            done = exclude_files(corrections, files, source, tell)
             total = Excluded(total.new + done.new, total.known + done.known, total.unreadable + done.unreadable)
-    stored = [correction.id for correction in corrections.excluded()]
+    stored = [correction.id for correction in corrections.list(excluded=True)]
     lines = [f"{total.new} images excluded, {total.known} were before"]
     lines += [f"not readable: {path}" for path in total.unreadable]
     if stored:
@@ -106,7 +116,8 @@ def train(
     seed: Seed = 0,
     model: Model = None,
     recipe: Annotated[Path | None, typer.Option(help="Settings, a YAML file; default: recipes/default.yaml.")] = None,
-    store: Store = None,
+    store: StoreOption = None,
+    progress: How = ProgressForm.BAR,
     as_json: Json = False,
 ) -> None:
     """Learn the consented corrections into a new adapter. The same command goes on with an interrupted training."""
@@ -114,11 +125,14 @@ def train(
 
     corrections, registry = _both(store)
     directory = _model(model)
-    revision = train_adapter(corrections, registry, directory, max_steps=max_steps, seed=seed, recipe=recipe)
+    with _telling(progress) as tell:
+        revision = train_adapter(
+            corrections, registry, directory, max_steps=max_steps, seed=seed, recipe=recipe, on_progress=tell
+        )
     training = json.loads((registry.path(revision.id) / "training.json").read_text(encoding="utf-8"))
-    doubtful = training["corrections"]["doubtful"]
+    to_review = training["corrections"]["doubtful"]
     lines = [f"adapter {revision.id} learnt {len(revision.records)} corrections; next: fourfold refine gate"]
-    lines += [f"left out, look at it: {doubt['id']}: {doubt['reason']}" for doubt in doubtful]
+    lines += [f"left out, look at it: {item['id']}: {item['reason']}" for item in to_review]
     _print(as_json, {"revision": revision.id, **training}, "\n".join(lines))
 
 
@@ -127,12 +141,26 @@ def gate(
     revision: RevisionName = None,
     seed: Seed = 0,
     model: Model = None,
-    store: Store = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="A server that has the adapter, ours or vLLM's, to ask in place of this machine.")
+    ] = None,
+    served_model: Annotated[str | None, typer.Option(help="What that server calls the adapter.")] = None,
+    served_baseline: Annotated[
+        str | None,
+        typer.Option(help="And what answers now; default: the promoted adapter, or its first model."),
+    ] = None,
+    api_key: Annotated[str, typer.Option(envvar="FOURFOLD_API_KEY", help="For the endpoint.")] = "none",
+    store: StoreOption = None,
+    progress: How = ProgressForm.BAR,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter: corrected items, held-out ones of their kind, and everything else."""
-    _, registry = _both(store)
-    measured = _measure(registry, registry.find(revision), _model(model), seed)
+    """Measure an adapter against the current one: corrected items, held-out ones of their kind, everything else."""
+    if (endpoint is None) != (served_model is None) or (served_baseline and endpoint is None):
+        raise UserError("--endpoint and --served-model go together, and --served-baseline with them")
+    corrections, registry = _both(store)
+    server = None if endpoint is None else (endpoint, served_baseline, served_model, api_key)
+    with _telling(progress) as tell:
+        measured = _measure(corrections, registry, registry.find(revision), _model(model), seed, tell, server)
     assert measured.gate is not None
     verdict = "may be promoted" if measured.gate.promotable else "is refused"
     text = f"adapter {measured.id} {verdict}; report: {measured.gate.report}"
@@ -147,7 +175,7 @@ def promote(
     endpoint: Endpoint = None,
     admin_key: AdminKey = None,
     strength: Annotated[float, typer.Option(min=0, max=1, help="Of the adapter in the running server.")] = 1.0,
-    store: Store = None,
+    store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
     """Make an adapter current, if the gate let it pass; with --endpoint a running server answers with it at once."""
@@ -159,23 +187,24 @@ def promote(
         registry,
         registry.find(revision),
         force=force,
-        endpoint=endpoint,
-        admin_key=admin_key,
-        strength=strength,
+        server=_server(endpoint, admin_key),
+        lora_scale=strength,
     )
     _print_current(as_json, state, endpoint)
 
 
 @app.command()
-def rollback(endpoint: Endpoint = None, admin_key: AdminKey = None, store: Store = None, as_json: Json = False) -> None:
+def rollback(
+    endpoint: Endpoint = None, admin_key: AdminKey = None, store: StoreOption = None, as_json: Json = False
+) -> None:
     """Put back what was current before the last promotion."""
     from fourfold.assistant.refine.steps import roll_back
 
-    _print_current(as_json, roll_back(*_both(store), endpoint=endpoint, admin_key=admin_key), endpoint)
+    _print_current(as_json, roll_back(*_both(store), server=_server(endpoint, admin_key)), endpoint)
 
 
 @app.command()
-def history(store: Store = None, as_json: Json = False) -> None:
+def history(store: StoreOption = None, as_json: Json = False) -> None:
     """List the adapters with their lineage, and what happened to them."""
     corrections, registry = _both(store)
     state = registry.state()
@@ -214,7 +243,8 @@ def forget(
     model: Model = None,
     endpoint: Endpoint = None,
     admin_key: AdminKey = None,
-    store: Store = None,
+    store: StoreOption = None,
+    progress: How = ProgressForm.BAR,
     as_json: Json = False,
 ) -> None:
     """Delete a correction for good, and the adapters that have learnt it."""
@@ -235,35 +265,73 @@ def forget(
         )
         _print(as_json, told, text)
         return
-    server = {"endpoint": endpoint, "admin_key": admin_key}
+    server = _server(endpoint, admin_key)
     reason, directory = "the gate refused the rebuilt one", _model(model)
-    try:
-        rebuilt = train_adapter(corrections, registry, directory, max_steps=max_steps, seed=seed)
-    except UserError as error:  # nothing is left to learn
-        rebuilt, reason = None, str(error)
-    if rebuilt is not None:
-        rebuilt = _measure(registry, rebuilt.id, directory, seed)
+    with _telling(progress) as tell:
+        try:
+            rebuilt = train_adapter(corrections, registry, directory, max_steps=max_steps, seed=seed, on_progress=tell)
+        except UserError as error:  # nothing is left to learn
+            rebuilt, reason = None, str(error)
+        if rebuilt is not None:
+            rebuilt = _measure(corrections, registry, rebuilt.id, directory, seed, tell)
     if rebuilt is not None and rebuilt.gate is not None and rebuilt.gate.promotable:
-        state = promote(corrections, registry, rebuilt.id, **server)  # type: ignore[arg-type]
+        state = promote(corrections, registry, rebuilt.id, server=server)
         text = f"{id} is forgotten; the adapter {rebuilt.id}, trained without it, replaces {held_by}, which is deleted"
     else:
-        state = drop_current(corrections, registry, **server)
+        state = drop_current(corrections, registry, server=server)
         now = f"the adapter {state.current}" if state.current else "the model as it was shipped"
         text = f"{id} is forgotten and the adapter {held_by} deleted; current is {now} ({reason})"
     told |= {"still_in": None, "rebuilt": rebuilt and rebuilt.id, "current": state.current}
     _print(as_json, told, text)
 
 
-def _measure(registry: Registry, revision: str, model: Path, seed: int) -> Revision:
-    from fourfold.eval.refinement.gate import gate as measure
+def _measure(
+    store: CorrectionStore,
+    registry: Registry,
+    revision: str,
+    model: Path,
+    seed: int,
+    tell: OnProgress,
+    server: tuple[str, str | None, str | None, str] | None = None,
+) -> Revision:
+    """Gate a revision; `server`: endpoint, names of baseline and adapter there, and key."""
+    from fourfold.assistant.refine.steps import gate_baseline
+    from fourfold.eval.endpoint import EndpointModel
+    from fourfold.eval.gate import gate as measure
 
-    out = registry.gate_directory(revision)
-    result = measure(registry.directory, model, registry.path(revision), out=out, seed=seed)
+    baseline, served = gate_baseline(store, registry, revision), None
+    if server is not None:
+        url, before, after, key = server
+        if before is None and baseline is not None:
+            if baseline.name != registry.state().current:
+                raise UserError(f"say what the server calls the adapter {baseline.name}, with --served-baseline")
+            before = SERVED_NAME
+        served = (EndpointModel([url], before, api_key=key), EndpointModel([url], after, api_key=key))
+    result = measure(
+        registry.directory,
+        model,
+        registry.path(revision),
+        out=registry.gate_directory(revision),
+        baseline=baseline,
+        served=served,
+        seed=seed,
+        on_progress=tell,
+    )
     return registry.gated(revision, promotable=result.promotable, summary=result.summary(), report=result.report)
 
 
+def _telling(form: ProgressForm) -> AbstractContextManager[OnProgress]:
+    return progress_bar(print_progress if form is ProgressForm.JSON else None)
+
+
+def _server(endpoint: str | None, admin_key: str | None) -> "ServerAdmin | None":
+    from fourfold.assistant.refine.deploy import ServerAdmin
+
+    return ServerAdmin(endpoint, admin_key) if endpoint else None
+
+
 def _store(directory: Path | None) -> CorrectionStore:
-    return CorrectionStore(directory or default_directory())
+    return CorrectionStore(store_directory(directory))
 
 
 def _both(directory: Path | None) -> tuple[CorrectionStore, Registry]:
@@ -296,14 +364,3 @@ def _print(as_json: bool, values: dict[str, Any], text: str) -> None:
 
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _progress() -> "Progress":
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(file=sys.stderr))
-
-
-def _advance(progress: "Progress", task: Any) -> Callable[[int], None]:
-    return lambda done: progress.update(task, completed=done)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ from fourfold.prompts.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fourfold.assistant.refine.memory import Memory, Recalled
+    from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
 
 CURRENT = "current"
 
@@ -22,7 +22,7 @@ StrengthOption = Annotated[
     float | None, typer.Option("--strength", min=0, max=1, help="Of the current adapter; default: 1.", show_default="1")
 ]
 MemoryOption = Annotated[
-    bool, typer.Option("--memory", help="Remember corrections of the same or very similar images.")
+    bool, typer.Option("--memory", help="Give the right answer where the same was corrected before.")
 ]
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Directory of the corrections; default: the page's.", show_default=False)
@@ -35,7 +35,7 @@ def check_refined(adapter: str | None, strength: float | None, memory: bool, sto
     Raises:
         UserError: they do not, or the adapter is none.
     """
-    from fourfold.serving.engine.adapter_files import check_adapter_files
+    from fourfold.serving.engine.lora_manager import check_adapter_files
 
     if adapter not in (None, CURRENT):
         check_adapter_files(Path(adapter))
@@ -64,38 +64,28 @@ def chosen_adapter(
     return None if directory is None else (SERVED_NAME, directory)
 
 
-def memory_of(store: Path | None, model: Path) -> "Memory":
-    """The correction memory of a store, with the model's own image tower."""
-    from fourfold.assistant.refine.encoder import ImageEncoder
-    from fourfold.assistant.refine.memory import Memory
+def memory_of(store: Path | None) -> "CorrectionMemory":
+    """The correction memory of a store."""
+    from fourfold.assistant.refine.memory import CorrectionMemory
     from fourfold.assistant.refine.store import CorrectionStore
 
-    return Memory(CorrectionStore(store_directory(store)), ImageEncoder(model))
+    return CorrectionMemory(CorrectionStore(store_directory(store)))
 
 
-def remind(
-    memory: "Memory | None", images: Sequence["Image.Image"], messages: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], "Recalled | None"]:
-    """The conversation with what is remembered about its question, and that; a line on stderr says so.
-
-    Where it is the answer to this very question, the conversation stays as it is: see `Recalled.known`.
+def recalled(memory: "CorrectionMemory | None", images: Sequence["Image.Image"], question: str) -> "Recalled | None":
+    """What is remembered about a question, to be said in place of an answer; a line on stderr says so.
 
     Args:
         memory: None for none.
         images: those that the question can be about; several leave open which one was corrected.
-        messages: the last one is the question.
+        question: with its task tag.
     """
     if memory is None or len(images) != 1:
-        return messages, None
-    from fourfold.assistant.refine.memory import reminded
-    from fourfold.assistant.refine.record import text_of
-
-    recalled = memory.recall(images[0], text_of(messages[-1]))
-    if recalled is None:
-        return messages, None
-    like = "" if recalled.alike == 1 else f" of a similar image ({recalled.alike:.3f})"
-    typer.secho(f"remembered from your correction {recalled.id}{like}", dim=True, err=True)
-    return messages if recalled.known else reminded(messages, recalled), recalled
+        return None
+    found = memory.recall(images[0], question)
+    if found is not None:
+        typer.secho(f"remembered from your correction {found.id}", dim=True, err=True)
+    return found
 
 
 def store_directory(store: Path | None) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fourfold.cli.chat import QuantizationName
+from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationOption
 from fourfold.cli.refined import (
     AdapterOption,
     MemoryOption,
@@ -17,7 +17,6 @@ from fourfold.cli.refined import (
     check_refined,
     chosen_adapter,
     memory_of,
-    store_directory,
 )
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.keys import collect_keys
@@ -37,7 +36,7 @@ def serve(
     engine: Annotated[EngineName, typer.Option(help="local: in this process. vllm: vLLM's own server.")] = (
         EngineName.LOCAL
     ),
-    model: Annotated[str | None, typer.Option(help="A checkpoint directory; default: fourfold-mini.")] = None,
+    model: ModelOption = None,
     host: Annotated[str, typer.Option(help="Anything but this machine itself needs API keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
     api_key: Annotated[
@@ -55,7 +54,8 @@ def serve(
     allow_unauthenticated: Annotated[
         bool, typer.Option(help="Serve other machines without any key. Everyone who can reach the port is let in.")
     ] = False,
-    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model.")] = None,
+    quantization: QuantizationOption = None,
+    device: DeviceOption = DeviceName.AUTO,
     adapter: AdapterOption = None,
     strength: StrengthOption = None,
     memory: MemoryOption = False,
@@ -75,7 +75,7 @@ def serve(
     from fourfold.assistant.checkpoints.resolve import resolve_model
     from fourfold.serving.api.limits import ServerLimits
     from fourfold.serving.api.remote_images import RemoteImages
-    from fourfold.serving.api.server import Server, bind, is_loopback
+    from fourfold.serving.api.server import Server, answering_503, bind, is_loopback
 
     keys = collect_keys(api_key or [], api_key_file, os.environ, rate_limit)
     if not keys and not allow_unauthenticated and not is_loopback(host):
@@ -88,6 +88,10 @@ def serve(
 
         if max_running or max_waiting:
             raise UserError("--max-running and --max-waiting are the local engine's; vLLM has -- --max-num-seqs N")
+        if device is not DeviceName.AUTO:
+            raise UserError("--device is the local engine's; vLLM computes where it was built for")
+        if memory:
+            raise UserError("--memory is the local engine's: vLLM cannot be given an answer to say; leave it out")
         directory = resolve_model(model)
         refined = chosen_adapter(adapter, strength, store, directory)
         launch_vllm(
@@ -97,7 +101,6 @@ def serve(
             keys=keys,
             quantization=quantization.value if quantization else None,
             adapters=dict([refined]) if refined else None,
-            memory=store_directory(store) if memory else None,
             image_hosts=allow_image_host or [],
             extra=extra or [],
         )
@@ -108,24 +111,27 @@ def serve(
     limits = ServerLimits()
     remote = RemoteImages(allow_image_host, limits.image.bytes) if allow_image_host else None
     listener = bind(host, port)
-    directory = resolve_model(model)
-    refined = chosen_adapter(adapter, strength, store, directory)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("fourfold", "uvicorn"):
         logging.getLogger(name).setLevel(logging.INFO)
+    with answering_503(listener):
+        directory = resolve_model(model)
+        refined = chosen_adapter(adapter, strength, store, directory)
 
-    from transformers.utils import logging as transformers_logging
+        from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    from fourfold.serving.api.app import create_app
-    from fourfold.serving.engine.engine import Engine
+        transformers_logging.disable_progress_bar()
+        from fourfold.serving.api.app import create_app
+        from fourfold.serving.engine.engine import Engine
 
-    with Engine.load(
-        directory,
-        quantization=quantization.value if quantization else None,
-        max_rows=max_running or 16,
-        max_waiting=max_waiting or 64,
-    ) as loaded:
+        loaded = Engine.load(
+            directory,
+            quantization=quantization.value if quantization else None,
+            device=device.value,
+            max_num_seqs=max_running or 16,
+            max_waiting=max_waiting or 64,
+        )
+    with loaded:
         if refined:
             loaded.default_adapter = loaded.load_adapter(*refined).name
         app = create_app(
@@ -134,7 +140,7 @@ def serve(
             limits=limits,
             remote=remote,
             local_names_only=not keys and is_loopback(host),
-            memory=memory_of(store, directory) if memory else None,
+            memory=memory_of(store) if memory else None,
         )
         _announce(listener.getsockname(), loaded.model_name, bool(keys))
         Server(app, limits).serve_until_signal(listener)

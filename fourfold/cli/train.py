@@ -1,11 +1,19 @@
 """`fourfold train`: teach a bridge, look at what it is taught, compare recipes."""
 
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from fourfold.prompts.errors import UserError
+
+if TYPE_CHECKING:
+    from fourfold.assistant.training.recipe import Recipe
+    from fourfold.assistant.training.trainer import Report, Trainer
 
 
 class _RunByDefault(TyperGroup):
@@ -38,31 +46,14 @@ def run(
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
     """Train, or go on training, and export the bridge to OUT/bridge."""
-    import torch
-
-    from fourfold.assistant.training.curve import plot_curve
-    from fourfold.assistant.training.evaluator import Evaluator
     from fourfold.assistant.training.recipe import read_recipe
-    from fourfold.assistant.training.start import load_base
-    from fourfold.assistant.training.trainer import Trainer
+    from fourfold.assistant.training.results import plot_curve
 
-    if threads:
-        torch.set_num_threads(threads)
-    recipe = read_recipe(config)
+    _use_threads(threads)
     out = out or Path("runs") / config.stem
-    model, processor = load_base(recipe, base)
-    sources = (["photos"] if recipe.mixture.photos else []) + (["scenes"] if recipe.mixture.scenes else [])
-    trainer = Trainer(
-        recipe,
-        model,
-        processor,
-        out,
-        features,
-        report=_print_line,
-        probes=lambda packer, store: Evaluator(packer, store, recipe.held_out_items, sources),
-    )
+    trainer = _trainer(read_recipe(config), base, out, features, _print_line)
     finished = trainer.run(max_minutes)
-    plot_curve([out], out / "curve.png")
+    plot_curve(out, out / "curve.png")
     _say("finished" if finished else "stopped at the time limit; run the same command to go on")
     _say(f"bridge: {out / 'bridge'}, curve: {out / 'curve.png'}")
 
@@ -90,24 +81,18 @@ def features(
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
     """Compute and keep the features of all images of a recipe."""
-    import torch
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from fourfold.assistant.progress import Progress, progress_bar
     from fourfold.assistant.training.data import Mixture
     from fourfold.assistant.training.features import FeatureStore
     from fourfold.assistant.training.recipe import read_recipe
-    from fourfold.assistant.training.start import load_base
+    from fourfold.assistant.training.trainable_model import load_base
 
-    if threads:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     recipe = read_recipe(config)
-    model, processor = load_base(recipe, base)
-    store = FeatureStore(model, processor, directory)
+    store = FeatureStore(*load_base(recipe, base), directory)
     images = [image for image in Mixture(recipe.mixture).images() if image not in store]
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("features", total=len(images))
-        store.compute(images, on_progress=lambda done: progress.update(task, completed=done))
+    with progress_bar() as tell:
+        store.compute(images, on_progress=lambda done: tell(Progress("features", done, len(images))))
 
 
 @app.command()
@@ -119,16 +104,53 @@ def ablations(
     only: Annotated[list[str] | None, typer.Option(help="Only these variants; may repeat.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Start no variant after so long.")] = None,
 ) -> None:
-    """Train the variants of a file with equal steps and write one table, table.json and table.md."""
-    from fourfold.assistant.training.ablations import run_ablations
+    """Train the variants of a file with equal steps and write one table, table.json and table.md.
 
-    table = run_ablations(config, out, base, features, only, max_minutes, report=_print_line)
-    _say(f"wrote {table}")
+    Variants that are finished in OUT already are not trained again.
+    """
+    from dataclasses import asdict
+
+    from fourfold.assistant.training.recipe import read_variants
+    from fourfold.assistant.training.results import write_table
+
+    variants = read_variants(config)
+    if unknown := set(only or ()) - set(variants):
+        raise UserError(f"no variant is called {sorted(unknown)[0]!r}; there are: {', '.join(variants)}")
+    began, rows = time.monotonic(), dict[str, dict[str, Any]]()
+    for name, recipe in variants.items():
+        left = None if max_minutes is None else max_minutes - (time.monotonic() - began) / 60
+        if (only and name not in only) or (left is not None and left <= 0):
+            continue
+        trainer = _trainer(recipe, base, out / name, features, partial(_print_line, variant=name))
+        finished = trainer.finished or trainer.run(left)
+        rows[name] = {
+            "finished": finished,
+            "steps": trainer.step,
+            "trained_parameters": sum(p.numel() for p in trainer.trainable.trained().values()),
+            **trainer.seen,
+            **trainer.figures,
+            "recipe": asdict(recipe),
+        }
+        _say(f"wrote {write_table(out, rows)}")
 
 
-def _print_line(line: Mapping[str, Any]) -> None:
+def _trainer(recipe: "Recipe", base: str | None, out: Path, features: Path | None, report: "Report") -> "Trainer":
+    from fourfold.assistant.training.trainable_model import load_base
+    from fourfold.assistant.training.trainer import Trainer
+
+    return Trainer(recipe, *load_base(recipe, base), out, features, report, evaluate=True)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _print_line(line: Mapping[str, Any], **first: str) -> None:
     parts = []
-    for name, value in line.items():
+    for name, value in {**first, **line}.items():
         if isinstance(value, Mapping):
             parts += [f"{key} {figure:.3f}" for key, figure in value.items()]
         else:

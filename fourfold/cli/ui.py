@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fourfold.cli.chat import QuantizationName
+from fourfold.cli.options import QuantizationOption
 from fourfold.prompts.errors import UserError
 
 
@@ -24,7 +24,7 @@ def ui(
         typer.Option(help="A checkpoint directory (default: fourfold-mini); with --endpoint, a name that it serves."),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="Of the local model; default: the one that was promoted.")] = None,
-    quantization: Annotated[QuantizationName | None, typer.Option(help="Low-bit language model, local only.")] = None,
+    quantization: QuantizationOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 for any free one.")] = 8501,
     headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
     data: Annotated[

@@ -1,1 +1,0 @@
-"""The HTTP endpoint of the local engine."""

@@ -7,74 +7,57 @@ is only the API.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
-from openai.types import Model
 from openai.types.chat import ChatCompletion
+from openai.types.shared import ErrorObject
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fourfold.assistant.refine.memory import Memory
+from fourfold.assistant.refine.memory import CorrectionMemory
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.chat_response import ChatResponse, encode
 from fourfold.serving.api.chat_schema import ChatRequest
-from fourfold.serving.api.correction_memory import CorrectionMemoryMiddleware
 from fourfold.serving.api.errors import ApiError, answer_errors_in_json, as_api_error
 from fourfold.serving.api.keys import KeyRing
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.metrics import Metrics
 from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.api.request_guard import RequestGuardMiddleware
-from fourfold.serving.api.request_tracker import Answer, Answers, unless_gone
-from fourfold.serving.engine.adapter_files import check_adapter_files
+from fourfold.serving.api.request_tracker import InFlightRequest, RequestTracker, unless_gone
 from fourfold.serving.engine.engine import Engine
+from fourfold.serving.engine.lora_manager import check_adapter_files
 
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+REMEMBERED_HEADER = "x-fourfold-remembered"
+"""Holds the id of the correction whose answer was given; the body stays what OpenAI's clients expect."""
 
 
 class ErrorBody(BaseModel):
-    """OpenAI's error object."""
-
-    error: ErrorDetail
+    error: ErrorObject
 
 
 class ModelList(BaseModel):
-    """The base model and its adapters."""
-
     object: str = "list"
     data: list[dict[str, Any]]
 
 
 class Health(BaseModel):
-    """Whether requests are served."""
-
     status: str
 
 
 class AdapterName(BaseModel):
-    """An adapter by name."""
-
     model_config = ConfigDict(strict=True)
     lora_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")
 
 
 class AdapterPath(AdapterName):
-    """An adapter by name and by its directory on the server."""
-
-    lora_path: str = Field(min_length=1, max_length=4096)
+    lora_path: str = Field(min_length=1, max_length=4096, description="its directory on the server")
     load_inplace: bool = Field(False, description="replace the adapter that has this name")
 
 
@@ -85,20 +68,19 @@ def create_app(
     limits: ServerLimits,
     remote: RemoteImages | None = None,
     local_names_only: bool = False,
-    memory: Memory | None = None,
+    memory: CorrectionMemory | None = None,
 ) -> FastAPI:
     """The application over a loaded engine.
 
     Args:
-        engine: Answers; stays the caller's to close.
-        keys: API keys; an empty ring lets everybody in, except to change adapters.
-        limits: Caps.
+        engine: Stays the caller's to close.
+        keys: An empty ring lets everybody in, except to change adapters.
         remote: Fetches images by URL; None for data URIs only.
         local_names_only: See `RequestGuardMiddleware`.
-        memory: Corrections that the model is reminded of, see `CorrectionMemoryMiddleware`; None for none.
+        memory: Corrections whose answers are given again to the same question about the same picture; None for none.
 
     Returns:
-        An ASGI application, with its `Answers` at `app.state.answers`.
+        An ASGI application, with its `RequestTracker` at `app.state.tracker`.
     """
     refusals: dict[int | str, dict[str, Any]] = {
         "4XX": {"model": ErrorBody, "description": "Refused; the message says what to change"},
@@ -114,37 +96,22 @@ def create_app(
         redoc_url=None,
         responses=refusals,
     )
-    metrics = Metrics(
-        gauges={
-            ("fourfold_requests_waiting", "Answers waiting for a place in the batch"): lambda: engine.stats.waiting,
-            ("fourfold_requests_running", "Answers being made"): lambda: engine.stats.running,
-        },
-        counters={
-            ("fourfold_engine_steps", "Forward passes of the language model"): lambda: engine.stats.steps,
-            ("fourfold_images_encoded", "Images the vision tower has read"): lambda: engine.stats.images_encoded,
-            ("fourfold_images_reused", "Images found in the feature cache"): lambda: engine.stats.images_reused,
-            ("fourfold_answers_cancelled", "Answers whose client left"): lambda: engine.stats.cancelled,
-            ("fourfold_answers_failed", "Answers that ended in an error"): lambda: engine.stats.failed,
-        },
-    )
-    answers = Answers(engine, limits, metrics, remote)
-    app.state.answers = answers
+    metrics = Metrics(lambda: engine.stats)
+    tracker = RequestTracker(engine, limits, metrics, remote, memory)
+    app.state.tracker = tracker
     # Changing adapters waits for the engine's thread and must not hold up the decoding of images.
     changes = ThreadPoolExecutor(1, thread_name_prefix="adapters")
     began = int(time.time())
 
     def adapter_of(model: str | None) -> str | None:
-        if model is None or model == engine.model_name:
-            return None
-        if any(adapter.name == model for adapter in engine.adapters):
-            return model
-        names = ", ".join([engine.model_name, *(adapter.name for adapter in engine.adapters)])
-        raise ApiError(404, f"no such model; there are: {names}", param="model", code="model_not_found")
+        names = [engine.model_name, *(adapter.name for adapter in engine.adapters)]
+        if model is not None and model not in names:
+            message = f"no such model; there are: {', '.join(names)}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return None if model == engine.model_name else model
 
     def model_cards() -> list[dict[str, Any]]:
-        base = Model(id=engine.model_name, created=began, object="model", owned_by="fourfold").model_dump(
-            exclude_unset=True
-        )
+        base = {"id": engine.model_name, "created": began, "object": "model", "owned_by": "fourfold"}
         cards = [{**base, "max_model_len": engine.context_length}]
         cards += [{**base, "id": adapter.name, "parent": engine.model_name} for adapter in engine.adapters]
         return cards
@@ -159,25 +126,25 @@ def create_app(
         """Answer a conversation, whole or streamed."""
         body.check_served(limits)
         adapter = adapter_of(body.model)
-        if (
-            body.text_length() > 64 * engine.context_length
-        ):  # words take about 4 characters a token: spare the tokenizer
+        # Words take about 4 characters a token: spare the tokenizer.
+        if body.text_length() > 64 * engine.context_length:
             message = f"the text is far longer than the {engine.context_length} tokens that the model reads"
             raise ApiError(400, message, param="messages", code="context_length_exceeded")
         response = ChatResponse(body.model or engine.model_name)
-        answer = await unless_gone(_disconnected(request), answers.begin(body, adapter))
-        if answer is None:
+        in_flight = await unless_gone(_disconnected(request), tracker.begin(body, adapter))
+        if in_flight is None:
             return Response(status_code=400)  # nobody reads it
+        headers = {REMEMBERED_HEADER: in_flight.remembered} if in_flight.remembered else {}
         if body.stream:
-            return _EventStream(_events(answers, answer, response, body), answers, answer)
+            return _EventStream(_events(in_flight, response, body), headers, partial(tracker.end, in_flight))
         try:
-            finished = await unless_gone(_disconnected(request), _whole(answer))
+            finished = await unless_gone(_disconnected(request), _whole(in_flight))
             if finished is None:
                 return Response(status_code=400)
-            answers.check_whole(answer)
-            return Response(encode(response.whole(answer.finished())), media_type="application/json")
+            whole = encode(response.whole(in_flight.finished()))
+            return Response(whole, media_type="application/json", headers=headers)
         finally:
-            answers.end(answer)
+            tracker.end(in_flight)
 
     @app.get("/v1/models", response_model=ModelList)
     async def models() -> ModelList:
@@ -187,10 +154,8 @@ def create_app(
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One of the models."""
-        for card in model_cards():
-            if card["id"] == name:
-                return card
-        raise ApiError(404, "no such model; see /v1/models", param="model", code="model_not_found")
+        adapter_of(name)  # refuses what there is not
+        return next(card for card in model_cards() if card["id"] == name)
 
     @app.post("/v1/load_lora_adapter", dependencies=[Depends(_require_json)], **plain)
     async def load_adapter(body: AdapterPath) -> Response:
@@ -217,7 +182,7 @@ def create_app(
     @app.get("/health", response_model=Health)
     async def health() -> Health:
         """Whether this server takes requests."""
-        if answers.closing:
+        if tracker.closing:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         return Health(status="ok")
 
@@ -228,8 +193,6 @@ def create_app(
 
     answer_errors_in_json(app)
     routes = [route for route in app.openapi()["paths"] if "{" not in route]
-    if memory is not None:
-        app.add_middleware(CorrectionMemoryMiddleware, memory=memory)
     app.add_middleware(
         RequestGuardMiddleware,
         keys=keys,
@@ -242,25 +205,24 @@ def create_app(
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events that stop the answer when their reader leaves, even before the first one was sent."""
+    """Server-sent events, and what to do when their reader leaves, even before the first one was sent."""
 
-    def __init__(self, events: AsyncIterator[str], answers: Answers, answer: Answer) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-        self._answers, self._answer = answers, answer
+    def __init__(self, events: AsyncIterator[str], headers: dict[str, str], on_end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"x-accel-buffering": "no", **headers})
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._answers.end(self._answer)
+            self._on_end()
 
 
-async def _events(answers: Answers, answer: Answer, response: ChatResponse, body: ChatRequest) -> AsyncIterator[str]:
+async def _events(in_flight: InFlightRequest, response: ChatResponse, body: ChatRequest) -> AsyncIterator[str]:
     for index in range(body.choices):
         yield _event(encode(response.opening(index)))
     try:
-        async for index, delta in answer.pieces():
-            answers.check_whole(answer)
+        async for index, delta in in_flight.pieces():
             if delta.text or delta.finish_reason or (body.logprobs and delta.token_ids):
                 yield _event(encode(response.piece(index, delta, logprobs=bool(body.logprobs))))
     except Exception as error:
@@ -268,7 +230,7 @@ async def _events(answers: Answers, answer: Answer, response: ChatResponse, body
         yield _event(json.dumps(as_api_error(error).body))
         return
     if body.wants_usage:
-        yield _event(encode(response.closing(answer.finished())))
+        yield _event(encode(response.closing(in_flight.finished())))
     yield _event("[DONE]")
 
 
@@ -276,8 +238,8 @@ def _event(data: str) -> str:
     return f"data: {data}\n\n"
 
 
-async def _whole(answer: Answer) -> bool:
-    async for _ in answer.pieces():
+async def _whole(in_flight: InFlightRequest) -> bool:
+    async for _ in in_flight.pieces():
         pass
     return True
 
@@ -296,11 +258,10 @@ def _require_json(request: Request) -> None:
 
 def _adapter_directory(text: str) -> Path:
     try:
-        directory = Path(text)
-        check_adapter_files(directory)
+        check_adapter_files(Path(text))
     except UserError:
         files = "adapter_config.json and adapter_model.safetensors"
         raise ApiError(400, f"lora_path must be a directory of this server with {files}", param="lora_path") from None
     except (OSError, ValueError):  # a NUL byte, a name too long
         raise ApiError(400, "lora_path is not a path", param="lora_path") from None
-    return directory
+    return Path(text)

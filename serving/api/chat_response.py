@@ -4,7 +4,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
 from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
@@ -20,13 +20,7 @@ from fourfold.serving.engine.requests import Completion, Delta, FinishReason, To
 
 @dataclass(frozen=True)
 class ChatResponse:
-    """What all objects of one answer have in common.
-
-    Attributes:
-        model: The name that the client asked for.
-        id: `chatcmpl-...`.
-        created: Seconds since 1970.
-    """
+    """What all objects of one answer have in common; `model` is the name that the client asked for."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
@@ -45,22 +39,14 @@ class ChatResponse:
             )
             for index, completion in enumerate(completions)
         ]
-        return ChatCompletion(
-            id=self.id,
-            object="chat.completion",
-            created=self.created,
-            model=self.model,
-            choices=choices,
-            usage=usage(completions),
-        )
+        return ChatCompletion(**self._head(), object="chat.completion", choices=choices, usage=usage(completions))
 
     def opening(self, index: int) -> ChatCompletionChunk:
-        """The chunk that opens a choice."""
-        return self._chunk(index, ChoiceDelta(role="assistant", content=""))
+        return self._choice(index, ChoiceDelta(role="assistant", content=""))
 
     def piece(self, index: int, delta: Delta, *, logprobs: bool) -> ChatCompletionChunk:
         """A chunk of a choice, closing it where the delta does."""
-        return self._chunk(
+        return self._choice(
             index,
             ChoiceDelta(content=delta.text) if delta.text or not delta.finish_reason else ChoiceDelta(),
             finish_reason=_finish_reason(delta.finish_reason) if delta.finish_reason else None,
@@ -69,26 +55,23 @@ class ChatResponse:
 
     def closing(self, completions: Sequence[Completion]) -> ChatCompletionChunk:
         """The chunk without choices that carries the usage of all of them."""
-        return ChatCompletionChunk(
-            id=self.id,
-            object="chat.completion.chunk",
-            created=self.created,
-            model=self.model,
-            choices=[],
-            usage=usage(completions),
-        )
+        return self._chunk([], usage(completions))
 
-    def _chunk(
+    def _choice(
         self,
         index: int,
         delta: ChoiceDelta,
         finish_reason: Literal["stop", "length"] | None = None,
         logprobs: ChunkLogprobs | None = None,
     ) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=index, delta=delta, finish_reason=finish_reason, logprobs=logprobs)
-        return ChatCompletionChunk(
-            id=self.id, object="chat.completion.chunk", created=self.created, model=self.model, choices=[choice]
-        )
+        return self._chunk([ChunkChoice(index=index, delta=delta, finish_reason=finish_reason, logprobs=logprobs)])
+
+    def _chunk(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
+        more: dict[str, Any] = {"usage": usage} if usage else {}  # what is not set is not sent
+        return ChatCompletionChunk(**self._head(), object="chat.completion.chunk", choices=choices, **more)
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self.id, "created": self.created, "model": self.model}
 
 
 def usage(completions: Sequence[Completion]) -> CompletionUsage:

@@ -1,7 +1,8 @@
 """The body of POST /v1/chat/completions: what is honoured, what is ignored, and what is refused with a reason.
 
 Fields that only inform OpenAI's own service (`user`, `metadata`, `store`, ...) are accepted and ignored. Fields that
-would change the answer in a way this server cannot deliver (`tools`, `response_format`, ...) get a 400 that says so.
+would change the answer in a way this server cannot deliver (`tools`, `response_format`, `top_k`, ...) get a 400 that
+says so, unless their value asks for nothing.
 """
 
 from collections.abc import Iterator
@@ -35,15 +36,11 @@ class ImageUrl(_Body):
 
 
 class ImagePart(_Body):
-    """An image inside a message."""
-
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
 class TextPart(_Body):
-    """Text inside a message."""
-
     type: Literal["text"]
     text: Text
 
@@ -56,22 +53,16 @@ class RefusalPart(_Body):
 
 
 class SystemMessage(_Body):
-    """Instructions for the whole conversation."""
-
     role: Literal["system", "developer"]
     content: Text | list[TextPart]
 
 
 class UserMessage(_Body):
-    """A turn of the person asking."""
-
     role: Literal["user"]
     content: Text | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
 
 
 class AssistantMessage(_Body):
-    """An earlier answer."""
-
     role: Literal["assistant"]
     content: Text | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]] | None = None
     refusal: Text | None = None
@@ -79,14 +70,10 @@ class AssistantMessage(_Body):
 
 
 class StreamOptions(_Body):
-    """Options of a streamed answer."""
-
     include_usage: bool | None = None
 
 
 class ResponseFormat(_Body):
-    """Only `text` can be promised."""
-
     type: str
 
 
@@ -96,8 +83,42 @@ class TemplateVariables(_Body):
     double_bos: bool | None = Field(None, description="of MiniGPT-v2: two BOS begin the prompt; true by default")
 
 
+_UNSERVED = {
+    "tools": "this model was not trained to call tools; leave them out",
+    "functions": "this model was not trained to call functions; leave them out",
+    "frequency_penalty": "use repetition_penalty, or leave it out",
+    "presence_penalty": "use repetition_penalty, or leave it out",
+    "top_k": "use top_p, or leave it out",
+    "min_p": "use top_p, or leave it out",
+    "audio": "answers are text only",
+    "web_search_options": "this server does not search the web",
+    "chat_template": "the model's own template is used; leave it out",
+    **dict.fromkeys(
+        (
+            *("logit_bias", "logits_processors", "allowed_token_ids", "bad_words", "stop_token_ids", "min_tokens"),
+            *("ignore_eos", "include_stop_str_in_output", "length_penalty", "use_beam_search", "best_of", "echo"),
+            *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_whitespace_pattern"),
+            *("structured_outputs", "structural_tag", "prompt_logprobs", "skip_special_tokens", "documents"),
+            *("truncate_prompt_tokens", "add_generation_prompt", "continue_final_message", "mm_processor_kwargs"),
+        ),
+        "leave it out",
+    ),
+}
+"""Fields of OpenAI's API and of vLLM's that change an answer, and why they are refused."""
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "top_k": (None, 0, -1),
+    "length_penalty": (None, 1),
+    "best_of": (None, 1),
+    "skip_special_tokens": (None, True),
+    "add_generation_prompt": (None, True),
+    "prompt_logprobs": (None,),
+    "web_search_options": (None,),
+}
+"""Values with which a field asks for nothing; of those not listed null, 0, false and what is empty."""
+
+
 class ChatRequest(_Body):
-    """A chat completion request."""
+    model_config = ConfigDict(extra="allow")  # to look for `_UNSERVED` among them
 
     messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(
         min_length=1, max_length=2000
@@ -115,17 +136,11 @@ class ChatRequest(_Body):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     repetition_penalty: float | None = Field(None, gt=0, le=2, description="as in vLLM; 1 is none")
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, description="only 0 is served")
-    presence_penalty: float | None = Field(None, ge=-2, le=2, description="only 0 is served")
-    logit_bias: dict[str, float] | None = Field(None, description="only an empty one is served")
     response_format: ResponseFormat | None = Field(None, description="only {type: text} is served")
-    tools: list[Any] | None = Field(None, description="only an empty list is served")
-    functions: list[Any] | None = Field(None, description="only an empty list is served")
     chat_template_kwargs: TemplateVariables | None = None
     forced_answer: Text | None = Field(None, min_length=1, description="is answered, as a remembered correction is")
+    memory: bool | None = Field(None, description="false: no answer from the correction memory")
     modalities: list[str] | None = Field(None, description="only text is served")
-    audio: Any = None
-    web_search_options: Any = None
 
     def check_served(self, limits: ServerLimits) -> None:
         """Refuse what would be silently wrong.
@@ -150,17 +165,14 @@ class ChatRequest(_Body):
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
         return self.n or 1
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings, however they were written."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self, choice: int, limits: ServerLimits) -> Sampling:
@@ -178,7 +190,6 @@ class ChatRequest(_Body):
         )
 
     def template(self) -> dict[str, bool]:
-        """The chat template's variables."""
         return self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
 
     def text_length(self) -> int:
@@ -187,7 +198,6 @@ class ChatRequest(_Body):
         return plain + sum(len(part.text) for part in self._parts() if isinstance(part, TextPart))
 
     def has_remote_images(self) -> bool:
-        """Whether any image has to be fetched."""
         return any(isinstance(part, ImagePart) and part.image_url.url[:5].lower() != "data:" for part in self._parts())
 
     def _parts(self) -> Iterator[TextPart | ImagePart | RefusalPart]:
@@ -196,22 +206,13 @@ class ChatRequest(_Body):
                 yield from message.content
 
     def _unserved(self) -> Iterator[tuple[str, str]]:
-        if self.tools:
-            yield "tools", "this model was not trained to call tools; leave them out"
-        if self.functions:
-            yield "functions", "this model was not trained to call functions; leave them out"
         if any(isinstance(message, AssistantMessage) and message.tool_calls for message in self.messages):
             yield "messages", "assistant messages with tool_calls cannot be read; send text"
         if self.response_format is not None and self.response_format.type != "text":
             kind = "JSON output cannot be guaranteed by this server; ask for JSON in the prompt and check it"
             yield "response_format", kind
-        if self.frequency_penalty:
-            yield "frequency_penalty", "use repetition_penalty, or leave it out"
-        if self.presence_penalty:
-            yield "presence_penalty", "use repetition_penalty, or leave it out"
-        if self.logit_bias:
-            yield "logit_bias", "leave it out"
-        if self.audio is not None or any(kind != "text" for kind in self.modalities or ()):
+        if any(kind != "text" for kind in self.modalities or ()):
             yield "modalities", "answers are text only"
-        if self.web_search_options is not None:
-            yield "web_search_options", "this server does not search the web"
+        for field, value in (self.model_extra or {}).items():
+            if field in _UNSERVED and value not in _NEUTRAL.get(field, (None, 0, "", [], {})):
+                yield field, _UNSERVED[field]

@@ -21,12 +21,10 @@ class ApiError(Exception):
     """A request that is refused or cannot be served.
 
     Args:
-        status: HTTP status, 400..599.
         message: One line for the person who wrote the client: what was wrong and what to do. It must not repeat keys,
             prompts or image data.
         param: The field of the request that is at fault.
         code: A word that programs can test, such as `model_not_found`.
-        headers: Extra response headers, such as Retry-After.
     """
 
     def __init__(
@@ -39,21 +37,19 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code
+        self.status, self.message, self.param, self.code = status, message, param, code
         self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object that is sent."""
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The whole HTTP response."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+_INTERNAL = ApiError(500, "the server failed to answer; its log says why", code="internal_error")
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -63,7 +59,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, UserError):
         return ApiError(400, str(error))
     log.error("an answer failed", exc_info=error)
-    return ApiError(500, "the server failed to answer; its log says why", code="internal_error")
+    return _INTERNAL
 
 
 def answer_errors_in_json(app: FastAPI) -> None:
@@ -71,15 +67,11 @@ def answer_errors_in_json(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(Exception, _refused)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return as_api_error(error).response()
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return ApiError(500, "the server failed to answer; its log says why", code="internal_error").response()
+    return (error if isinstance(error, ApiError) else _INTERNAL).response()  # the server itself logs what it failed on
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -93,9 +85,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return ApiError(400, "the body is not valid JSON", code="invalid_json").response()
     place = _place(first["loc"][1:], error.body, missing=first["type"] == "missing")
     message = "".join(character if character.isprintable() else " " for character in first["msg"])[:300]
-    return ApiError(
-        400, f"{place}: {message}" if place else message, param=place or None, code="invalid_value"
-    ).response()
+    message = f"{place}: {message}" if place else message
+    return ApiError(400, message, param=place or None, code="invalid_value").response()
 
 
 def _place(steps: Sequence[str | int], body: Any, *, missing: bool) -> str:

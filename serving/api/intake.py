@@ -1,11 +1,11 @@
-"""The messages of a request as the engine takes them: every image fetched, checked and decoded."""
+"""A request's messages as the engine takes them: every image fetched, checked and decoded, and what is asked noted."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
-from fourfold.assistant.images import decode_data_uri, load_image_bytes
+from fourfold.assistant.images import Attachment, ImageLimits
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.chat_schema import AssistantMessage, ChatRequest, ImagePart, SystemMessage, TextPart
 from fourfold.serving.api.errors import ApiError
@@ -13,9 +13,26 @@ from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.remote_images import RemoteImages
 
 
-def read_messages(
-    body: ChatRequest, limits: ServerLimits, remote: RemoteImages | None, side: int
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Conversation:
+    """A request that was read.
+
+    Attributes:
+        messages: of `serving.engine.requests.Request`.
+        pixels: of its decoded images.
+        subject: the one image that the last message is about, as it came; None where that is none or several.
+        subject_pixels: that it has in its file.
+        question: text of the last message.
+    """
+
+    messages: list[dict[str, Any]]
+    pixels: int
+    subject: Attachment | None
+    subject_pixels: int
+    question: str
+
+
+def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages | None, side: int) -> Conversation:
     """Blocking, for a worker thread.
 
     Args:
@@ -24,30 +41,34 @@ def read_messages(
         remote: Fetches images by URL; None where data URIs only are taken.
         side: Pixels a side of the model's images, see `load_image_bytes`.
 
-    Returns:
-        Messages of `serving.requests.Request`.
-
     Raises:
         ApiError: An image is refused; `param` says which.
     """
     reader = _Reader(limits, remote, side)
-    messages = []
+    messages: list[dict[str, Any]] = []
+    shown: list[tuple[Attachment, Image.Image]] = []
+    pixels = 0
     for index, message in enumerate(body.messages):
         role = "system" if isinstance(message, SystemMessage) else message.role
         content: str | list[dict[str, Any]]
         if isinstance(message.content, list):
-            content = []
+            content, images = [], []
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart):
-                    image = reader.read(part.image_url.url, f"messages.{index}.content.{place}")
-                    content.append({"type": "image", "image": image})
+                    images.append(reader.read(part.image_url.url, f"messages.{index}.content.{place}"))
+                    content.append({"type": "image", "image": images[-1][1]})
                 else:
                     text = part.text if isinstance(part, TextPart) else part.refusal
                     content.append({"type": "text", "text": text})
+            shown = images or shown
+            pixels += sum(image.width * image.height for _, image in images)
         else:
             content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or ""
         messages.append({"role": role, "content": content})
-    return messages
+    content = messages[-1]["content"]
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    subject, image = shown[0] if len(shown) == 1 and messages[-1]["role"] == "user" else (None, None)
+    return Conversation(messages, pixels, subject, image.info["pixels"] if image else 0, "\n".join(texts))
 
 
 class _Reader:
@@ -59,27 +80,28 @@ class _Reader:
         self._pixels = 0
         self._deadline: float | None = None
 
-    def read(self, url: str, param: str) -> Image.Image:
+    def read(self, url: str, param: str) -> tuple[Attachment, Image.Image]:
         self._images += 1
         name = f"image {self._images}"
         left = self._limits.request_pixels - self._pixels
         caps = replace(self._limits.image, pixels=min(self._limits.image.pixels, left))
         try:
-            image = load_image_bytes(self._bytes(url, name), name, caps, self._side)
+            attachment = self._attachment(url, name, caps)
+            image = attachment.decode(self._side)
         except UserError as error:
             message = str(error)
             if "pixels" in message and caps != self._limits.image:
                 message += f" (all images of a request together may have {self._limits.request_pixels:,} pixels)"
             raise ApiError(400, message, param=param, code="invalid_image") from None
         self._pixels += image.info["pixels"]
-        return image
+        return attachment, image
 
-    def _bytes(self, url: str, name: str) -> bytes:
+    def _attachment(self, url: str, name: str, caps: ImageLimits) -> Attachment:
         if url[:5].lower() == "data:":
-            return decode_data_uri(url, name, self._limits.image)
+            return Attachment.from_data_uri(url, name, caps)
         if self._remote is None:
             raise UserError(
                 f"{name} must be a data URI of the form data:image/png;base64,...; this server fetches no URLs"
             )
         self._deadline = self._deadline or self._remote.deadline()
-        return self._remote.fetch(url, self._deadline)
+        return Attachment(self._remote.fetch(url, self._deadline), name, caps)

@@ -20,7 +20,7 @@ class Key:
     Attributes:
         name: What logs call it.
         digest: SHA-256 of the key.
-        per_minute: Chat requests allowed a minute; None for no limit.
+        per_minute: Requests allowed a minute; None for no limit.
         admin: May also load and unload adapters.
     """
 
@@ -31,8 +31,6 @@ class Key:
 
 
 class KeyRing:
-    """All keys of a server."""
-
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys = tuple(keys)
 
@@ -59,8 +57,6 @@ def collect_keys(
 
     Args:
         flags: Keys given as options.
-        file: A key file.
-        environment: Usually `os.environ`.
         per_minute: Limit of keys that state none.
 
     Raises:
@@ -83,22 +79,14 @@ def collect_keys(
 
 
 class RateLimiter:
-    """Token buckets: each key may spend its minute's allowance at once and then earns it back evenly.
-
-    Args:
-        clock: Seconds, monotonic.
-    """
+    """Token buckets: each key may spend its minute's allowance at once and then earns it back evenly."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: dict[Key, tuple[float, float]] = {}
 
     def spend(self, key: Key) -> float:
-        """Take one request from `key`'s allowance.
-
-        Returns:
-            0.0 when allowed, otherwise the seconds until the next request is.
-        """
+        """Take one request from the allowance: 0.0 when allowed, otherwise the seconds until the next one is."""
         if key.per_minute is None:
             return 0.0
         now = self._clock()

@@ -1,31 +1,45 @@
 """What operators watch: Prometheus metrics of the HTTP server and its engine."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fourfold.serving.engine.requests import Completion
 
+if TYPE_CHECKING:  # it brings torch, which vLLM's gate need not wait for
+    from fourfold.serving.engine.scheduler import Stats
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+# Stats of the engine that grow only, and those that do not.
+_COUNTERS = {
+    "steps": ("fourfold_engine_steps", "Forward passes of the language model"),
+    "images_encoded": ("fourfold_images_encoded", "Images the vision tower has read"),
+    "images_reused": ("fourfold_images_reused", "Images found in the feature cache"),
+    "cancelled": ("fourfold_answers_cancelled", "Answers whose client left"),
+    "failed": ("fourfold_answers_failed", "Answers that ended in an error"),
+}
+_GAUGES = {
+    "waiting": ("fourfold_requests_waiting", "Answers waiting for a place in the batch"),
+    "running": ("fourfold_requests_running", "Answers being made"),
+}
 
 
 class Metrics:
     """One server's metrics, in a registry of its own so that two servers in a process do not mix.
 
     Args:
-        gauges: Current values by name and description, asked of the engine at every scrape.
-        counters: The same for values that only grow.
+        stats: Of the engine, asked at every scrape; None where it has metrics of its own.
     """
 
-    def __init__(
-        self,
-        gauges: dict[tuple[str, str], Callable[[], float]] | None = None,
-        counters: dict[tuple[str, str], Callable[[], float]] | None = None,
-    ) -> None:
+    def __init__(self, stats: "Callable[[], Stats] | None" = None) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Asked(gauges or {}, counters or {}))
+        if stats is not None:
+            self._registry.register(_EngineStats(stats))
         self.requests = Counter(
             "fourfold_http_requests", "HTTP requests by route and status", ["route", "status"], registry=self._registry
         )
@@ -47,7 +61,6 @@ class Metrics:
         )
 
     def count(self, completion: Completion) -> None:
-        """Count a finished answer."""
         self._tokens.labels("prompt").inc(completion.prompt_tokens)
         self._tokens.labels("prompt_cached").inc(completion.cached_tokens)
         self._tokens.labels("completion").inc(completion.completion_tokens)
@@ -59,20 +72,18 @@ class Metrics:
                 self.stages.labels(stage).observe(seconds)
 
     def page(self) -> bytes:
-        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _Asked(Collector):
-    """Values that the engine keeps anyway are read when somebody looks, not copied as they change."""
+class _EngineStats(Collector):
+    """What the engine counts anyway is read when somebody looks, not copied as it changes."""
 
-    def __init__(
-        self, gauges: dict[tuple[str, str], Callable[[], float]], counters: dict[tuple[str, str], Callable[[], float]]
-    ) -> None:
-        self._gauges, self._counters = gauges, counters
+    def __init__(self, stats: "Callable[[], Stats]") -> None:
+        self._stats = stats
 
-    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        for (name, text), ask in self._gauges.items():
-            yield GaugeMetricFamily(name, text, value=ask())
-        for (name, text), ask in self._counters.items():
-            yield CounterMetricFamily(name, text, value=ask())
+    def collect(self) -> Iterable[Metric]:
+        now = self._stats()
+        for field, (name, text) in _GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=getattr(now, field))
+        for field, (name, text) in _COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=getattr(now, field))

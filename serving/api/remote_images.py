@@ -33,11 +33,9 @@ class RemoteImages:
 
     Args:
         hosts: Exact names, `images.example.com` or with a port `images.example.com:8443`.
-        max_bytes: Largest image.
         seconds: For the images of one request altogether: resolving, connecting, and reading.
         resolve: Host and port to addresses; the system's resolver by default.
         permitted: Which addresses may be connected to; public ones by default.
-        context: TLS settings; the system's certificates by default.
     """
 
     def __init__(
@@ -51,8 +49,7 @@ class RemoteImages:
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.hosts = frozenset(_host_and_port(host) for host in hosts)
-        self._max_bytes = max_bytes
-        self._seconds = seconds
+        self._max_bytes, self._seconds = max_bytes, seconds
         self._resolve = resolve or _system_resolve
         self._permitted = permitted or is_public
         self._context = context or ssl.create_default_context()

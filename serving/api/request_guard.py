@@ -30,10 +30,7 @@ class RequestGuardMiddleware:
     """Guards an ASGI application.
 
     Args:
-        app: What is guarded.
-        keys: API keys; an empty ring lets everybody in, except to the admin routes.
-        limits: Caps.
-        metrics: Where requests are counted.
+        keys: An empty ring lets everybody in, except to the admin routes.
         routes: Paths counted by name; all others are counted together.
         local_names_only: Refuse a Host header other than this machine's. Without keys, a web page that makes its own
             name point to 127.0.0.1 could otherwise talk to this server through its visitor's browser.
@@ -49,17 +46,13 @@ class RequestGuardMiddleware:
         routes: Iterable[str],
         local_names_only: bool,
     ) -> None:
-        self._app = app
-        self._keys = keys
-        self._limits = limits
-        self._metrics = metrics
+        self._app, self._keys, self._limits, self._metrics = app, keys, limits, metrics
         self._routes = frozenset(routes)
         self._local_names_only = local_names_only
         self._rates = RateLimiter()
         self._pending_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection event."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -99,15 +92,8 @@ class RequestGuardMiddleware:
             self._metrics.in_flight.dec()
             route = scope["path"] if scope["path"] in self._routes else "other"
             self._metrics.requests.labels(route, str(status or "none")).inc()
-            log.info(
-                "%s %s %s %d %.0f ms key=%s",
-                request_id,
-                scope["method"],
-                route,
-                status,
-                1000 * (time.monotonic() - began),
-                key.name if key else "-",
-            )
+            took, name = 1000 * (time.monotonic() - began), key.name if key else "-"
+            log.info("%s %s %s %d %.0f ms key=%s", request_id, scope["method"], route, status, took, name)
 
     def _admit(self, scope: Scope) -> Key | None:
         headers, path = Headers(scope=scope), scope["path"]
@@ -136,13 +122,12 @@ class RequestGuardMiddleware:
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 complete = await self._read(receive, body)
-        except TimeoutError:
+        except (TimeoutError, ApiError) as error:
             self._pending_bytes -= len(body)
+            if isinstance(error, ApiError):
+                raise
             message = f"the body did not arrive within {self._limits.body_seconds:g} seconds"
             raise ApiError(408, message, code="body_timeout") from None
-        except ApiError:
-            self._pending_bytes -= len(body)
-            raise
         size = len(body)
         replayed: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
         del body
@@ -173,9 +158,8 @@ class RequestGuardMiddleware:
             size += len(block)
             if size <= limit:
                 if self._pending_bytes + len(block) > self._limits.pending_bytes:
-                    raise ApiError(
-                        429, "too many uploads at once; try again", code="busy", headers={"retry-after": "2"}
-                    )
+                    retry = {"retry-after": "2"}
+                    raise ApiError(429, "too many uploads at once; try again", code="busy", headers=retry)
                 self._pending_bytes += len(block)
                 body += block
             elif size > 4 * limit:
@@ -183,12 +167,9 @@ class RequestGuardMiddleware:
             # A little too large: read on without keeping anything, since many clients look for an answer only after
             # they have sent everything, and would report a broken connection instead of the reason.
         if size > limit:
-            raise self._too_large()
+            why = f"the body is larger than {limit / 2**20:g} MiB; send fewer or smaller images"
+            raise ApiError(413, why, code="request_too_large")
         return True
-
-    def _too_large(self) -> ApiError:
-        message = f"the body is larger than {self._limits.body_bytes / 2**20:g} MiB; send fewer or smaller images"
-        return ApiError(413, message, code="request_too_large")
 
 
 async def _send_and_close(send: Send, message: Message) -> None:

@@ -1,63 +1,65 @@
 """Between the event loop and the engine's threads: requests become answers, and people who leave stop theirs."""
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.chat_schema import ChatRequest
 from fourfold.serving.api.errors import ApiError
-from fourfold.serving.api.intake import read_messages
+from fourfold.serving.api.intake import Conversation, read_messages
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.metrics import Metrics
 from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.engine.engine import Engine
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request
-from fourfold.serving.engine.sequence import Generation
+from fourfold.serving.engine.sequence import Sequence
+
+log = logging.getLogger("fourfold.memory")
 
 T = TypeVar("T")
+_HASHING = 4
+"""Times three bytes a pixel that comparing a picture with those of the memory takes."""
 
 
-class Answer:
-    """The choices of one request while they are made.
-
-    Args:
-        loop: Where pieces are wanted.
-        choices: How many.
-        deadline: `loop.time()` at which what is there has to do.
-    """
+class InFlightRequest:
+    """The choices of one request while they are made; at `deadline` (of `loop.time()`) what is there has to do."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, choices: int, deadline: float) -> None:
         self.completions: list[Completion | None] = [None] * choices
         self.cancelled = False
+        self.cut_short = False  # by the end of the server
         self.pixels = 0  # of decoded images that it holds
+        self.remembered: str | None = None  # id of the correction that is its answer
         self._loop = loop
         self._deadline = deadline
         self._pieces: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
-        self._generations: list[Generation] = []
+        self._sequences: list[Sequence] = []
 
     def cancel(self) -> None:
         """Stop drawing; from any thread, any number of times."""
         self.cancelled = True
-        for generation in self._generations:
-            generation.cancel()
+        for sequence in self._sequences:
+            sequence.cancel()
 
-    def deliver_to(self, index: int) -> Callable[[Delta | Exception], None]:
-        """What the engine calls, on its own thread, with the pieces of a choice."""
+    def submit(self, engine: Engine, choice: int, request: Request) -> None:
+        """Have the engine make a choice.
 
-        def deliver(piece: Delta | Exception) -> None:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+        Raises:
+            UserError, QueueFull, EngineClosed: as `Engine.submit`.
+        """
 
-        return deliver
+        def deliver(piece: Delta | Exception) -> None:  # on the engine's own thread
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, (choice, piece))
 
-    def add(self, generation: Generation) -> None:
-        """Take charge of a choice that the engine has accepted."""
-        self._generations.append(generation)
+        self._sequences.append(engine.submit(request, deliver))
         if self.cancelled:  # the client left while the images were decoded
-            generation.cancel()
+            self._sequences[-1].cancel()
 
     async def pieces(self) -> AsyncIterator[tuple[int, Delta]]:
         """Pieces of all choices as they come, each with its choice's number.
@@ -76,6 +78,8 @@ class Answer:
                 raise piece
             if piece.completion is not None:
                 self.completions[index] = piece.completion
+                if self.cut_short and piece.finish_reason == "cancelled":
+                    raise ApiError(503, "the server shut down before the answer was ready", code="shutting_down")
             yield index, piece
 
     def finished(self) -> list[Completion]:
@@ -83,18 +87,24 @@ class Answer:
         return [completion for completion in self.completions if completion is not None]
 
 
-class Answers:
+class RequestTracker:
     """Prepares requests off the event loop and keeps track of the answers that are being made.
 
     Args:
-        engine: Makes them.
-        limits: Caps.
-        metrics: Where stages and tokens are counted.
         remote: Fetches images by URL; None for never.
+        memory: Corrections whose answers are given again; None for none.
     """
 
-    def __init__(self, engine: Engine, limits: ServerLimits, metrics: Metrics, remote: RemoteImages | None) -> None:
-        self._engine, self._limits, self._metrics, self._remote = engine, limits, metrics, remote
+    def __init__(
+        self,
+        engine: Engine,
+        limits: ServerLimits,
+        metrics: Metrics,
+        remote: RemoteImages | None,
+        memory: CorrectionMemory | None = None,
+    ) -> None:
+        self._engine, self._limits, self._metrics = engine, limits, metrics
+        self._remote, self._memory = remote, memory
         # Two threads decode: Pillow releases the interpreter lock, and more would hold more decoded pictures in memory.
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
         # Waiting for other people's servers must not hold up those who bring their images along.
@@ -102,10 +112,10 @@ class Answers:
         self._preparing = 0
         self._pixels = 0
         self._counting = threading.Lock()
-        self._running: set[Answer] = set()
+        self._running: set[InFlightRequest] = set()
         self.closing = False
 
-    async def begin(self, body: ChatRequest, adapter: str | None) -> Answer:
+    async def begin(self, body: ChatRequest, adapter: str | None) -> InFlightRequest:
         """Decode images, build the prompt and queue it.
 
         Raises:
@@ -116,67 +126,59 @@ class Answers:
         if self._preparing >= self._limits.preparing:
             raise _busy()
         loop = asyncio.get_running_loop()
-        answer = Answer(loop, body.choices, loop.time() + self._limits.request_seconds)
-        self._running.add(answer)
+        in_flight = InFlightRequest(loop, body.choices, loop.time() + self._limits.request_seconds)
+        self._running.add(in_flight)
         self._preparing += 1
         threads = self._fetchers if self._remote and body.has_remote_images() else self._decoders
-        work = loop.run_in_executor(threads, self._prepare, body, adapter, answer)
+        work = loop.run_in_executor(threads, self._prepare, body, adapter, in_flight)
         # Even when nobody waits for it any more, the thread is busy until it is done.
         work.add_done_callback(self._prepared)
         try:
             await asyncio.shield(work)
         except BaseException:
-            self.end(answer)
+            self.end(in_flight)
             raise
-        return answer
+        return in_flight
 
-    def end(self, answer: Answer) -> None:
+    def end(self, in_flight: InFlightRequest) -> None:
         """Count what is finished, stop what is not."""
-        answer.cancel()
-        if answer in self._running:
-            self._running.discard(answer)
-            self._hold(answer, 0)
-            for completion in answer.finished():
+        in_flight.cancel()
+        if in_flight in self._running:
+            self._running.discard(in_flight)
+            self._hold(in_flight, 0)
+            for completion in in_flight.finished():
                 self._metrics.count(completion)
 
-    def check_whole(self, answer: Answer) -> None:
-        """Refuse to pass off as finished what the end of the server cut short.
-
-        Raises:
-            ApiError: That is what happened.
-        """
-        if self.closing and any(completion.finish_reason == "cancelled" for completion in answer.finished()):
-            raise ApiError(503, "the server shut down before the answer was ready", code="shutting_down")
-
     def close(self) -> None:
-        """Take no new requests."""
         self.closing = True
 
     def end_all(self) -> None:
-        """Stop every answer at its next token."""
-        for answer in self._running:
-            answer.cancel()
+        for in_flight in self._running:
+            in_flight.cut_short = True
+            in_flight.cancel()
 
     def _prepared(self, work: "asyncio.Future[None]") -> None:
         self._preparing -= 1
         if not work.cancelled():
             work.exception()  # taken note of, or asyncio complains where the client left before the refusal
 
-    def _prepare(self, body: ChatRequest, adapter: str | None, answer: Answer) -> None:
-        if answer.cancelled:
+    def _prepare(self, body: ChatRequest, adapter: str | None, in_flight: InFlightRequest) -> None:
+        if in_flight.cancelled:
             raise _closing()
         began = time.perf_counter()
-        messages = read_messages(body, self._limits, self._remote, self._engine.image_size)
+        conversation = read_messages(body, self._limits, self._remote, self._engine.image_size)
         self._metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
-        self._hold(answer, _pixels(messages))
+        self._hold(in_flight, conversation.pixels)
+        forced = body.forced_answer
+        if forced is None and body.memory is not False and (recalled := self._recall(conversation, in_flight)):
+            forced, in_flight.remembered = recalled.answer, recalled.id
         try:
             for choice in range(body.choices):
-                request = Request(
-                    messages, body.sampling(choice, self._limits), adapter, body.template(), body.forced_answer
-                )
-                answer.add(self._engine.submit(request, answer.deliver_to(choice)))
+                sampling = body.sampling(choice, self._limits)
+                request = Request(conversation.messages, sampling, adapter, body.template(), forced)
+                in_flight.submit(self._engine, choice, request)
         except QueueFull:
-            answer.cancel()
+            in_flight.cancel()
             raise _busy() from None
         except EngineClosed:
             raise _closing() from None
@@ -186,17 +188,31 @@ class Answers:
             # Everything else that the engine could find wrong was checked before.
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from None
 
-    def _hold(self, answer: Answer, pixels: int) -> None:
+    def _recall(self, conversation: Conversation, in_flight: InFlightRequest) -> Recalled | None:
+        """What was corrected about this question; a memory that fails is no reason not to answer."""
+        if self._memory is None or conversation.subject is None:
+            return None
+        # It may decode the image once more, in full: the model's own copy of a large one is a smaller one.
+        self._hold(in_flight, conversation.pixels + _HASHING * conversation.subject_pixels)
+        try:
+            return self._memory.recall(conversation.subject, conversation.question)
+        except UserError as error:
+            log.warning("nothing could be remembered: %s", error)
+            return None
+        finally:
+            self._hold(in_flight, conversation.pixels)
+
+    def _hold(self, in_flight: InFlightRequest, pixels: int) -> None:
         """Count the decoded pixels that an answer holds from now on.
 
         Raises:
             ApiError: All answers together would hold too many.
         """
         with self._counting:
-            held = self._pixels - answer.pixels + pixels
-            if pixels and (held > self._limits.decoded_pixels or answer.cancelled):
+            held = self._pixels - in_flight.pixels + pixels
+            if pixels and (held > self._limits.decoded_pixels or in_flight.cancelled):
                 raise _busy()
-            self._pixels, answer.pixels = held, pixels
+            self._pixels, in_flight.pixels = held, pixels
 
 
 async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine[Any, Any, T]) -> T | None:
@@ -208,11 +224,6 @@ async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine
     finally:
         leaving.cancel()
         working.cancel()
-
-
-def _pixels(messages: list[dict[str, Any]]) -> int:
-    parts = (part for message in messages if isinstance(message["content"], list) for part in message["content"])
-    return sum(part["image"].width * part["image"].height for part in parts if part["type"] == "image")
 
 
 def _busy() -> ApiError:

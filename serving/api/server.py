@@ -1,10 +1,14 @@
 """Running the HTTP application: the socket, slow clients, and the way out."""
 
 import asyncio
+import contextlib
 import ipaddress
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +18,15 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fourfold.prompts.errors import UserError
+from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.limits import ServerLimits
 
 if TYPE_CHECKING:  # it brings torch, and whoever only binds a port should not wait for that
-    from fourfold.serving.api.request_tracker import Answers
+    from fourfold.serving.api.request_tracker import RequestTracker
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, before anything slow is loaded.
-
-    Args:
-        host: Name or address of this machine.
-        port: 0 for any free one.
+    """A socket bound to the address, before anything slow is loaded; port 0 stands for any free one.
 
     Raises:
         UserError: The address is not this machine's, or the port is taken or not allowed.
@@ -35,7 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Listening takes the port for good; connections are accepted once the model is there.
+        # Listening takes the port for good; what connects before the model is there hears so from `answering_503`.
         listener.listen(128)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -55,14 +56,48 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Server(uvicorn.Server):
-    """Serves until a signal; then gives running answers some seconds and ends them.
+@contextlib.contextmanager
+def answering_503(listener: socket.socket) -> Iterator[None]:
+    """Tell everybody who connects that the model is being loaded, until the block ends; the socket stays open."""
+    server = ThreadingHTTPServer(("", 0), _NotYet, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
 
-    Args:
-        app: The application.
-        limits: Caps on connections and headers.
-        grace: Seconds that running answers have after the signal.
-    """
+
+class _NotYet(BaseHTTPRequestHandler):
+    timeout = 10  # seconds for a client to send its request
+
+    def do_GET(self) -> None:
+        error = ApiError(503, "the model is being loaded; try again", code="loading", headers={"retry-after": "2"})
+        response = error.response()
+        self.send_response_only(response.status_code)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.wfile.write(response.body)
+
+    def do_POST(self) -> None:
+        # A connection that is closed on what was sent looks broken to the client: its body is read, up to a size.
+        size = self.headers.get("content-length", "")
+        left = min(int(size), 2**26) if size.isdecimal() else 0
+        while left > 0 and (block := self.rfile.read(min(left, 2**16))):
+            left -= len(block)
+        self.do_GET()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class Server(uvicorn.Server):
+    """Serves until a signal; then gives running answers `grace` seconds and ends them."""
 
     def __init__(self, app: FastAPI, limits: ServerLimits, grace: float = 20.0) -> None:
         config = uvicorn.Config(
@@ -79,7 +114,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(grace) + 10,
         )
         super().__init__(config)
-        self._answers: Answers = app.state.answers
+        self._tracker: RequestTracker = app.state.tracker
         self._grace = grace
 
     def serve_until_signal(self, listener: socket.socket) -> None:
@@ -90,8 +125,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, let answers finish, end those that do not."""
-        self._answers.close()
-        ending = asyncio.get_running_loop().call_later(self._grace, self._answers.end_all)
+        self._tracker.close()
+        ending = asyncio.get_running_loop().call_later(self._grace, self._tracker.end_all)
         try:
             await super().shutdown(sockets)
         finally:

@@ -1,1 +1,0 @@
-"""The local engine: scheduler, KV cache, decoding."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ def image_digest(image: Image.Image) -> bytes:
 
 
 class FeatureCache:
-    """Vision-tower output by image digest, the least recently used going first.
+    """Vision-tower output (patches, vision width) by image digest, the least recently used going first.
 
     Args:
         limit: bytes at most.
@@ -36,9 +36,7 @@ class FeatureCache:
         return digest in self._features
 
     def get(self, digest: bytes) -> torch.Tensor | None:
-        """Features (patches, vision width) of the image, or None."""
-        features = self._features.get(digest)
-        if features is not None:
+        if (features := self._features.get(digest)) is not None:
             self._features.move_to_end(digest)
         return features
 
@@ -52,11 +50,11 @@ class FeatureCache:
             self.nbytes -= self._features.popitem(last=False)[1].nbytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefix:
     """Keys and values (layers, 2, heads, tokens, head size) of a conversation so far, under one adapter."""
 
-    adapter: int
+    lora_id: int
     keys: tuple[PromptKey, ...]
     stored: torch.Tensor
 
@@ -73,43 +71,39 @@ class PrefixCache:
         self._limit = limit
         self._entries: list[Prefix] = []  # least recently used first
 
-    def longest(self, adapter: int, keys: Sequence[PromptKey]) -> tuple[Prefix | None, int]:
+    def longest(self, lora_id: int, keys: Sequence[PromptKey]) -> tuple[Prefix | None, int]:
         """The entry that shares most with `keys` from the start, and how many positions."""
         best, length = None, 0
         for entry in self._entries:
-            if entry.adapter == adapter and (common := shared_length(entry.keys, keys)) > length:
+            if entry.lora_id == lora_id and (common := shared_length(entry.keys, keys)) > length:
                 best, length = entry, common
         if best is not None:
-            self._touch(best)
+            self._entries.remove(best)
+            self._entries.append(best)
         return best, length
 
-    def covers(self, adapter: int, keys: Sequence[PromptKey]) -> bool:
+    def covers(self, lora_id: int, keys: Sequence[PromptKey]) -> bool:
         """Whether a kept conversation begins with all of `keys`."""
-        return self.longest(adapter, keys)[1] == len(keys)
+        return self.longest(lora_id, keys)[1] == len(keys)
 
-    def put(self, adapter: int, keys: Sequence[PromptKey], stored: torch.Tensor) -> None:
+    def put(self, lora_id: int, keys: Sequence[PromptKey], stored: torch.Tensor) -> None:
         """Keep a conversation in place of its own beginnings, unless it alone is more than the limit."""
         if stored.nbytes > self._limit:
             return
-        for entry in list(self._entries):
-            if entry.adapter == adapter and shared_length(entry.keys, keys) == len(entry.keys):
-                self._drop(entry)
-        self._entries.append(Prefix(adapter, tuple(keys), stored))
+        self._drop(e for e in self._entries if e.lora_id == lora_id and shared_length(e.keys, keys) == len(e.keys))
+        self._entries.append(Prefix(lora_id, tuple(keys), stored))
         self.nbytes += stored.nbytes
         while self.nbytes > self._limit:
-            self._drop(self._entries[0])
+            self._drop(self._entries[:1])
 
-    def forget(self, adapter: int) -> None:
-        """Drop everything that was computed under `adapter`."""
-        for entry in [entry for entry in self._entries if entry.adapter == adapter]:
-            self._drop(entry)
+    def forget(self, lora_id: int) -> None:
+        """Drop everything that was computed under one adapter."""
+        self._drop(entry for entry in self._entries if entry.lora_id == lora_id)
 
-    def _touch(self, entry: Prefix) -> None:
-        self._entries = [kept for kept in self._entries if kept is not entry] + [entry]
-
-    def _drop(self, entry: Prefix) -> None:
-        self._entries = [kept for kept in self._entries if kept is not entry]
-        self.nbytes -= entry.stored.nbytes
+    def _drop(self, entries: Iterable[Prefix]) -> None:
+        for entry in list(entries):
+            self._entries.remove(entry)
+            self.nbytes -= entry.stored.nbytes
 
 
 def shared_length(first: Sequence[PromptKey], second: Sequence[PromptKey]) -> int:

@@ -8,10 +8,6 @@ class IncrementalDetokenizer:
 
     The pieces concatenated are `tokenizer.decode(all tokens, skip_special_tokens=True)`, cut before the first stop
     string (the one that is complete first).
-
-    Args:
-        tokenizer: of transformers.
-        stops: strings at which the text ends.
     """
 
     def __init__(self, tokenizer: Any, stops: tuple[str, ...] = ()) -> None:

@@ -3,40 +3,40 @@
 Requests go through one scheduler whoever sends them: a script with a list, a chat that streams, or the HTTP server.
 """
 
+import collections.abc
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from fourfold.assistant import machine
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from fourfold.assistant.model.bf16 import cast_linears_to_bf16
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.dtype import DtypeName, choose_format, free_cores
-from fourfold.serving.engine.loading import end_tokens, load_config, load_model, load_processor
+from fourfold.serving.engine.loading import DtypeName, Quantization, end_tokens, load_checkpoint
 from fourfold.serving.engine.lora_manager import Adapter, LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.onnx_graph import WeightFormat
 from fourfold.serving.engine.prompt import PromptBuilder
-from fourfold.serving.engine.quantization import Quantization
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request, Sampling, TokenLogprob
 from fourfold.serving.engine.sampling import Sampler
 from fourfold.serving.engine.scheduler import Scheduler, Stats
 from fourfold.serving.engine.scoring import mean_log_likelihoods
-from fourfold.serving.engine.sequence import Generation
+from fourfold.serving.engine.sequence import Sequence
 
 __all__ = [
     "Completion",
     "Delta",
     "Engine",
     "EngineClosed",
-    "Generation",
     "QueueFull",
     "Request",
     "Sampling",
+    "Sequence",
     "Stats",
     "TokenLogprob",
 ]
@@ -45,16 +45,8 @@ __all__ = [
 class Engine:
     """A loaded model that answers. Every method may be called from any thread.
 
-    Use `load`; and `close`, or a `with` block, to free the thread.
-
-    Args:
-        model: on its device, in its dtype; it becomes the engine's own.
-        processor: of the model.
-        name: under which it is known.
-        max_rows: answers made at the same time.
-        max_waiting: requests that may wait in `submit`.
-        decoder: format of the language model's weights where onnxruntime computes it, see `choose_format`; None for
-            torch.
+    Use `load`; and `close`, or a `with` block, to free the thread. `decoder` is the format of the language model's
+    weights where onnxruntime computes it, see `choose_format`; None for torch.
     """
 
     def __init__(
@@ -63,7 +55,7 @@ class Engine:
         processor: MiniGPTv2Processor,
         name: str,
         *,
-        max_rows: int = 16,
+        max_num_seqs: int = 16,
         max_waiting: int = 64,
         decoder: WeightFormat | None = None,
     ) -> None:
@@ -80,23 +72,24 @@ class Engine:
         self._vocab_size: int = text.vocab_size
         self._prompt_builder = PromptBuilder(processor, self.context_length, self.end_ids)
         self._adapters = LoRAManager(model)
-        memory = _free_memory(self.device)
         cuda = self.device.type == "cuda"
-        self._runner = ModelRunner(
+        memory = torch.cuda.mem_get_info(self.device)[0] if cuda else machine.memory()[1]
+        self.model_runner = ModelRunner(
             model,
             self.context_length,
             cache_bytes=memory // 2,
             feature_bytes=min(256 * 2**20, memory // 16),
             decoder=decoder,
         )
-        self._max_rows = max_rows
+        self._max_num_seqs = max_num_seqs
         self._scheduler = Scheduler(
-            self._runner,
+            self.model_runner,
             self._adapters,
-            prefix_bytes=memory // 8 if cuda else min(512 * 2**20, memory // 8),
-            max_rows=max_rows,
+            prefix_cache_bytes=memory // 8 if cuda else min(512 * 2**20, memory // 8),
+            max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
-            step_tokens=4096 if cuda else 512,
+            max_num_batched_tokens=4096 if cuda else 512,
+            suppress_tokens=model.generation_config.suppress_tokens or (),
             threads=torch.get_num_threads(),
         )
 
@@ -110,41 +103,38 @@ class Engine:
         device: str = "auto",
         adapter: str | Path | None = None,
         name: str | None = None,
-        max_rows: int = 16,
+        max_num_seqs: int = 16,
         max_waiting: int = 64,
     ) -> "Engine":
         """Load a checkpoint.
 
         Args:
             directory: an ordinary transformers checkpoint with its processor.
-            quantization: "4bit" or "8bit" for the language model by bitsandbytes, None for none.
+            quantization: of the language model, by bitsandbytes.
             dtype: see `choose_format`; "int8" is for the language model.
             device: "auto" for CUDA where there is one.
             adapter: directory of a LoRA adapter, then the default one, called by its directory's name.
             name: of the model; by default the directory's.
-            max_rows: answers made at the same time.
+            max_num_seqs: answers made at the same time.
             max_waiting: requests that may wait in `submit`.
 
         Raises:
             UserError: the checkpoint, the adapter or an option is unusable; one line says why.
         """
         directory = Path(directory)
-        config = load_config(directory)
+        if not directory.is_dir():
+            raise UserError(f"no such checkpoint directory: {directory}")
         where = _device(device)
-        if where.type == "cpu":
-            torch.set_num_threads(free_cores())
-        processor = load_processor(directory, config)
-        numbers = choose_format(dtype, config, where, quantization)
-        model = load_model(directory, numbers.dtype, where, quantization)
-        if numbers.bf16_tower:
-            cast_linears_to_bf16(model.model.vision_tower)
+        if where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
+            torch.set_num_threads(machine.cores())
+        model, processor, decoder = load_checkpoint(directory, dtype, where, quantization)
         engine = cls(
             model,
             processor,
             name or directory.resolve().name,
-            max_rows=max_rows,
+            max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
-            decoder=numbers.decoder,
+            decoder=decoder,
         )
         if adapter is not None:
             try:
@@ -154,69 +144,65 @@ class Engine:
                 raise
         return engine
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def generate(self, requests: collections.abc.Sequence[Request]) -> list[Completion]:
         """Answer all requests, as many at the same time as there is room for; results in their order.
 
         Raises:
             UserError: a request is malformed or too long for the context.
         """
-        pending: deque[Generation] = deque()
+        pending: deque[Sequence] = deque()
         done: list[Completion] = []
         try:
             for request in requests:
                 # A little ahead of the model is enough: thousands of resized images would fill the memory.
-                if len(pending) >= 2 * self._max_rows:
+                if len(pending) >= 2 * self._max_num_seqs:
                     done.append(pending[0].result())
                     pending.popleft()
-                pending.append(self._generation(request))
+                pending.append(self._new_sequence(request))
                 self._scheduler.submit(pending[-1], bounded=False)
             while pending:
                 done.append(pending[0].result())
                 pending.popleft()
         finally:  # an error or an interrupt must not leave the rest running
-            for generation in pending:
-                generation.cancel()
+            for sequence in pending:
+                sequence.cancel()
         return done
 
     def stream(self, request: Request, cancel: threading.Event | None = None) -> Generator[Delta, None, None]:
         """The answer piece by piece; the last piece carries the completion.
 
-        Args:
-            request: the question.
-            cancel: when set, the answer ends with the reason "cancelled" at the next piece. Closing the iterator
-                ends it as well.
+        When `cancel` is set, the answer ends with the reason "cancelled" at its next piece; closing the iterator
+        ends it as well.
 
         Raises:
             UserError: as `generate`.
         """
-        generation = self._generation(request)
-        self._scheduler.submit(generation, bounded=False)
+        sequence = self._new_sequence(request)
+        self._scheduler.submit(sequence, bounded=False)
         try:
-            for delta in generation:
+            for delta in sequence:
                 if cancel is not None and cancel.is_set():
-                    generation.cancel()
+                    sequence.cancel()
                 yield delta
         finally:
-            generation.cancel()
+            sequence.cancel()
 
-    def submit(self, request: Request, on_delta: Callable[[Delta | Exception], object] | None = None) -> Generation:
+    def submit(self, request: Request, on_delta: Callable[[Delta | Exception], object] | None = None) -> Sequence:
         """Queue a request and return at once, after preparing its prompt and images.
 
-        Args:
-            request: the question.
-            on_delta: gets every piece on the engine's thread, or the exception that ended the answer, in place of the
-                returned object's iterator.
+        `on_delta` gets every piece on the engine's thread, or the exception that ended the answer, in place of the
+        returned object's iterator.
 
         Raises:
             UserError: as `generate`.
             QueueFull: too many requests wait.
             EngineClosed: the engine was closed.
         """
-        generation = self._generation(request, on_delta)
-        self._scheduler.submit(generation)
-        return generation
+        sequence = self._new_sequence(request, on_delta)
+        self._scheduler.submit(sequence)
+        return sequence
 
-    def score(self, request: Request, candidates: Sequence[str]) -> list[float]:
+    def score(self, request: Request, candidates: collections.abc.Sequence[str]) -> list[float]:
         """Mean log-likelihood of each candidate as the answer, over its own tokens (the end of turn not counted).
 
         Raises:
@@ -225,35 +211,31 @@ class Engine:
         if not candidates:
             return []
         prepared = self._prompt_builder.candidates(request.messages, candidates, request.template)
-        serial = self._serial(request)
+        lora_id = self._lora_id(request)
 
         def run() -> list[float]:
-            self._adapters.use(serial)
-            return mean_log_likelihoods(self._runner, self._scheduler.prefixes, serial, prepared, self._max_rows)
+            self._adapters.use(lora_id)
+            return mean_log_likelihoods(
+                self.model_runner, self._scheduler.prefix_cache, lora_id, prepared, self._max_num_seqs
+            )
 
         return self._scheduler.call(run)
 
     @property
     def adapters(self) -> list[Adapter]:
-        """The loaded adapters."""
         return list(self._adapters.loaded.values())
 
     def load_adapter(self, name: str, path: str | Path, *, in_place: bool = False) -> Adapter:
-        """Load a LoRA adapter that PEFT saved; running answers go on as they were.
-
-        Args:
-            name: what requests call it.
-            path: its directory.
-            in_place: let it replace the adapter that has the name.
+        """Load a LoRA adapter that PEFT saved, `in_place` of the one that has its name; running answers go on as ever.
 
         Raises:
             UserError: the name is taken, or the adapter does not fit the model.
         """
         if not in_place:
             return self._scheduler.call(lambda: self._adapters.load(name, Path(path)))
-        adapter, outlived = self._scheduler.call(lambda: self._adapters.replace(name, Path(path)))
-        if outlived is not None:
-            self._scheduler.retire(outlived.serial)
+        adapter, superseded = self._scheduler.call(lambda: self._adapters.replace(name, Path(path)))
+        if superseded is not None:
+            self._scheduler.evict_when_idle(superseded.lora_id)
         return adapter
 
     def unload_adapter(self, name: str) -> None:
@@ -262,15 +244,14 @@ class Engine:
         Raises:
             UserError: no adapter has that name.
         """
-        withdrawn = self._scheduler.call(lambda: self._adapters.withdraw(name))
+        unregistered = self._scheduler.call(lambda: self._adapters.unregister(name))
         if self.default_adapter == name:
             self.default_adapter = ""
-        for adapter in withdrawn:
-            self._scheduler.retire(adapter.serial)
+        for adapter in unregistered:
+            self._scheduler.evict_when_idle(adapter.lora_id)
 
     @property
     def stats(self) -> Stats:
-        """Counters for metrics."""
         return self._scheduler.stats
 
     def close(self) -> None:
@@ -283,35 +264,33 @@ class Engine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _serial(self, request: Request) -> int:
-        return self._adapters.serial(self.default_adapter if request.adapter is None else request.adapter)
+    def _lora_id(self, request: Request) -> int:
+        return self._adapters.lora_id(self.default_adapter if request.adapter is None else request.adapter)
 
-    def _generation(
+    def _new_sequence(
         self, request: Request, on_delta: Callable[[Delta | Exception], object] | None = None
-    ) -> Generation:
+    ) -> Sequence:
         arrived = time.perf_counter()
-        serial = self._serial(request)
+        lora_id = self._lora_id(request)
         prompt = self._prompt_builder.prompt(request.messages, request.template)
         for image in prompt.images:
             # Resized here, in the asker's thread: the engine's own is for the model.
-            if image.digest not in self._runner.features:
-                image.pixel_values()
+            if image.digest not in self.model_runner.feature_cache:
+                _ = image.pixel_values
         room = self.context_length - len(prompt.ids)
         sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
-        known = (
-            []
-            if request.answer is None
-            else self._prompt_builder.answer(request.messages, request.answer, request.template)
-        )
-        return Generation(
+        forced: list[int] = []
+        if request.forced_answer is not None:
+            forced = self._prompt_builder.answer_tokens(request.messages, request.forced_answer, request.template)
+        return Sequence(
             prompt,
             sampling,
-            adapter=serial,
+            lora_id=lora_id,
             sampler=Sampler(sampling, prompt.ids, self._vocab_size, self.device),
             tokenizer=self._tokenizer,
             end_ids=self.end_ids,
             arrived=arrived,
-            known=known,
+            forced_tokens=forced,
             on_delta=on_delta,
         )
 
@@ -324,17 +303,5 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"no device is called {name!r}; there are: auto, cpu, cuda, cuda:0 …") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device here; use --device cpu or leave it out")
+        raise UserError("there is no CUDA device here; ask for the device cpu, or for none")
     return device
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes that the device has free now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 4 * 2**30

@@ -1,7 +1,7 @@
 """The KV cache of a running batch, and the attention that reads it.
 
 Every request owns a row of one tensor. A forward pass takes the new tokens of all rows laid end to end, (1, tokens,
-width), whatever their number: one for a row that is decoding, a stretch of the prompt for one that has just come. So
+width), whatever their number: one for a row that is decoding, a chunk of the prompt for one that has just come. So
 requests join between steps, matrix products are shared, and no row waits for another's length.
 """
 
@@ -14,17 +14,42 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedConfig
 
-ATTENTION = "fourfold_slots"
+ATTENTION = "fourfold_kv_cache"
 _GRAIN = 256  # capacity grows in these steps
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """New tokens of one row: `count` of them, the first at position `start` of the row."""
+class StepInput:
+    """What one row brings to a forward pass.
+
+    Attributes:
+        row: its number in the KV cache.
+        embeds: (tokens, text width) of a chunk of the prompt; None where `token` is entry.
+        token: the token drawn last.
+        keep: of how many of the last positions logits are wanted.
+    """
+
+    row: int
+    embeds: torch.Tensor | None = None
+    token: int = 0
+    keep: int = 1
+
+    @property
+    def count(self) -> int:
+        return 1 if self.embeds is None else len(self.embeds)
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """Several new tokens of one row, the first at position `start` of the row.
+
+    `mask` is additive, (count, start + count); None where nothing stands before them and the mask is simply causal.
+    """
 
     row: int
     start: int
     count: int
+    mask: torch.Tensor | None
 
 
 class KVCache:
@@ -32,8 +57,6 @@ class KVCache:
 
     Args:
         config: of the language model.
-        dtype: of keys and values.
-        device: where they live.
         budget: bytes at most; one row of `context` tokens is always allowed.
         context: tokens a row may have.
     """
@@ -105,11 +128,8 @@ class KVCache:
         shape = (self.layers, 2, rows, self.heads, capacity, self.head_size)
         if self.device.type == "cpu" and rows:
             # numpy's zeros come from calloc: pages that no row has reached cost no memory; torch.zeros touches all.
-            return (
-                torch.from_numpy(np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8))
-                .view(self.dtype)
-                .view(shape)
-            )
+            zeros = np.zeros(math.prod(shape) * self.dtype.itemsize, np.uint8)
+            return torch.from_numpy(zeros).view(self.dtype).view(shape)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def _resize(self, rows: int, capacity: int) -> None:
@@ -121,49 +141,49 @@ class KVCache:
 class AttentionMetadata:
     """Where the tokens of one forward pass belong: made once a step, read by the attention of every layer.
 
-    Rows with one new token come first and are attended to together; longer stretches one by one.
+    Rows with one new token (decodes) come first and are attended to together; longer chunks one by one.
 
     Args:
-        slots: the KV cache, whose lengths do not yet count the new tokens.
-        stretches: the new tokens in the order in which they are laid end to end: single ones first.
+        kv_cache: its lengths do not yet count the new tokens.
+        inputs: the new tokens in the order in which they are laid end to end.
     """
 
-    def __init__(self, slots: KVCache, stretches: Sequence[Stretch]) -> None:
-        device = slots.device
-        singles = [stretch for stretch in stretches if stretch.count == 1]
-        self.long = [stretch for stretch in stretches if stretch.count > 1]
-        if list(stretches) != singles + self.long:
+    def __init__(self, kv_cache: KVCache, inputs: Sequence[StepInput]) -> None:
+        device = kv_cache.device
+        counts = [entry.count for entry in inputs]
+        starts = [kv_cache.lengths[entry.row] for entry in inputs]
+        self.kv_cache = kv_cache
+        self.decodes = counts.count(1)
+        if any(count > 1 for count in counts[: self.decodes]):
             raise ValueError("rows with a single new token come first")
-        self.slots = slots
-        self.singles = len(singles)
-        positions = [place for s in stretches for place in range(s.start, s.start + s.count)]
-        self.positions = torch.tensor([positions], device=device)
-        if singles:
-            rows = [stretch.row for stretch in singles]
-            self.rows = torch.tensor(rows, device=device)
-            self.places = self.positions[0, : len(singles)]
-            # A run of neighbouring rows is a view of the cache; anything else has to be gathered.
-            self.run = (
-                slice(rows[0], rows[0] + len(rows)) if rows == list(range(rows[0], rows[0] + len(rows))) else None
-            )
-            self.longest = max(stretch.start for stretch in singles) + 1
-            self.mask: torch.Tensor | None = None
-            if any(stretch.start + 1 != self.longest for stretch in singles):
-                unseen = torch.arange(self.longest, device=device) > self.places[:, None]
-                self.mask = torch.zeros(unseen.shape, dtype=slots.dtype, device=device)
-                self.mask = self.mask.masked_fill_(unseen, -torch.inf)[:, None, None]
-        self.causal = [self._causal_mask(stretch) for stretch in self.long]
+        places = [range(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        self.positions = torch.tensor([[place for row in places for place in row]], device=device)
+        self.chunks = [
+            PrefillChunk(entry.row, start, entry.count, self._causal_mask(start, entry.count))
+            for entry, start in list(zip(inputs, starts, strict=True))[self.decodes :]
+        ]
+        if not self.decodes:
+            return
+        rows = [entry.row for entry in inputs[: self.decodes]]
+        self.rows = torch.tensor(rows, device=device)
+        self.places = self.positions[0, : self.decodes]
+        # A run of neighbouring rows is a view of the cache; anything else has to be gathered.
+        self.run = slice(rows[0], rows[0] + len(rows)) if rows == [*range(rows[0], rows[0] + len(rows))] else None
+        self.longest = max(starts[: self.decodes]) + 1
+        self.mask: torch.Tensor | None = None
+        if min(starts[: self.decodes]) + 1 != self.longest:
+            unseen = torch.arange(self.longest, device=device) > self.places[:, None]
+            self.mask = torch.zeros(unseen.shape, dtype=kv_cache.dtype, device=device)
+            self.mask = self.mask.masked_fill_(unseen, -torch.inf)[:, None, None]
 
-    def _causal_mask(self, stretch: Stretch) -> torch.Tensor | None:
-        """(count, start + count) additive mask of a stretch that has something before it."""
-        if stretch.start == 0:
+    def _causal_mask(self, start: int, count: int) -> torch.Tensor | None:
+        if start == 0:
             return None
-        slots = self.slots
-        mask = torch.full((stretch.count, stretch.start + stretch.count), -torch.inf, device=slots.device)
-        return mask.triu_(stretch.start + 1).to(slots.dtype)
+        mask = torch.full((count, start + count), -torch.inf, device=self.kv_cache.device)
+        return mask.triu_(start + 1).to(self.kv_cache.dtype)
 
 
-def slot_attention(
+def cached_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -171,7 +191,7 @@ def slot_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     *,
-    layout: AttentionMetadata,
+    attention_metadata: AttentionMetadata,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Store new keys and values in their rows and attend to each row's own past (transformers' attention interface).
@@ -181,39 +201,38 @@ def slot_attention(
         query: (1, heads, tokens, head size).
         key: (1, key-value heads, tokens, head size).
         value: as key.
-        attention_mask: None; the layout knows.
-        scaling: of the dot product.
-        layout: of this step.
-        **kwargs: what else transformers hands on.
+        attention_mask: None; `attention_metadata` knows.
 
     Returns:
         (1, tokens, heads, head size), and no weights.
     """
-    keys, values = layout.slots.layer(cast(int, module.layer_idx))
+    metadata = attention_metadata
+    keys, values = metadata.kv_cache.layer(cast(int, module.layer_idx))
     heads, size = query.shape[1], query.shape[3]
     groups = heads // key.shape[1]
     attend = torch.nn.functional.scaled_dot_product_attention
     parts = []
-    count = layout.singles
+    count = metadata.decodes
     if count:
-        keys[layout.rows, :, layout.places] = key[0, :, :count].transpose(0, 1)
-        values[layout.rows, :, layout.places] = value[0, :, :count].transpose(0, 1)
-        rows = layout.rows if layout.run is None else layout.run
+        keys[metadata.rows, :, metadata.places] = key[0, :, :count].transpose(0, 1)
+        values[metadata.rows, :, metadata.places] = value[0, :, :count].transpose(0, 1)
+        rows = metadata.rows if metadata.run is None else metadata.run
         # Query heads that share a key-value head stand where a sequence would: no copies of keys for each of them.
         grouped = query[0, :, :count].transpose(0, 1).reshape(count, heads // groups, groups, size)
-        past_keys, past_values = keys[rows, :, : layout.longest], values[rows, :, : layout.longest]
-        out = attend(grouped, past_keys, past_values, attn_mask=layout.mask, scale=scaling)
+        past_keys, past_values = keys[rows, :, : metadata.longest], values[rows, :, : metadata.longest]
+        out = attend(grouped, past_keys, past_values, attn_mask=metadata.mask, scale=scaling)
         parts.append(out.reshape(1, count, heads, size))
-    for stretch, mask in zip(layout.long, layout.causal, strict=True):
-        new = slice(count, count + stretch.count)
-        end = stretch.start + stretch.count
-        keys[stretch.row, :, stretch.start : end] = key[0, :, new]
-        values[stretch.row, :, stretch.start : end] = value[0, :, new]
-        past_keys, past_values = keys[stretch.row, None, :, :end], values[stretch.row, None, :, :end]
+    for chunk in metadata.chunks:
+        new = slice(count, count + chunk.count)
+        end = chunk.start + chunk.count
+        keys[chunk.row, :, chunk.start : end] = key[0, :, new]
+        values[chunk.row, :, chunk.start : end] = value[0, :, new]
+        past_keys, past_values = keys[chunk.row, None, :, :end], values[chunk.row, None, :, :end]
         if groups > 1:
             past_keys = past_keys.repeat_interleave(groups, dim=1)
             past_values = past_values.repeat_interleave(groups, dim=1)
-        out = attend(query[:, :, new], past_keys, past_values, attn_mask=mask, is_causal=mask is None, scale=scaling)
+        causal = chunk.mask is None
+        out = attend(query[:, :, new], past_keys, past_values, attn_mask=chunk.mask, is_causal=causal, scale=scaling)
         parts.append(out.transpose(1, 2))
         count = new.stop
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
@@ -223,4 +242,4 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-AttentionInterface.register(ATTENTION, slot_attention)
+AttentionInterface.register(ATTENTION, cached_attention)

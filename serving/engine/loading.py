@@ -1,47 +1,85 @@
-"""A checkpoint directory to model and processor, or one clear line on what is wrong with it."""
+"""A checkpoint directory to model and processor, in the number format that suits the machine."""
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 
-from fourfold.assistant.checkpoints.check import check_checkpoint
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.model.bf16 import cast_linears_to_bf16, has_fast_bf16
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.quantization import Quantization, quantization_config
+from fourfold.serving.engine.onnx_decoder import int8_is_good
+from fourfold.serving.engine.onnx_graph import WeightFormat, can_be_built
 
+DtypeName = Literal["auto", "int8", "float32", "bfloat16", "float16"]
+Quantization = Literal["4bit", "8bit"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+# Low-bit vision towers lose up to 23 points in the literature, the projector is small, and the head is often tied to
+# the embedding table. transformers matches these from the start of a module's full name.
+_SKIPPED = ["model.vision_tower", "model.vision_norm", "model.projector", "lm_head"]
 
 
-def load_config(directory: Path) -> MiniGPTv2Config:
-    """The configuration of a checkpoint.
+@dataclass(frozen=True)
+class NumberFormat:
+    """How a loaded model keeps its number_format.
+
+    Attributes:
+        dtype: of everything that torch computes.
+        decoder: of the weights of the language model's products where onnxruntime computes it, see `OnnxDecoder`; None
+            where torch does.
+        bf16_tower: whether the image tower's products are in bfloat16, between activations in `dtype`.
+    """
+
+    dtype: torch.dtype
+    decoder: WeightFormat | None = None
+    bf16_tower: bool = False
+
+
+def load_checkpoint(
+    directory: Path, dtype: DtypeName, device: torch.device, quantization: Quantization | None
+) -> tuple[MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor, WeightFormat | None]:
+    """The model, ready to use on `device`, its processor, and in which format onnxruntime computes the language model.
+
+    Args:
+        directory: a checkpoint; `resolve_model` has looked whether it is whole.
+        dtype: see `choose_format`.
+        quantization: of the language model, by bitsandbytes.
 
     Raises:
-        UserError: there is no readable MiniGPT-v2 checkpoint.
+        UserError: a part is missing, unreadable or does not go with the others, or an option is impossible here.
     """
-    if not directory.is_dir():
-        raise UserError(f"no such checkpoint directory: {directory}")
-    check_checkpoint(directory)
+    config = _load_config(directory)
+    processor = _load_processor(directory, config)
+    number_format = choose_format(dtype, config, device, quantization)
+    model = _load_model(directory, number_format.dtype, device, quantization)
+    if number_format.bf16_tower:
+        cast_linears_to_bf16(model.model.vision_tower)
+    return model, processor, number_format.decoder
+
+
+def _load_config(directory: Path) -> MiniGPTv2Config:
     try:
-        return MiniGPTv2Config.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
     except UserError:
         raise
     except _BROKEN as error:
         raise UserError(f"cannot read {directory / 'config.json'}: {_first_line(error)}") from error
+    if not isinstance(config, MiniGPTv2Config):
+        raise UserError(f"{directory} holds a model of type {config.model_type!r}, not {MiniGPTv2Config.model_type!r}")
+    return config
 
 
-def load_model(
+def _load_model(
     directory: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
 ) -> MiniGPTv2ForConditionalGeneration:
-    """The model of a checkpoint, ready to use on `device`; every weight comes from the checkpoint.
-
-    Raises:
-        UserError: weights are missing, unreadable or of other shapes, or the quantisation is impossible here.
-    """
     options: dict[str, object] = {}
     if quantization is not None:
-        options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": str(device)}}
+        options = {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": str(device)}}
     try:
         model, report = MiniGPTv2ForConditionalGeneration.from_pretrained(
             directory, dtype=dtype, local_files_only=True, output_loading_info=True, **options
@@ -56,12 +94,7 @@ def load_model(
     return (model if quantization else model.to(device)).eval()
 
 
-def load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Processor:
-    """The processor of a checkpoint.
-
-    Raises:
-        UserError: tokenizer, image processor or chat template is missing or does not go with the model.
-    """
+def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Processor:
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
     except _BROKEN as error:
@@ -82,6 +115,55 @@ def end_tokens(model: MiniGPTv2ForConditionalGeneration, processor: MiniGPTv2Pro
     if ids is None:
         ids = processor.tokenizer.eos_token_id
     return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def choose_format(
+    name: DtypeName, config: PreTrainedConfig, device: torch.device, quantization: Quantization | None = None
+) -> NumberFormat:
+    """The number format to load a model in.
+
+    onnxruntime computes the language model where it is a plain LLaMA on a CPU, in float32 or with int8 weights, and
+    bitsandbytes has no part in it; torch computes everything else.
+
+    Args:
+        name: "auto" takes bfloat16 on CUDA where the device has it, else float16; on a CPU int8 for the language
+            model where the processor is good at it, and float32 for the rest but the image tower's products, which
+            are bfloat16 where the processor has instructions for them ("int8" the same).
+        config: of the model.
+        device: to load on.
+        quantization: by bitsandbytes.
+
+    Raises:
+        UserError: there is no such format, or not here.
+    """
+    if name not in ("auto", "int8", *_DTYPES):
+        raise UserError(f"no dtype is called {name!r}; there are: auto, int8, {', '.join(_DTYPES)}")
+    if name == "auto" and device.type == "cuda":
+        return NumberFormat(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    dtype = _DTYPES.get(name, torch.float32)
+    possible = device.type == "cpu" and quantization is None and can_be_built(config.text_config)
+    if name == "int8" and not possible:
+        raise UserError("int8 is for plain LLaMA language models on a CPU, without bitsandbytes; choose another dtype")
+    if not possible or dtype != torch.float32:
+        return NumberFormat(dtype)
+    if name == "int8" or (name == "auto" and int8_is_good()):
+        return NumberFormat(dtype, "int8", bf16_tower=has_fast_bf16(device))
+    return NumberFormat(dtype, "float32")
+
+
+def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation, or LLM.int8(); what is not quantised is kept and computed in `dtype`."""
+    # It warns that an optional kernel package, fetched from the network, is absent.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_SKIPPED)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=_SKIPPED,
+    )
 
 
 def _first_line(error: Exception) -> str:

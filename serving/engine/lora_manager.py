@@ -3,15 +3,30 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.adapter_files import check_adapter_files
 
-BASE = 0  # serial number of "no adapter"
+if TYPE_CHECKING:  # it brings torch; a command that only looks at an adapter's files need not wait for that
+    from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+
+BASE = 0
+"""The `lora_id` of "no adapter"."""
+
+
+def check_adapter_files(directory: Path) -> None:
+    """See, without loading it, that a directory holds an adapter as PEFT saves it today.
+
+    PEFT itself would take what is no directory for a name on the Hub, and would unpickle what is no safetensors file.
+
+    Raises:
+        UserError: a file is missing; the message says which.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} is no LoRA adapter: it has no {name}")
 
 
 @dataclass(frozen=True)
@@ -21,32 +36,28 @@ class Adapter:
     Attributes:
         name: what requests call it.
         path: where it came from.
-        serial: counts loads, so that what was cached under a name that was unloaded is never taken for its successor's.
+        lora_id: counts loads, so that what was cached under a name that was unloaded is never its successor's.
     """
 
     name: str
     path: Path
-    serial: int
+    lora_id: int
 
 
 class LoRAManager:
-    """The adapters of one model. `load`, `delete` and `use` belong to the model's thread.
+    """The adapters of one model. `load`, `delete` and `use` belong to the model's thread."""
 
-    Args:
-        model: takes the LoRA layers.
-    """
-
-    def __init__(self, model: MiniGPTv2ForConditionalGeneration) -> None:
+    def __init__(self, model: "MiniGPTv2ForConditionalGeneration") -> None:
         self.loaded: dict[str, Adapter] = {}
         self._model = model
-        self._serial = BASE
+        self._last_id = BASE
         self._in_use = BASE
         self._live = {BASE}
-        self._replaced: dict[str, Adapter] = {}
+        self._predecessors: dict[str, Adapter] = {}
         self._layers: list[Any] = []  # PEFT's; importing it takes a second that most starts need not spend
 
-    def serial(self, name: str) -> int:
-        """Serial number of the adapter called `name`, `BASE` for "".
+    def lora_id(self, name: str) -> int:
+        """Of the adapter called `name`; `BASE` for "".
 
         Raises:
             UserError: there is none of that name.
@@ -55,7 +66,7 @@ class LoRAManager:
             return BASE
         if name not in self.loaded:
             raise UserError(f"no adapter is called {name!r}; loaded: {', '.join(sorted(self.loaded)) or 'none'}")
-        return self.loaded[name].serial
+        return self.loaded[name].lora_id
 
     def load(self, name: str, path: Path) -> Adapter:
         """Add an adapter that PEFT saved. Every tensor of the file must find its place, and every place its tensor.
@@ -81,17 +92,17 @@ class LoRAManager:
         if name not in self.loaded:
             return self.load(name, path), None
         adapter = self._add(name, path)
-        outlived = self._replaced.get(name)
-        self._replaced[name] = self.loaded[name]
+        superseded = self._predecessors.get(name)
+        self._predecessors[name] = self.loaded[name]
         self.loaded[name] = adapter
-        return adapter, outlived
+        return adapter, superseded
 
     def _add(self, name: str, path: Path) -> Adapter:
         import peft
 
         check_adapter_files(path)
-        self._serial += 1
-        label = f"fourfold_{self._serial}"
+        self._last_id += 1
+        label = f"fourfold_{self._last_id}"
         try:
             config = peft.PeftConfig.from_pretrained(str(path))
             config.inference_mode = True
@@ -114,37 +125,36 @@ class LoRAManager:
             what, keys = ("lacks", missing) if missing else ("has weights that nothing takes:", result.unexpected_keys)
             raise UserError(f"the adapter {path} does not fit this model: it {what} {keys[0]} and {len(keys) - 1} more")
         self._layers = self._tuner_layers()
-        self._live.add(self._serial)
+        self._live.add(self._last_id)
         self._activate(self._in_use)
-        return Adapter(name, path, self._serial)
+        return Adapter(name, path, self._last_id)
 
-    def withdraw(self, name: str) -> list[Adapter]:
+    def unregister(self, name: str) -> list[Adapter]:
         """Forget the name, so that no new request can ask for it; `delete` frees the memory of what is returned."""
-        self.serial(name)
-        replaced = self._replaced.pop(name, None)
-        return [self.loaded.pop(name), *([replaced] if replaced else [])]
+        self.lora_id(name)
+        gone = [self.loaded.pop(name), self._predecessors.pop(name, None)]
+        return [adapter for adapter in gone if adapter is not None]
 
-    def delete(self, serial: int) -> None:
-        """Free an adapter's weights."""
-        self._live.discard(serial)
-        self._remove_layers(f"fourfold_{serial}")
+    def delete(self, lora_id: int) -> None:
+        self._live.discard(lora_id)
+        self._remove_layers(f"fourfold_{lora_id}")
 
-    def use(self, serial: int) -> None:
+    def use(self, lora_id: int) -> None:
         """Send the next forward passes through this adapter, or none for `BASE`.
 
         Raises:
             UserError: it was deleted between the asking and now.
         """
-        if serial not in self._live:
+        if lora_id not in self._live:
             raise UserError("the adapter was unloaded just now")
-        if serial != self._in_use:
-            self._activate(serial)
+        if lora_id != self._in_use:
+            self._activate(lora_id)
 
-    def _activate(self, serial: int) -> None:
-        active = [f"fourfold_{serial}"] if serial != BASE else []
+    def _activate(self, lora_id: int) -> None:
+        active = [f"fourfold_{lora_id}"] if lora_id != BASE else []
         for layer in self._layers:
             layer.set_adapter(active, inference_mode=True)
-        self._in_use = serial
+        self._in_use = lora_id
 
     def _tuner_layers(self) -> list[Any]:
         from peft.tuners.tuners_utils import BaseTunerLayer

@@ -1,39 +1,16 @@
 """Forward passes: images to features, prompts to embeddings, new tokens of many rows to logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.serving.engine.cache import FeatureCache
-from fourfold.serving.engine.kv_cache import ATTENTION, AttentionMetadata, KVCache, Stretch
+from fourfold.serving.engine.kv_cache import ATTENTION, AttentionMetadata, KVCache, StepInput
 from fourfold.serving.engine.lora_manager import BASE
-from fourfold.serving.engine.onnx_decoder import Decoder
+from fourfold.serving.engine.onnx_decoder import OnnxDecoder
 from fourfold.serving.engine.onnx_graph import WeightFormat
 from fourfold.serving.engine.prompt import Prompt
-
-
-@dataclass(frozen=True)
-class StepInput:
-    """What one row brings to a step.
-
-    Attributes:
-        row: its number in the KV cache.
-        embeds: (tokens, text width) of a prompt's stretch; None where `token` is given.
-        token: the token drawn last.
-        keep: of how many of the last positions logits are wanted.
-    """
-
-    row: int
-    embeds: torch.Tensor | None = None
-    token: int = 0
-    keep: int = 1
-
-    @property
-    def count(self) -> int:
-        """New tokens."""
-        return 1 if self.embeds is None else len(self.embeds)
 
 
 class ModelRunner:
@@ -42,10 +19,9 @@ class ModelRunner:
     Args:
         model: on its device, in its dtype; its language model's attention is replaced.
         context: tokens a row may have.
-        cache_bytes: of the KV cache at most.
-        feature_bytes: of kept image features at most.
-        decoder: format of the language model's weights where onnxruntime is to compute it (`Decoder`), None for torch.
-            Under an adapter it is always torch.
+        cache_bytes: of the KV cache at most; `feature_bytes` of kept image features.
+        decoder: format of the language model's weights where onnxruntime is to compute it, see `OnnxDecoder`; None for
+            torch, which always computes under an adapter.
     """
 
     def __init__(
@@ -59,16 +35,18 @@ class ModelRunner:
         self.model = model
         self.device = model.device
         self.dtype = model.model.projector.weight.dtype
-        self.slots = KVCache(model.config.text_config, self.dtype, self.device, cache_bytes, context)
-        self.features = FeatureCache(feature_bytes)
+        self.kv_cache = KVCache(model.config.text_config, self.dtype, self.device, cache_bytes, context)
+        self.feature_cache = FeatureCache(feature_bytes)
         self.patches = model.config.grid_width**2
         self.images_encoded = self.images_reused = 0
         self._language_model = model.model.language_model
         self._language_model.set_attn_implementation(ATTENTION)
-        self._decoder: Decoder | None = None
+        self.decoder: OnnxDecoder | None = None
         if decoder is not None:
             threads = torch.get_num_threads()
-            self._decoder = Decoder(self._language_model, model.lm_head.weight, decoder, self.slots, context, threads)
+            self.decoder = OnnxDecoder(
+                self._language_model, model.lm_head.weight, decoder, self.kv_cache, context, threads
+            )
 
     def embed(self, prompt: Prompt, start: int) -> torch.Tensor:
         """Embeddings (tokens, text width) of a prompt from position `start` on; encodes the images that this needs."""
@@ -82,45 +60,48 @@ class ModelRunner:
         visual = projected.reshape(-1, projected.shape[-1])[-places:]
         return self.model.model.embed(ids, visual[None])[0]
 
-    def step(self, works: Sequence[StepInput], adapter: int = BASE) -> torch.Tensor:
+    def step(self, inputs: Sequence[StepInput], lora_id: int = BASE) -> torch.Tensor:
         """Run the new tokens of all rows through the language model. **The decode step is this one place.**
 
         Args:
-            works: those with a single new token first.
-            adapter: serial of the adapter in use.
+            inputs: those with a single new token first.
+            lora_id: of the adapter in use.
 
         Returns:
-            Logits (kept positions, vocabulary) in the order of `works`, to be used before the next step.
+            Logits (kept positions, vocabulary) in the order of `inputs`, to be used before the next step.
         """
-        if self._decoder is not None and adapter == BASE:
-            return self._decoder.step(works)
-        lengths = self.slots.lengths
-        layout = AttentionMetadata(self.slots, [Stretch(work.row, lengths[work.row], work.count) for work in works])
+        if self.decoder is not None and lora_id == BASE:
+            return self.decoder.step(inputs)
+        lengths = self.kv_cache.lengths
+        metadata = AttentionMetadata(self.kv_cache, inputs)
         hidden = self._language_model(
-            inputs_embeds=self._join(works), position_ids=layout.positions, use_cache=False, layout=layout
+            inputs_embeds=self._join(inputs),
+            position_ids=metadata.positions,
+            use_cache=False,
+            attention_metadata=metadata,
         ).last_hidden_state[0]
         end = 0
         kept: list[int] = []
-        for work in works:
-            lengths[work.row] += work.count
-            end += work.count
-            kept.extend(range(end - work.keep, end))
+        for entry in inputs:
+            lengths[entry.row] += entry.count
+            end += entry.count
+            kept.extend(range(end - entry.keep, end))
         if len(kept) < len(hidden):
             hidden = hidden[torch.tensor(kept, device=self.device, dtype=torch.long)]
         return self.model.lm_head(hidden)
 
-    def _join(self, works: Sequence[StepInput]) -> torch.Tensor:
+    def _join(self, inputs: Sequence[StepInput]) -> torch.Tensor:
         """(1, tokens, text width) of all rows, end to end; tokens drawn last are embedded together."""
-        tokens = [work.token for work in works if work.embeds is None]
+        tokens = [entry.token for entry in inputs if entry.embeds is None]
         drawn = None
         if tokens:
             drawn = self._language_model.embed_tokens(torch.tensor(tokens, device=self.device))
-            if len(tokens) == len(works):
+            if len(tokens) == len(inputs):
                 return drawn[None]
         parts, place = [], 0
-        for work in works:
-            if work.embeds is not None:
-                parts.append(work.embeds)
+        for entry in inputs:
+            if entry.embeds is not None:
+                parts.append(entry.embeds)
             elif drawn is not None:
                 parts.append(drawn[place : place + 1])
                 place += 1
@@ -130,15 +111,15 @@ class ModelRunner:
         """(count, patches, vision width) of a prompt's last `count` images, from the cache where they are."""
         images = prompt.images[-count:]
         known = {
-            image.digest: features for image in images if (features := self.features.get(image.digest)) is not None
+            image.digest: features for image in images if (features := self.feature_cache.get(image.digest)) is not None
         }
         missing = {image.digest: image for image in images if image.digest not in known}
         self.images_encoded += len(missing)
         self.images_reused += len(images) - len(missing)
         if missing:
-            pixels = torch.cat([image.pixel_values() for image in missing.values()])
+            pixels = torch.cat([image.pixel_values for image in missing.values()])
             encoded = self.model.model.encode_images(pixels.to(self.device, self.dtype))
             for digest, features in zip(missing, encoded, strict=True):
                 known[digest] = features.clone()  # a view would keep its whole batch alive
-                self.features.put(digest, known[digest])
+                self.feature_cache.put(digest, known[digest])
         return torch.stack([known[image.digest] for image in images])

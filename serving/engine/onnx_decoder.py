@@ -1,20 +1,19 @@
-"""The language model's steps through onnxruntime."""
+"""The language model's steps through onnxruntime, and whether its int8 is any good here."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import timeit
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 
-from fourfold.serving.engine.kv_cache import KVCache
-from fourfold.serving.engine.onnx_graph import WeightFormat, decoder_graph
-
-if TYPE_CHECKING:
-    from fourfold.serving.engine.model_runner import StepInput
+from fourfold.serving.engine.kv_cache import KVCache, StepInput
+from fourfold.serving.engine.onnx_graph import WeightFormat, decoder_graph, product_graph
 
 
-class Decoder:
+class OnnxDecoder:
     """Runs new tokens through a LLaMA on the CPU. Not thread-safe.
 
     Keys and values are read and written where `KVCache` keeps them, in the same layout as by torch, so that either may
@@ -24,9 +23,8 @@ class Decoder:
         language_model: `LlamaModel` in float32, see `can_be_built`.
         head: (vocabulary, width) of the vocabulary head.
         weights: format of the weights of products.
-        slots: keys and values, in float32.
+        kv_cache: in float32.
         context: tokens a row may have.
-        threads: that compute.
     """
 
     def __init__(
@@ -34,7 +32,7 @@ class Decoder:
         language_model: Any,
         head: torch.Tensor,
         weights: WeightFormat,
-        slots: KVCache,
+        kv_cache: KVCache,
         context: int,
         threads: int,
     ) -> None:
@@ -50,128 +48,139 @@ class Decoder:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
         options.add_external_initializers(list(graph.weights), values)
         self._session = onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
-        self._slots = slots
+        self._kv_cache = kv_cache
         self._table = language_model.embed_tokens.weight.detach().numpy()
         self._vocabulary = len(head)
-        self._batch: _Batch | None = None
+        self._decode_call: _Call | None = None
 
-    def step(self, works: Sequence["StepInput"]) -> torch.Tensor:
+    def step(self, inputs: Sequence[StepInput]) -> torch.Tensor:
         """Run the new tokens of all rows through the language model.
 
         Args:
-            works: those with a single new token first.
+            inputs: those with a single new token first.
 
         Returns:
-            Logits (kept positions, vocabulary) in the order of `works`, to be used before the next step.
+            Logits (kept positions, vocabulary) in the order of `inputs`, to be used before the next step.
         """
-        lengths = self._slots.lengths
+        lengths = self._kv_cache.lengths
         parts: list[torch.Tensor] = []
-        singles = [work for work in works if work.count == 1]
-        for run in _neighbours(singles):
-            batch = self._batch_of(run[0].row, len(run))
-            batch.fill(self._table, run, [lengths[work.row] for work in run])
-            self._session.run_with_iobinding(batch.binding)
-            parts.append(batch.logits if all(work.keep for work in run) else batch.logits[[w.keep == 1 for w in run]])
+        decodes = [entry for entry in inputs if entry.count == 1]
+        for run in _neighbours(decodes):
+            call = self._decode_call_for(run[0].row, len(run))
+            for place, entry in enumerate(run):
+                call.embeds[place, 0] = self._table[entry.token] if entry.embeds is None else entry.embeds[0].numpy()
+            logits = call.run([lengths[entry.row] + 1 for entry in run])
+            parts.append(logits if all(entry.keep for entry in run) else logits[[entry.keep == 1 for entry in run]])
             # Another run of the same step must not write over what is returned.
-            self._batch = batch if len(run) == len(singles) else None
-        parts.extend(self._read(work, lengths[work.row]) for work in works[len(singles) :])
-        for work in works:
-            lengths[work.row] += work.count
+            self._decode_call = call if len(run) == len(decodes) else None
+        for entry in inputs[len(decodes) :]:
+            assert entry.embeds is not None
+            # Logits of at least one position, since products of nothing are not everywhere allowed for.
+            kept = np.arange(entry.count - max(entry.keep, 1), entry.count)
+            embeds = np.ascontiguousarray(entry.embeds.numpy())[None]
+            logits = self._call(entry.row, embeds, kept).run([lengths[entry.row] + entry.count])
+            parts.append(logits[len(kept) - entry.keep :])
+        for entry in inputs:
+            lengths[entry.row] += entry.count
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _batch_of(self, row: int, rows: int) -> "_Batch":
+    def _decode_call_for(self, row: int, rows: int) -> "_Call":
         """Buffers for a token each of neighbouring rows: those of the last step, where they fit."""
-        if self._batch is None or not self._batch.fits(self._slots, row, rows):
-            self._batch = _Batch(self._session, self._slots, row, rows, self._table.shape[1], self._vocabulary)
-        return self._batch
+        if self._decode_call is None or self._decode_call.place != _place(self._kv_cache, row, rows):
+            embeds = np.empty((rows, 1, self._table.shape[1]), np.float32)
+            self._decode_call = self._call(row, embeds, np.arange(rows))
+        return self._decode_call
 
-    def _read(self, work: "StepInput", start: int) -> torch.Tensor:
-        """Read a stretch of one row's prompt; logits (kept, vocabulary)."""
-        assert work.embeds is not None
-        embeds = np.ascontiguousarray(work.embeds.numpy())[None]
-        end = start + work.count
-        # At least one position, since products of nothing are not everywhere allowed for.
-        kept = np.arange(work.count - max(work.keep, 1), work.count)
-        logits = torch.empty(len(kept), self._vocabulary)
-        binding = self._session.io_binding()
-        feeds = {
-            "embeds": embeds,
-            "last": np.array([end - 1], np.int32),
-            "total": np.array(end, np.int32),
-            "kept": kept,
-        }
-        for name, array in feeds.items():
-            _bind_input(binding, name, array)
-        _bind_output(binding, "logits", logits.numpy())
-        _bind_slots(binding, self._slots, work.row, 1)
-        self._session.run_with_iobinding(binding)
-        return logits[len(kept) - work.keep :]
+    def _call(self, row: int, embeds: np.ndarray, kept: np.ndarray) -> "_Call":
+        return _Call(self._session, self._kv_cache, row, embeds, kept, self._vocabulary)
 
 
-class _Batch:
-    """Buffers of a step of one token a row, bound once and used for as long as the same rows go on."""
+class _Call:
+    """Buffers of a forward pass of neighbouring rows, bound once and used for as long as the same rows go on.
+
+    Attributes:
+        place: of their keys and values, see `_place`.
+        embeds: (rows, tokens, text width), to be filled.
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, slots: KVCache, row: int, rows: int, width: int, vocabulary: int
+        self,
+        session: onnxruntime.InferenceSession,
+        kv_cache: KVCache,
+        row: int,
+        embeds: np.ndarray,
+        kept: np.ndarray,
+        vocabulary: int,
     ) -> None:
-        self._place = _place(slots, row, rows)
-        self._embeds = np.empty((rows, 1, width), np.float32)
-        self._last = np.empty(rows, np.int32)
-        self._total = np.empty((), np.int32)
-        self._kept = np.arange(rows)
-        self.logits = torch.empty(rows, vocabulary)
-        self.binding = session.io_binding()
-        feeds: dict[str, np.ndarray] = {
-            "embeds": self._embeds,
-            "last": self._last,
-            "total": self._total,
-            "kept": self._kept,
-        }
-        for name, array in feeds.items():
-            _bind_input(self.binding, name, array)
-        _bind_output(self.binding, "logits", self.logits.numpy())
-        _bind_slots(self.binding, slots, row, rows)
+        rows = len(embeds)
+        self.place = _place(kv_cache, row, rows)
+        self.embeds = embeds
+        self._last, self._total = np.empty(rows, np.int32), np.empty((), np.int32)
+        self._kept = kept
+        self._logits = torch.empty(len(kept), vocabulary)
+        self._session, self._binding = session, session.io_binding()
+        inputs = {"embeds": embeds, "last": self._last, "total": self._total, "kept": kept}
+        for name, array in inputs.items():
+            _bind(self._binding.bind_input, name, array)
+        _bind(self._binding.bind_output, "logits", self._logits.numpy())
+        for layer in range(kv_cache.layers):
+            for name, tensor in zip(("keys", "values"), kv_cache.layer(layer), strict=True):
+                array = tensor[row : row + rows].numpy()
+                _bind(self._binding.bind_input, f"{name}.{layer}", array)
+                _bind(self._binding.bind_output, f"new_{name}.{layer}", array)
 
-    def fits(self, slots: KVCache, row: int, rows: int) -> bool:
-        """Whether they are of these rows, and keys and values still lie where they were."""
-        return self._place == _place(slots, row, rows)
-
-    def fill(self, table: np.ndarray, works: Sequence["StepInput"], lengths: list[int]) -> None:
-        """Put in each row's new token, and how many there are before it."""
-        for place, work in enumerate(works):
-            self._embeds[place, 0] = table[work.token] if work.embeds is None else work.embeds[0].numpy()
-        self._last[:] = lengths
-        self._total[...] = max(lengths) + 1
+    def run(self, ends: Sequence[int]) -> torch.Tensor:
+        """Logits (kept, vocabulary), where each row has so many tokens with the new ones."""
+        self._last[:] = [end - 1 for end in ends]
+        self._total[...] = max(ends)
+        self._session.run_with_iobinding(self._binding)
+        return self._logits
 
 
-def _place(slots: KVCache, row: int, rows: int) -> tuple[object, ...]:
+def _place(kv_cache: KVCache, row: int, rows: int) -> tuple[object, ...]:
     """Differs wherever buffers have to be bound anew; an address alone may be given to a larger cache."""
-    keys = slots.layer(0)[0]
+    keys = kv_cache.layer(0)[0]
     return keys.data_ptr(), keys.shape, row, rows
 
 
-def _neighbours(works: Sequence["StepInput"]) -> list[list["StepInput"]]:
-    """Works in runs of rows that lie side by side."""
+def _neighbours(inputs: Sequence[StepInput]) -> list[list[StepInput]]:
+    """In runs of rows that lie side by side."""
     runs: list[list[StepInput]] = []
-    for work in works:
-        if runs and runs[-1][-1].row + 1 == work.row:
-            runs[-1].append(work)
+    for entry in inputs:
+        if runs and runs[-1][-1].row + 1 == entry.row:
+            runs[-1].append(entry)
         else:
-            runs.append([work])
+            runs.append([entry])
     return runs
 
 
-def _bind_slots(binding: Any, slots: KVCache, row: int, rows: int) -> None:
-    for layer in range(slots.layers):
-        for name, tensor in zip(("keys", "values"), slots.layer(layer), strict=True):
-            array = tensor[row : row + rows].numpy()
-            _bind_input(binding, f"{name}.{layer}", array)
-            _bind_output(binding, f"new_{name}.{layer}", array)
+def _bind(bind: Callable[..., None], name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def _bind_input(binding: Any, name: str, array: np.ndarray) -> None:
-    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+@cache
+def int8_is_good() -> bool:
+    """Whether this processor multiplies with int8 weights correctly and faster than in float32; takes milliseconds.
 
-
-def _bind_output(binding: Any, name: str, array: np.ndarray) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    onnxruntime has kernels for processors with instructions for it; on others it unpacks all weights at every product.
+    """
+    outputs, inputs = 4096, 1024
+    # The largest sums that can come up: where a kernel adds in 16 bits, they show it.
+    weight = torch.ones(outputs, inputs)
+    weight[1::2] = -1
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(product_graph(weight), options, providers=["CPUExecutionProvider"])
+    ones = torch.ones(1, inputs)
+    feeds = {"inputs": ones.numpy()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        exact = torch.nn.functional.linear(ones, weight)
+        found = torch.from_numpy(session.run(None, feeds)[0])
+        right = torch.allclose(found, exact, rtol=0.02)
+        int8 = min(timeit.repeat(lambda: session.run(None, feeds), number=1, repeat=7))
+        float32 = min(timeit.repeat(lambda: torch.nn.functional.linear(ones, weight), number=1, repeat=7))
+    finally:
+        torch.set_num_threads(threads)
+    return right and int8 < float32

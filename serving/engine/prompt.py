@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,29 +15,23 @@ from fourfold.assistant.model import MiniGPTv2Processor
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.cache import PromptKey, image_digest
 
+Messages = list[dict[str, Any]]
+
 # transformers keeps one compiled template for all, which notes where answers stand and is not made for threads.
 _RENDERING = threading.Lock()
 
 
 class PromptImage:
-    """An image of a prompt; resized and normalised when first needed.
-
-    Args:
-        image: as it came.
-        processor: of the model.
-    """
+    """An image of a prompt; resized and normalised when first needed."""
 
     def __init__(self, image: Image.Image, processor: MiniGPTv2Processor) -> None:
         self.digest = image_digest(image)
-        self._image = image
-        self._processor = processor
-        self._pixels: torch.Tensor | None = None
+        self._image, self._processor = image, processor
 
+    @cached_property
     def pixel_values(self) -> torch.Tensor:
         """(1, 3, image size, image size), float32."""
-        if self._pixels is None:
-            self._pixels = self._processor.image_processor(images=[self._image], return_tensors="pt")["pixel_values"]
-        return self._pixels
+        return self._processor.image_processor(images=[self._image], return_tensors="pt")["pixel_values"]
 
 
 @dataclass(frozen=True)
@@ -58,34 +53,25 @@ class PromptBuilder:
     """Turns messages into prompts. Thread-safe.
 
     Args:
-        processor: of the model.
         context: tokens that prompt and answer may have together.
         end_ids: tokens that end an answer.
     """
 
     def __init__(self, processor: MiniGPTv2Processor, context: int, end_ids: frozenset[int]) -> None:
-        self.processor = processor
-        self.context = context
-        self.end_ids = end_ids
+        self.processor, self.context, self.end_ids = processor, context, end_ids
 
-    def prompt(self, messages: list[dict[str, Any]], template: Mapping[str, bool] | None = None) -> Prompt:
-        """The prompt of a conversation that waits for an answer.
-
-        Args:
-            messages: of `Request`.
-            template: of `Request`.
+    def prompt(self, messages: Messages, template: Mapping[str, bool] | None = None) -> Prompt:
+        """The prompt of a conversation that waits for an answer; `messages` and `template` as in `Request`.
 
         Raises:
             UserError: the conversation is malformed, or leaves no room for an answer in the context.
         """
         images = [PromptImage(image, self.processor) for image in images_of(messages)]
         text = self._expand(self._render(messages, template or {}, add_generation_prompt=True)[0], len(images))
-        prompt = self._keyed(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], images)
-        self._check_length(prompt)
-        return prompt
+        return self._prompt(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], images)
 
     def candidates(
-        self, messages: list[dict[str, Any]], texts: Sequence[str], template: Mapping[str, bool] | None = None
+        self, messages: Messages, texts: Sequence[str], template: Mapping[str, bool] | None = None
     ) -> list[tuple[Prompt, int]]:
         """For each text the conversation with it as the answer, and the position of the answer's first token.
 
@@ -98,9 +84,7 @@ class PromptBuilder:
         images = [PromptImage(image, self.processor) for image in images_of(messages)]
         return [self._candidate(messages, images, text, template or {}) for text in texts]
 
-    def answer(
-        self, messages: list[dict[str, Any]], text: str, template: Mapping[str, bool] | None = None
-    ) -> list[int]:
+    def answer_tokens(self, messages: Messages, text: str, template: Mapping[str, bool] | None = None) -> list[int]:
         """Tokens of an answer to a conversation, with the one that ends it.
 
         Raises:
@@ -110,7 +94,7 @@ class PromptBuilder:
         return [*prompt.ids[first:], min(self.end_ids)]
 
     def _candidate(
-        self, messages: list[dict[str, Any]], images: list[PromptImage], text: str, template: Mapping[str, bool]
+        self, messages: Messages, images: list[PromptImage], text: str, template: Mapping[str, bool]
     ) -> tuple[Prompt, int]:
         answered = [*messages, {"role": "assistant", "content": text}]
         rendered, spans = self._render(answered, template, add_generation_prompt=False)
@@ -123,12 +107,10 @@ class PromptBuilder:
             places.pop()
         if not places:
             raise UserError(f"the candidate {text!r} has no tokens; give it text")
-        prompt = self._keyed(ids[: places[-1] + 1], images)
-        self._check_length(prompt)
-        return prompt, places[0]
+        return self._prompt(ids[: places[-1] + 1], images), places[0]
 
     def _render(
-        self, messages: list[dict[str, Any]], template: Mapping[str, bool], *, add_generation_prompt: bool
+        self, messages: Messages, template: Mapping[str, bool], *, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
         with _RENDERING:
@@ -148,14 +130,12 @@ class PromptBuilder:
             raise UserError(f"the chat template made room for {found} images, the messages bring {images}")
         return text.replace(token, self.processor.replace_image_token(BatchFeature(), 0))
 
-    def _check_length(self, prompt: Prompt) -> None:
-        if len(prompt.ids) >= self.context:
+    def _prompt(self, ids: list[int], images: list[PromptImage]) -> Prompt:
+        if len(ids) >= self.context:
             raise UserError(
-                f"the conversation is {len(prompt.ids)} tokens long, but the model reads at most {self.context} "
-                "together with its answer; shorten it or send fewer images"
+                f"the conversation is {len(ids)} tokens long, but the model reads at most {self.context} together with "
+                "its answer; shorten it or send fewer images"
             )
-
-    def _keyed(self, ids: list[int], images: list[PromptImage]) -> Prompt:
         keys: list[PromptKey] = list(ids)
         size = self.processor.num_image_tokens
         places = (place for place, token in enumerate(ids) if token == self.processor.image_token_id)
@@ -164,7 +144,7 @@ class PromptBuilder:
         return Prompt(ids, keys, images)
 
 
-def images_of(messages: list[dict[str, Any]]) -> list[Image.Image]:
+def images_of(messages: Messages) -> list[Image.Image]:
     """The images of a conversation, in order.
 
     Raises:

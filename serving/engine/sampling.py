@@ -8,14 +8,7 @@ from fourfold.serving.engine.requests import Sampling
 
 
 class Sampler:
-    """Draws one request's tokens, independently of whoever shares its batch.
-
-    Args:
-        sampling: how.
-        prompt_ids: the prompt, which the repetition penalty counts in.
-        vocab_size: width of the logits.
-        device: where the logits will be.
-    """
+    """Draws one request's tokens, independently of whoever shares its batch; `device` is where the logits will be."""
 
     def __init__(self, sampling: Sampling, prompt_ids: list[int], vocab_size: int, device: torch.device) -> None:
         self.sampling = sampling
@@ -58,8 +51,10 @@ class Sampler:
         return int(order[min(place, len(below) - 1)])
 
 
-def draw_tokens(logits: torch.Tensor, samplers: list[Sampler]) -> list[int]:
-    """The next token of each row of (rows, vocabulary) logits; greedy rows share one operation."""
+def draw_tokens(logits: torch.Tensor, samplers: list[Sampler], suppressed: torch.Tensor | None = None) -> list[int]:
+    """The next token of each row of (rows, vocabulary) logits, none of `suppressed`; greedy rows are done at once."""
+    if suppressed is not None:
+        logits = logits.index_fill(-1, suppressed, -torch.inf)
     greedy = logits.argmax(dim=-1).tolist() if any(sampler.plain for sampler in samplers) else [0] * len(samplers)
     return [
         token if sampler.plain else sampler.draw(row)

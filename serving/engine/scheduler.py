@@ -3,28 +3,22 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 
 from fourfold.serving.engine.cache import Prefix, PrefixCache, PromptKey, shared_length
-from fourfold.serving.engine.model_runner import ModelRunner, StepInput
+from fourfold.serving.engine.kv_cache import StepInput
+from fourfold.serving.engine.lora_manager import LoRAManager
+from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.requests import EngineClosed, QueueFull
 from fourfold.serving.engine.sampling import draw_tokens
-from fourfold.serving.engine.sequence import Generation
+from fourfold.serving.engine.sequence import Sequence
 
-
-class AdapterSwitch(Protocol):
-    """What the scheduler wants of the adapters."""
-
-    def use(self, serial: int) -> None:
-        """Make the next forward passes go through this adapter; 0 for none."""
-
-    def delete(self, serial: int) -> None:
-        """Free an adapter that nothing uses any more."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -49,56 +43,58 @@ class Stats:
 class _Row:
     """A request that holds a row of the KV cache; its row's number is its place in the scheduler's list."""
 
-    generation: Generation
+    sequence: Sequence
     embeds: torch.Tensor | None  # of the part of the prompt that is still to be read
 
     @property
     def keys(self) -> list[PromptKey]:
-        """What the prefix cache compares, the answer so far included."""
-        return [*self.generation.prompt.keys, *self.generation.token_ids]
+        return [*self.sequence.prompt.keys, *self.sequence.token_ids]
 
 
 class Scheduler:
     """Owns the model's thread.
 
     Args:
-        runner: the model.
-        adapters: switches adapters.
-        prefix_bytes: of kept conversations at most.
-        max_rows: answers made at the same time.
+        prefix_cache_bytes: of kept conversations at most.
+        max_num_seqs: answers made at the same time.
         max_waiting: requests that may wait; more are refused.
-        step_tokens: new tokens of a step, beyond which a long prompt is read over several steps so that others go on
-            meanwhile. A new image counts as its patches.
+        max_num_batched_tokens: new tokens of a step, beyond which a long prompt is read over several steps so that
+            others go on meanwhile. A new image counts as its patches.
+        suppress_tokens: never drawn.
         threads: of torch, for this thread.
     """
 
     def __init__(
         self,
         runner: ModelRunner,
-        adapters: AdapterSwitch,
+        adapters: LoRAManager,
         *,
-        prefix_bytes: int,
-        max_rows: int,
+        prefix_cache_bytes: int,
+        max_num_seqs: int,
         max_waiting: int,
-        step_tokens: int,
+        max_num_batched_tokens: int,
+        suppress_tokens: Iterable[int],
         threads: int,
     ) -> None:
         self.stats = Stats()
         self._runner = runner
         self._adapters = adapters
-        self.prefixes = PrefixCache(prefix_bytes)
-        self._max_rows, self._max_waiting, self._step_tokens = max_rows, max_waiting, step_tokens
+        self.prefix_cache = PrefixCache(prefix_cache_bytes)
+        self._max_num_seqs, self._max_waiting = max_num_seqs, max_waiting
+        self._max_num_batched_tokens = max_num_batched_tokens
+        suppressed = sorted(suppress_tokens)
+        self._suppressed = torch.tensor(suppressed, device=runner.device) if suppressed else None
         self._threads = threads
         self._rows: list[_Row] = []
-        self._waiting: deque[Generation] = deque()
+        self._waiting: deque[Sequence] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
-        self._retiring: set[int] = set()
+        self._idle_evictions: set[int] = set()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fourfold-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, generation: Generation, *, bounded: bool = True) -> None:
+    def submit(self, sequence: Sequence, *, bounded: bool = True) -> None:
         """Queue an answer to be made.
 
         Raises:
@@ -110,14 +106,14 @@ class Scheduler:
                 raise EngineClosed("the engine is closed")
             if bounded and len(self._waiting) >= self._max_waiting:
                 raise QueueFull(f"{len(self._waiting)} requests wait already; try again later")
-            self._waiting.append(generation)
+            self._waiting.append(sequence)
             self.stats.requests += 1
             self.stats.waiting = len(self._waiting)
             self._changed.notify()
 
-    def call(self, function: Callable[[], Any]) -> Any:
+    def call(self, function: Callable[[], T]) -> T:
         """Run a function on the model's thread between two steps, and return what it returns."""
-        future: Future = Future()
+        future: Future[T] = Future()
         with self._changed:
             if self._closing:
                 raise EngineClosed("the engine is closed")
@@ -125,10 +121,10 @@ class Scheduler:
             self._changed.notify()
         return future.result()
 
-    def retire(self, adapter: int) -> None:
+    def evict_when_idle(self, lora_id: int) -> None:
         """Have an adapter deleted as soon as no running or waiting answer needs it."""
         with self._changed:
-            self._retiring.add(adapter)
+            self._idle_evictions.add(lora_id)
             self._changed.notify()
 
     def close(self) -> None:
@@ -144,14 +140,10 @@ class Scheduler:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
             while self._wait():
-                for function, future in self._take_calls():
-                    try:
-                        future.set_result(function())
-                    except Exception as error:
-                        future.set_exception(error)
+                self._answer_calls()
                 try:
                     self._drop_cancelled()
-                    self._delete_retired()
+                    self._evict_idle()
                     self._admit()
                     self.stats.running = len(self._rows)
                     self._step()
@@ -161,59 +153,62 @@ class Scheduler:
             self._fail_all(EngineClosed("the engine was closed"))
 
     def _wait(self) -> bool:
+        """Until there is something to do; False where that is to end."""
         with self._changed:
-            self._changed.wait_for(self._has_work)
+            self._changed.wait_for(
+                lambda: self._closing or self._rows or self._waiting or self._calls or self._idle_evictions
+            )
             return not self._closing
 
-    def _has_work(self) -> bool:
-        return bool(self._closing or self._rows or self._waiting or self._calls or self._retiring)
-
-    def _take_calls(self) -> list[tuple[Callable[[], Any], Future]]:
-        with self._changed:
-            calls, self._calls = list(self._calls), deque()
-            return calls
+    def _answer_calls(self) -> None:
+        for _ in range(len(self._calls)):
+            function, future = self._calls.popleft()
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
 
     def _drop_cancelled(self) -> None:
         gone = []
-        for row in [row for row in self._rows if row.generation.cancelled]:
+        for row in [row for row in self._rows if row.sequence.cancelled]:
             self._leave(row)
-            gone.append(row.generation)
+            gone.append(row.sequence)
         with self._changed:
-            gone += [generation for generation in self._waiting if generation.cancelled]
-            self._waiting = deque(generation for generation in self._waiting if not generation.cancelled)
+            gone += [sequence for sequence in self._waiting if sequence.cancelled]
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
             self.stats.waiting = len(self._waiting)
-        for generation in gone:
-            generation.finish("cancelled")
+        for sequence in gone:
+            sequence.finish("cancelled")
         self.stats.cancelled += len(gone)
 
-    def _delete_retired(self) -> None:
+    def _evict_idle(self) -> None:
         with self._changed:
-            needed = {row.generation.adapter for row in self._rows} | {waiting.adapter for waiting in self._waiting}
-            gone = self._retiring - needed
-            self._retiring &= needed
-        for adapter in gone:
-            self.prefixes.forget(adapter)
-            self._adapters.delete(adapter)
+            needed = {row.sequence.lora_id for row in self._rows} | {waiting.lora_id for waiting in self._waiting}
+            gone = self._idle_evictions - needed
+            self._idle_evictions &= needed
+        for lora_id in gone:
+            self.prefix_cache.forget(lora_id)
+            self._adapters.delete(lora_id)
 
     def _admit(self) -> None:
         """Give rows to waiting requests, first come first served, until a step's worth of new tokens is gathered."""
         gathered = sum(len(row.embeds) for row in self._rows if row.embeds is not None)
-        while self._waiting and len(self._rows) < self._max_rows and gathered < self._step_tokens:
-            generation = self._waiting[0]
-            known, common = self.prefixes.longest(generation.adapter, generation.prompt.keys)
-            if self._worth_waiting(generation, common):
+        while self._waiting and len(self._rows) < self._max_num_seqs and gathered < self._max_num_batched_tokens:
+            sequence = self._waiting[0]
+            known, common = self.prefix_cache.longest(sequence.lora_id, sequence.prompt.keys)
+            if self._worth_waiting(sequence, common):
                 break
-            row = _Row(generation, None)
+            row = _Row(sequence, None)
             encoded = self._runner.images_encoded
             try:
-                if not self._runner.slots.admit(len(generation.prompt.ids) + generation.sampling.max_tokens):
+                if not self._runner.kv_cache.admit(len(sequence.prompt.ids) + sequence.sampling.max_tokens):
                     break
                 self._rows.append(row)
-                gathered += self._begin(row, known, min(common, len(generation.prompt.ids) - 1))
+                gathered += self._begin(row, known, min(common, len(sequence.prompt.ids) - 1))
             except Exception as error:  # of this request alone
                 if row in self._rows:
                     self._leave(row, keep=False)
-                generation.fail(error)
+                sequence.fail(error)
                 self.stats.failed += 1
             gathered += (self._runner.images_encoded - encoded) * self._runner.patches
             with self._changed:
@@ -225,82 +220,80 @@ class Scheduler:
 
         That is at least the last token, whose logits are wanted. Returns how many tokens are to be read.
         """
-        generation = row.generation
+        sequence = row.sequence
         started = time.perf_counter()
-        generation.timings["queue"] = started - generation.queued
+        sequence.timings["queue"] = started - sequence.queued
         if known is not None and common:
-            self._runner.slots.write(len(self._rows) - 1, known.stored, common)
-        generation.cached_tokens = common
-        self._adapters.use(generation.adapter)
-        row.embeds = self._runner.embed(generation.prompt, common)
+            self._runner.kv_cache.write(len(self._rows) - 1, known.stored, common)
+        sequence.cached_tokens = common
+        self._adapters.use(sequence.lora_id)
+        row.embeds = self._runner.embed(sequence.prompt, common)
         self.stats.images_encoded, self.stats.images_reused = self._runner.images_encoded, self._runner.images_reused
-        generation.timings["vision"] = time.perf_counter() - started
-        self.stats.prompt_tokens += len(generation.prompt.ids)
+        sequence.timings["vision"] = time.perf_counter() - started
+        self.stats.prompt_tokens += len(sequence.prompt.ids)
         self.stats.cached_prompt_tokens += common
         return len(row.embeds)
 
-    def _worth_waiting(self, generation: Generation, common: int) -> bool:
+    def _worth_waiting(self, sequence: Sequence, common: int) -> bool:
         """Whether another row is just reading most of what this request would have to read."""
-        keys = generation.prompt.keys
+        keys = sequence.prompt.keys
         for row in self._rows:
-            if row.embeds is not None and row.generation.adapter == generation.adapter:
-                shared = shared_length(row.generation.prompt.keys, keys)
+            if row.embeds is not None and row.sequence.lora_id == sequence.lora_id:
+                shared = shared_length(row.sequence.prompt.keys, keys)
                 if shared - common > (len(keys) - common) / 2:
                     return True
         return False
 
     def _step(self) -> None:
         """One forward pass for the rows of each adapter, and the tokens that come of it."""
-        for adapter in sorted({row.generation.adapter for row in self._rows}):
-            rows = [row for row in self._rows if row.generation.adapter == adapter]
-            self._step_rows(adapter, rows)
+        for lora_id in sorted({row.sequence.lora_id for row in self._rows}):
+            self._step_rows(lora_id, [pair for pair in enumerate(self._rows) if pair[1].sequence.lora_id == lora_id])
             self.stats.steps += 1
 
-    def _step_rows(self, adapter: int, rows: list[_Row]) -> None:
-        numbers = {id(row): number for number, row in enumerate(self._rows)}
-        left = self._step_tokens
-        works: list[tuple[_Row, StepInput]] = []
-        for row in rows:
-            number = numbers[id(row)]
+    def _step_rows(self, lora_id: int, rows: list[tuple[int, _Row]]) -> None:
+        left = self._max_num_batched_tokens
+        inputs: list[tuple[_Row, StepInput]] = []
+        for number, row in rows:
             if row.embeds is None:
-                works.append((row, StepInput(number, token=row.generation.token_ids[-1])))
+                inputs.append((row, StepInput(number, token=row.sequence.token_ids[-1])))
             elif left > 0:
-                stretch = row.embeds[:left]
-                left -= len(stretch)
-                works.append((row, StepInput(number, stretch, keep=int(len(stretch) == len(row.embeds)))))
-        works.sort(key=lambda pair: pair[1].count > 1)
+                chunk = row.embeds[:left]
+                left -= len(chunk)
+                inputs.append((row, StepInput(number, chunk, keep=int(len(chunk) == len(row.embeds)))))
+        inputs.sort(key=lambda pair: pair[1].count > 1)
         started = time.perf_counter()
-        self._adapters.use(adapter)
-        logits = self._runner.step([work for _, work in works], adapter)
-        drawing = [row for row, work in works if work.keep]
-        tokens = draw_tokens(logits, [row.generation.sampler for row in drawing]) if drawing else []
+        self._adapters.use(lora_id)
+        logits = self._runner.step([entry for _, entry in inputs], lora_id)
+        drawing = [row for row, entry in inputs if entry.keep]
+        samplers = [row.sequence.sampler for row in drawing]
+        tokens = draw_tokens(logits, samplers, self._suppressed) if drawing else []
         elapsed = time.perf_counter() - started
-        for row, work in works:
-            row.generation.timings["decode" if row.embeds is None else "prefill"] += elapsed
+        for row, entry in inputs:
+            row.sequence.timings["decode" if row.embeds is None else "prefill"] += elapsed
             if row.embeds is not None:
-                row.embeds = None if work.keep else row.embeds[work.count :]
-                if work.keep:
-                    self._remember(row)
+                row.embeds = None if entry.keep else row.embeds[entry.count :]
+                if entry.keep:
+                    self._keep_prefix(row)
         for row, token, scores in zip(drawing, tokens, logits, strict=True):
             self.stats.completion_tokens += 1
-            if row.generation.take(token, scores):
+            if row.sequence.take(token, scores):
                 self._leave(row)
                 self.stats.finished += 1
 
-    def _remember(self, row: _Row) -> None:
+    def _keep_prefix(self, row: _Row) -> None:
         """Keep a row's keys and values for requests that begin alike."""
-        slots = self._runner.slots
+        kv_cache = self._runner.kv_cache
         number = self._rows.index(row)
-        keys = row.keys[: slots.lengths[number]]
-        if not self.prefixes.covers(row.generation.adapter, keys):
-            self.prefixes.put(row.generation.adapter, keys, slots.read(number))
+        keys = row.keys[: kv_cache.lengths[number]]
+        if not self.prefix_cache.covers(row.sequence.lora_id, keys):
+            self.prefix_cache.put(row.sequence.lora_id, keys, kv_cache.read(number))
 
     def _leave(self, row: _Row, *, keep: bool = True) -> None:
         """Take a row out of the batch; its last place goes to the last row, as in the KV cache."""
         if keep and row.embeds is None:
-            self._remember(row)
+            self._keep_prefix(row)
         number = self._rows.index(row)
-        self._runner.slots.remove(number)
+        self._runner.kv_cache.remove(number)
         last = self._rows.pop()
         if number < len(self._rows):
             self._rows[number] = last
@@ -308,7 +301,7 @@ class Scheduler:
     def _fail_rows(self, error: Exception) -> None:
         """End every answer in the batch with an error; those that wait get their turn."""
         for row in list(self._rows):
-            row.generation.fail(error)
+            row.sequence.fail(error)
             self._leave(row, keep=False)
             self.stats.failed += 1
 
@@ -317,8 +310,8 @@ class Scheduler:
         with self._changed:
             waiting, self._waiting = list(self._waiting), deque()
             calls, self._calls = list(self._calls), deque()
-        for generation in waiting:
-            generation.fail(error)
+        for sequence in waiting:
+            sequence.fail(error)
             self.stats.failed += 1
         for _, future in calls:
             future.set_exception(error)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from fourfold.serving.engine.cache import PrefixCache, shared_length
-from fourfold.serving.engine.model_runner import ModelRunner, StepInput
+from fourfold.serving.engine.kv_cache import StepInput
+from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.prompt import Prompt
 from fourfold.serving.engine.requests import QueueFull
 
 
 def mean_log_likelihoods(
-    runner: ModelRunner, prefixes: PrefixCache, adapter: int, candidates: Sequence[tuple[Prompt, int]], rows: int
+    runner: ModelRunner, prefix_cache: PrefixCache, lora_id: int, candidates: Sequence[tuple[Prompt, int]], rows: int
 ) -> list[float]:
     """Mean log-probability of each candidate's own tokens; what they have in common is read once.
 
@@ -19,8 +20,8 @@ def mean_log_likelihoods(
 
     Args:
         runner: the model.
-        prefixes: what is known of the conversation.
-        adapter: serial of the adapter, which is in use.
+        prefix_cache: what is known of the conversation.
+        lora_id: of the adapter, which is in use.
         candidates: the conversation with the answer, and the position of the answer's first token.
         rows: candidates read at the same time.
 
@@ -29,62 +30,64 @@ def mean_log_likelihoods(
     """
     first_prompt = candidates[0][0]
     shared = min(min(shared_length(first_prompt.keys, prompt.keys), first - 1) for prompt, first in candidates)
-    stored = _read_prefix(runner, prefixes, adapter, first_prompt, shared)
+    stored = _read_prefix(runner, prefix_cache, lora_id, first_prompt, shared)
     scores: list[float] = []
     for begin in range(0, len(candidates), rows):
-        scores.extend(_score(runner, adapter, candidates[begin : begin + rows], stored, shared))
+        scores.extend(_score(runner, lora_id, candidates[begin : begin + rows], stored, shared))
     return scores
 
 
-def _read_prefix(runner: ModelRunner, prefixes: PrefixCache, adapter: int, prompt: Prompt, shared: int) -> torch.Tensor:
+def _read_prefix(
+    runner: ModelRunner, prefix_cache: PrefixCache, lora_id: int, prompt: Prompt, shared: int
+) -> torch.Tensor:
     """Keys and values of the first `shared` positions."""
     keys = prompt.keys[:shared]
-    known, common = prefixes.longest(adapter, keys)
+    known, common = prefix_cache.longest(lora_id, keys)
     if known is not None and common == shared:
         return known.stored
     row = _admit(runner, shared)
     try:
         if known is not None:
-            runner.slots.write(row, known.stored, common)
+            runner.kv_cache.write(row, known.stored, common)
         head = Prompt(prompt.ids[:shared], keys, prompt.images)
         embeds = runner.embed(head, common)
-        runner.step([StepInput(row, embeds, keep=0)], adapter)
-        stored = runner.slots.read(row)
+        runner.step([StepInput(row, embeds, keep=0)], lora_id)
+        stored = runner.kv_cache.read(row)
     finally:
-        runner.slots.remove(row)
-    prefixes.put(adapter, keys, stored)
+        runner.kv_cache.remove(row)
+    prefix_cache.put(lora_id, keys, stored)
     return stored
 
 
 def _score(
-    runner: ModelRunner, adapter: int, candidates: Sequence[tuple[Prompt, int]], stored: torch.Tensor, shared: int
+    runner: ModelRunner, lora_id: int, candidates: Sequence[tuple[Prompt, int]], stored: torch.Tensor, shared: int
 ) -> list[float]:
-    works: list[tuple[int, StepInput]] = []
+    entries: list[tuple[int, StepInput]] = []
+    rows = runner.kv_cache.lengths
+    occupied = len(rows)
     try:
         for index, (prompt, first) in enumerate(candidates):
             row = _admit(runner, len(prompt.ids))
-            works.append((index, StepInput(row, keep=len(prompt.ids) - first)))
-            runner.slots.write(row, stored, shared)
+            runner.kv_cache.write(row, stored, shared)
             # The last token's own successor is of no interest.
-            embeds = runner.embed(prompt, shared)[:-1]
-            works[-1] = (index, StepInput(row, embeds, keep=len(prompt.ids) - first))
-        works.sort(key=lambda pair: pair[1].count > 1)
-        log_probabilities = runner.step([work for _, work in works], adapter).float().log_softmax(-1)
+            entries.append((index, StepInput(row, runner.embed(prompt, shared)[:-1], keep=len(prompt.ids) - first)))
+        entries.sort(key=lambda pair: pair[1].count > 1)
+        log_probabilities = runner.step([entry for _, entry in entries], lora_id).float().log_softmax(-1)
     finally:
-        for _ in works:
-            runner.slots.remove(len(runner.slots.lengths) - 1)
+        while len(rows) > occupied:
+            runner.kv_cache.remove(len(rows) - 1)
     scores = [0.0] * len(candidates)
     place = 0
-    for index, work in works:
-        own = torch.tensor(candidates[index][0].ids[-work.keep :], device=runner.device)
-        picked = log_probabilities[place : place + work.keep].gather(1, own[:, None])
+    for index, entry in entries:
+        own = torch.tensor(candidates[index][0].ids[-entry.keep :], device=runner.device)
+        picked = log_probabilities[place : place + entry.keep].gather(1, own[:, None])
         scores[index] = float(picked.mean())
-        place += work.keep
+        place += entry.keep
     return scores
 
 
 def _admit(runner: ModelRunner, tokens: int) -> int:
     """Number of a new row that may grow to `tokens`."""
-    if not runner.slots.admit(tokens):
+    if not runner.kv_cache.admit(tokens):
         raise QueueFull("running answers leave no room to score candidates; try again later")
-    return len(runner.slots.lengths) - 1
+    return len(runner.kv_cache.lengths) - 1

@@ -1,9 +1,10 @@
 """One answer while it is made: what the asker holds, and what the scheduler keeps about it."""
 
+import collections.abc
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,18 +15,15 @@ from fourfold.serving.engine.requests import Completion, Delta, FinishReason, Sa
 from fourfold.serving.engine.sampling import Sampler, top_logprobs
 
 
-class Generation:
+class Sequence:
     """An answer on its way. Iterate it for its pieces, from one thread; `cancel` may come from any.
 
     Args:
-        prompt: what the model reads.
         sampling: how to draw; `max_tokens` fits into the context.
-        adapter: serial number of the adapter, 0 for none.
-        sampler: draws its tokens.
-        tokenizer: turns them into text.
+        lora_id: of the adapter, 0 for none.
         end_ids: tokens that end an answer.
         arrived: `time.perf_counter()` when the request came.
-        known: tokens of the answer, end token included, where it is known already.
+        forced_tokens: tokens of the answer, end token included, where it is known already.
         on_delta: gets every piece in place of the iterator, on the scheduler's thread, or the exception that ended it;
             it must return at once.
     """
@@ -35,23 +33,23 @@ class Generation:
         prompt: Prompt,
         sampling: Sampling,
         *,
-        adapter: int,
+        lora_id: int,
         sampler: Sampler,
         tokenizer: Any,
         end_ids: frozenset[int],
         arrived: float,
-        known: Sequence[int] = (),
+        forced_tokens: collections.abc.Sequence[int] = (),
         on_delta: Callable[[Delta | Exception], object] | None = None,
     ) -> None:
         self.prompt = prompt
         self.sampling = sampling
-        self.adapter = adapter
+        self.lora_id = lora_id
         self.sampler = sampler
         self.cancelled = False
         self.token_ids: list[int] = []
         self.cached_tokens = 0
         self.timings = {"preprocess": 0.0, "queue": 0.0, "vision": 0.0, "prefill": 0.0, "decode": 0.0}
-        self._known = deque(known)
+        self._forced_tokens = deque(forced_tokens)
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._stream = IncrementalDetokenizer(tokenizer, sampling.stop)
@@ -73,7 +71,6 @@ class Generation:
                 return
 
     def result(self) -> Completion:
-        """Wait for the whole answer."""
         for piece in self:
             if piece.completion is not None:
                 return piece.completion
@@ -90,8 +87,8 @@ class Generation:
 
         Of an answer that is known already its next token takes the place of the drawn one.
         """
-        if self._known:
-            token_id = self._known.popleft()
+        if self._forced_tokens:
+            token_id = self._forced_tokens.popleft()
         if self._first_token is None:
             self._first_token = time.perf_counter() - self._arrived
         self.token_ids.append(token_id)
@@ -116,7 +113,6 @@ class Generation:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> None:
-        """Deliver the last piece."""
         text += self._stream.finish()
         if self._stream.stopped:
             reason = "stop"
@@ -134,7 +130,6 @@ class Generation:
         self._deliver(Delta(text, token_ids, logprobs, reason, completion))
 
     def fail(self, error: Exception) -> None:
-        """Deliver an exception in place of the last piece."""
         self._deliver(error)
 
     def _deliver(self, piece: Delta | Exception) -> None:

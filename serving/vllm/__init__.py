@@ -1,1 +1,0 @@
-"""vLLM as the engine: its launch, its plugin, the gate before it."""

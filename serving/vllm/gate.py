@@ -31,21 +31,13 @@ ROUTES = frozenset(
 
 
 def settings(keys: KeyRing, *, local_names_only: bool) -> str:
-    """What `VLLMGate` reads from the environment; it holds digests of keys, not keys.
-
-    Args:
-        keys: As for `RequestGuardMiddleware`.
-        local_names_only: As for `RequestGuardMiddleware`.
-    """
+    """What `VLLMGate` reads from the environment for its guard; it holds digests of keys, not keys."""
     ring = [asdict(key) | {"digest": key.digest.hex()} for key in keys.keys]
     return json.dumps({"keys": ring, "local_names_only": local_names_only})
 
 
 class VLLMGate:
     """ASGI middleware: `RequestGuardMiddleware` before the routes in `ROUTES`, nothing behind any other path.
-
-    Args:
-        app: vLLM's application.
 
     Raises:
         KeyError: the environment holds no settings; without them nothing is let through, not even open routes.
@@ -55,7 +47,7 @@ class VLLMGate:
         values = json.loads(os.environ[SETTINGS_VARIABLE])
         ring = KeyRing(Key(**key | {"digest": bytes.fromhex(key["digest"])}) for key in values["keys"])
         self._app = app
-        self._door = RequestGuardMiddleware(
+        self._guard = RequestGuardMiddleware(
             self._listed,
             keys=ring,
             limits=ServerLimits(),
@@ -65,11 +57,10 @@ class VLLMGate:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection event."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "this server has no WebSocket routes"})
         else:
-            await self._door(scope, receive, send)
+            await self._guard(scope, receive, send)
 
     async def _listed(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in ROUTES:

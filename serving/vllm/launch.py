@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from fourfold.prompts.errors import UserError
-from fourfold.serving.api import correction_memory as memory_door
-from fourfold.serving.api.correction_memory import VLLMMemoryDoor
 from fourfold.serving.api.keys import ADMIN_KEY_VARIABLE, KEYS_VARIABLE, KeyRing
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.vllm.gate import SETTINGS_VARIABLE, VLLMGate, settings
@@ -34,30 +32,23 @@ def launch_vllm(
     quantization: str | None = None,
     adapters: Mapping[str, Path] | None = None,
     image_hosts: Sequence[str] = (),
-    memory: Path | None = None,
     extra: Sequence[str] = (),
 ) -> NoReturn:
     """Become vLLM's server: this process is replaced, so signals and the exit status are vLLM's.
 
     Args:
-        model_dir: a checkpoint directory of `assistant.model`; its name is the model's name in requests.
-        host: address to listen on.
-        port: TCP port; 0 for any free one, which vLLM's log names.
-        keys: API keys; without any, everybody who reaches `host` may chat. Adapters are loaded and unloaded at run
-            time only with an admin key. Whether to refuse an open address without a key is the caller's decision.
+        model_dir: as `resolve_model` gives it; its name is the model's name in requests.
+        port: 0 for any free one, which vLLM's log names.
+        keys: without any, everybody who reaches `host` may chat; whether to refuse that is the caller's decision.
+            Adapters are loaded and unloaded at run time only with an admin key.
         quantization: None or "4bit" (NF4 of the language model by vllm-bnb-plugin).
         adapters: directories of PEFT adapters by the name under which requests ask for them.
-        image_hosts: names of hosts from which image URLs are fetched; by default images come in the request alone.
-            vLLM looks at the name only: allow hosts that you trust.
-        memory: directory of the correction store that the model is reminded of, see `CorrectionMemoryMiddleware`;
-            None for none.
-        extra: further arguments of `vllm serve`, such as `--tensor-parallel-size 2`. They come last, so they can also
-            undo what is set here.
+        image_hosts: from which image URLs are fetched. vLLM looks at the name only: allow hosts that you trust.
+        extra: further arguments of `vllm serve`. They come last, so they can also undo what is set here.
 
     Raises:
-        UserError: vLLM or its plugin is missing, the checkpoint or the quantization is unusable, or the port is busy.
+        UserError: vLLM or its plugin is missing, the quantization is unusable, or the port is busy.
     """
-    from fourfold.assistant.checkpoints.check import check_checkpoint
     from fourfold.serving.api.server import bind, is_loopback
 
     if find_spec("vllm") is None:
@@ -65,17 +56,13 @@ def launch_vllm(
             "vLLM is not installed; on a machine with a GPU install it with: pip install vllm==0.32.0 "
             "(without a GPU see docs/serving-vllm.md, or use --engine local)"
         )
-    check_checkpoint(model_dir)
     keys, adapters = keys or KeyRing(), adapters or {}
     with bind(host, port) as listener:  # vLLM itself says only after loading everything that a port is taken
         port = listener.getsockname()[1]
     limits = ServerLimits()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_dir)]
     command += ["--host", host, "--port", str(port), "--served-model-name", model_dir.resolve().name]
-    # The last one is the outermost: nothing is read or looked up before the gate has let it in.
-    for door in [VLLMMemoryDoor] * (memory is not None) + [VLLMGate]:
-        command += ["--middleware", f"{door.__module__}.{door.__qualname__}"]
-    command.append("--disable-fastapi-docs")
+    command += ["--middleware", f"{VLLMGate.__module__}.{VLLMGate.__qualname__}", "--disable-fastapi-docs"]
     command += _quantization_options(quantization)
     # Content parts reach our chat template as parts, so that it knows an image from a placeholder that somebody typed.
     command += ["--chat-template-content-format", "openai"]
@@ -106,8 +93,6 @@ def launch_vllm(
         # The checkpoint is on disk; a name that is no directory must not become a download.
         "HF_HUB_OFFLINE": "1",
     }
-    if memory is not None:
-        environment[memory_door.SETTINGS_VARIABLE] = memory_door.settings(memory, model_dir)
     inherited = {name: text for name, text in os.environ.items() if name not in (KEYS_VARIABLE, ADMIN_KEY_VARIABLE)}
     sys.stdout.flush()
     sys.stderr.flush()

@@ -42,7 +42,7 @@ def _register_4bit() -> None:
         """NF4 with double quantisation, except in the parts that see."""
 
         def __init__(self) -> None:
-            super().__init__(llm_int8_skip_modules=["vision_tower", "vision_block", "projector"])
+            super().__init__(llm_int8_skip_modules=["vision_tower", "projector"])
 
         @classmethod
         def get_name(cls) -> str:

@@ -10,20 +10,20 @@ class ScriptedEndpoint:
     """Answers come from `script`, a list used up in order or a function of the request's body.
 
     A string is an answer, an int is the HTTP status of an error, and `(text, n)` breaks the connection off after n
-    characters of a stream. Streams come in pieces of `piece` characters, `pause` seconds apart.
+    characters of a stream. Streams come in pieces of `piece` characters, `pause` seconds apart, and end for `reason`.
 
     Attributes:
         requests: the bodies received so far.
         hung_up: set when a client left in the middle of a stream.
     """
 
-    def __init__(self, script, piece=3, pause=0.0):
+    def __init__(self, script, piece=3, pause=0.0, reason="stop", port=0):
         self.script = script
-        self.piece, self.pause = piece, pause
+        self.piece, self.pause, self.reason = piece, pause, reason
         self.requests = []
         self.keys = []
         self.hung_up = threading.Event()
-        self._lock = threading.Lock()
+        lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ class ScriptedEndpoint:
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer._lock:
+                with lock:
                     outer.requests.append(body)
                     outer.keys.append(self.headers.get("Authorization"))
                     answer = outer.script(body) if callable(outer.script) else outer.script.pop(0)
@@ -71,7 +71,7 @@ class ScriptedEndpoint:
                 pieces = [{"content": shown[i : i + outer.piece]} for i in range(0, len(shown), outer.piece)]
                 deltas = [({"role": "assistant", "content": ""}, None), *((piece, None) for piece in pieces)]
                 if stop_after is None:
-                    deltas.append(({}, "stop"))
+                    deltas.append(({}, outer.reason))
                 try:
                     for delta, finish in deltas:
                         event = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
@@ -85,7 +85,7 @@ class ScriptedEndpoint:
                 except OSError:
                     outer.hung_up.set()
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

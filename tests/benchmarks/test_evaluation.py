@@ -5,8 +5,9 @@ import json
 import pytest
 
 from benchmarks import evaluation
-from benchmarks.evaluation_files import _referents, sample_files
-from fourfold.eval.tasks import Options, benchmark_named
+from benchmarks.evaluation import referents, sample_files
+from fourfold.eval.benchmarks import Options, benchmark_named
+from fourfold.eval.scorers.vqa_accuracy import vqa_2021
 from tests.eval.scripted import Script, endpoint
 
 
@@ -17,8 +18,7 @@ def test_scores_of_okvqa_survive_the_way_through_ten_answers(tmp_path):
     (tmp_path / "coco_sample" / "manifest.json").write_text(json.dumps([{"image": "7.jpg", "records": records}]))
     okvqa = benchmark_named("okvqa")
     [item] = okvqa.read(sample_files(tmp_path, tmp_path)["okvqa"], None, Options())
-    accuracy = okvqa.rule_function("vqa_2021")
-    assert [accuracy(said, item.reference) for said in ("Eye", "heart", "x")] == pytest.approx([1, 0.6, 0])
+    assert [vqa_2021(said, item.reference) for said in ("Eye", "heart", "x")] == pytest.approx([1, 0.6, 0])
 
 
 def test_a_thing_with_three_names_is_a_referent_of_refcoco(tmp_path):
@@ -28,11 +28,11 @@ def test_a_thing_with_three_names_is_a_referent_of_refcoco(tmp_path):
     names += [("a man", "3", box), ("a boy", "3", box)]
     phrases = [{"phrase": phrase, "entity": entity, "boxes": [found]} for phrase, entity, found in names]
     photo = {"id": "x/12_ab", "image": "x/images/12_ab.webp", "width": 100, "height": 100, "phrases": phrases}
-    rows = list(_referents(photo))
+    rows = list(referents(photo))
     assert [row["sents"] for row in rows] == ["a dog", "the dog", "it"]  # not what fills the image, nor two names
     (tmp_path / "refcoco.json").write_text(json.dumps(rows))
     items = benchmark_named("refcoco").read(tmp_path / "refcoco.json", None, Options())
-    assert {(item.image, item.reference.box) for item in items} == {("x/images/12_ab.webp", tuple(box))}
+    assert {(one.cluster, one.reference.box) for one in items} == {("x/images/12_ab.webp", tuple(box))}
 
 
 def test_the_sample_on_an_endpoint_that_says_yes(shared_data, tmp_path, monkeypatch, capsys):

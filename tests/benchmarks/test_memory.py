@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.layouts import layout
-from benchmarks.memory import parts, table
+from benchmarks.memory import NF4_BYTES, layout, parts, table
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 PAGE = Path(__file__).parents[2] / "docs" / "original-checkpoint.md"
@@ -32,8 +31,6 @@ def test_sums_are_the_model_s() -> None:
 
 def test_nf4_bytes_are_those_of_bitsandbytes() -> None:
     import bitsandbytes as bnb
-
-    from benchmarks.memory import NF4_BYTES
 
     weight = bnb.nn.Params4bit(torch.randn(512, 1024), quant_type="nf4", compress_statistics=True).to("cpu")
     state = weight.quant_state

@@ -34,7 +34,7 @@ class Served:
 
 def start_page(endpoint: str, data: Path, log: Path) -> tuple[subprocess.Popen, str]:
     """Run `fourfold ui` and wait until it answers."""
-    command = [sys.executable, "-m", "fourfold.cli", "ui", "--endpoint", endpoint, "--headless", "--port", "0"]
+    command = [sys.executable, "-m", "fourfold", "ui", "--endpoint", endpoint, "--headless", "--port", "0"]
     with log.open("wb") as out:
         process = subprocess.Popen([*command, "--data", str(data)], stdout=out, stderr=subprocess.STDOUT)
     end = time.monotonic() + PATIENCE / 1000

@@ -55,13 +55,14 @@ def drag(tab, stage, start: tuple[float, float], end: tuple[float, float]) -> No
 
 def still(element):
     """Where an element is, once it has stopped moving."""
-    last = None
-    for _ in range(100):
+    last, same = None, 0
+    for _ in range(150):
         now = element.bounding_box()
-        if now is not None and now == last:
+        same = same + 1 if now is not None and now == last else 0
+        if same == 3:
             return now
         last = now
-        time.sleep(0.2)
+        time.sleep(0.15)
     raise AssertionError("the element does not come to rest")
 
 
@@ -153,7 +154,7 @@ def test_upload_ask_point_identify_correct(tab, served: Served) -> None:
     assert kept.boxes is not None and [entry.phrase for entry in kept.boxes] == ["the green bottle"]
     assert kept.boxes[0].box.iou(moved) > 0.97
     assert abs(kept.boxes[0].box.x1 - (said.x1 - 0.2)) < 0.02
-    assert CorrectionStore(served.data / "refine").image(kept.image) == TABLE.read_bytes()
+    assert CorrectionStore(served.data / "refine").image(kept.image).content == TABLE.read_bytes()
 
     # A reload brings the conversation back.
     tab.reload()

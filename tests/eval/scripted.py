@@ -25,6 +25,8 @@ class Script:
     refuse: str | None = None  # prompts that contain this get 400
     die_after: int | None = None  # answers, then nothing but 503
     answer: str = "yes"
+    remembers: str | None = None  # prompts that contain this are answered from a correction memory, asked or not
+    strict: bool = False  # fields that OpenAI does not have get 400
     raw: tuple[str, str] | None = None  # content type and body of what comes in place of every answer
     reply: Callable[[list[dict[str, Any]]], str] | None = None  # from the messages, instead of `answer`
     asked: Counter[str] = field(default_factory=Counter)
@@ -50,7 +52,7 @@ def _app(script: Script) -> FastAPI:
         return {"object": "list", "data": [{"id": "scripted", "object": "model", "created": 0, "owned_by": "test"}]}
 
     @app.post("/v1/chat/completions")
-    async def complete(request: Request) -> Any:
+    async def complete(request: Request, response: Response) -> Any:
         body = await request.json()
         script.requests += 1
         script.bodies.append(body)
@@ -63,12 +65,16 @@ def _app(script: Script) -> FastAPI:
             return JSONResponse({"error": {"message": "busy"}}, 429, headers={"retry-after": "0.05"})
         if script.refuse and script.refuse in prompt:
             return JSONResponse({"error": {"message": "not this one"}}, 400)
+        if script.strict and "memory" in body:
+            return JSONResponse({"error": {"message": "Unrecognized request argument supplied: memory"}}, 400)
         script.at_once += 1
         script.most_at_once = max(script.most_at_once, script.at_once)
         await asyncio.sleep(script.delay)
         script.at_once -= 1
         script.asked[prompt] += 1
         script.images[image] += 1
+        if script.remembers and script.remembers in prompt:
+            response.headers["x-fourfold-remembered"] = "correction-1"
         text = script.reply(body["messages"]) if script.reply else script.answer
         choice: dict[str, Any] = {
             "index": 0,

@@ -1,4 +1,4 @@
-"""Sharing the work of an in-process run: two processes, as `accelerate launch` starts them for two GPUs."""
+"""Sharing the work of an in-process run: two processes with the environment that `accelerate launch` gives them."""
 
 import json
 import os
@@ -9,10 +9,26 @@ from pathlib import Path
 
 from PIL import Image
 
-from fourfold.eval.answerer import Answerer
-from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.model import EngineModel
+from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 
-ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, os, sys
+import accelerate  # what takes long is imported once for both
+from fourfold.cli.eval import app
+from fourfold.serving.engine.engine import Engine
+children = []
+for rank in "01":
+    if child := os.fork():
+        children.append(child)
+        continue
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    with open(f"{sys.argv[2]}/told-{rank}", "w") as sys.stdout:
+        for words in json.loads(sys.argv[1]):
+            app(words, standalone_mode=False)
+    os._exit(0)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children) != 0)
+"""
 
 
 def samples(path: Path) -> list[str]:
@@ -28,27 +44,31 @@ def test_two_processes_share_and_one_goes_on(tmp_path: Path, tiny_checkpoint: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # On a machine without GPUs accelerate starts several processes only through its launcher for GPUs.
-    launch = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    launch += [f"--main_process_port={port}", "-m", "fourfold.cli"]
-    run = ["eval", "run", "pope", "--model", tiny_checkpoint, "--device", "cpu", "--limit", "5", "--json"]
-    files = ["--images", tmp_path, "--annotations", tmp_path / "pope.json", "--out", tmp_path / "out"]
+    files = ["--images", tmp_path, "--annotations", tmp_path / "pope.json", "--model", tiny_checkpoint]
+    shared = [*map(str, files), "--device", "cpu", "--json", "--out"]
+    # Turn by turn, too: the processes meet after every round.
+    verbs = [
+        ["run", "pope", "--limit", "5", *shared, str(tmp_path / "out")],
+        ["converse", "pope", "--limit", "3", *shared, str(tmp_path / "talk")],
+    ]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *launch, *map(str, [*run, *files])],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", PROGRAM, json.dumps(verbs), str(tmp_path)],
+        env={**os.environ, **world},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout)  # one object: only one of the two reports
+    result, talk = map(json.loads, (tmp_path / "told-0").read_text().splitlines())
+    assert (tmp_path / "told-1").read_text() == ""  # only one of the two reports
     assert (result["n"], result["missing"]) == (5, 0)
-    shares = [samples(tmp_path / "out" / f"answers-{index}.jsonl") for index in range(2)]
+    assert talk["failed"] == 0 and talk["figures"]["accuracy after doubt"]["n"] == 3
+    shares = [samples(tmp_path / "out" / f"answers-{rank}.jsonl") for rank in range(2)]
     assert sorted(map(len, shares)) == [2, 3] and len({*shares[0], *shares[1]}) == 5
 
-    with Answerer(checkpoint=tiny_checkpoint, device="cpu") as answerer:
-        whole = run_benchmark(RunOptions("pope", tmp_path, tmp_path / "pope.json", tmp_path / "out", answerer))
+    with EngineModel(tiny_checkpoint, device="cpu") as model:
+        whole = run_benchmark(RunOptions("pope", tmp_path, tmp_path / "pope.json", tmp_path / "out", model))
     assert whole.asked == 7 and whole.failed == 0
     assert not {*shares[0], *shares[1]} & set(samples(tmp_path / "out" / "answers.jsonl"))

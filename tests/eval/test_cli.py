@@ -59,7 +59,7 @@ def test_score_shows_every_rule_and_json_is_one_object(files: Path) -> None:
         (("score", "pope", "--predictions", "answers.json", "--annotations", "cut.json"), "breaks off .* at line 2"),
         (("score", "pope", "--predictions", "mixed.json", "--annotations", "labels.json"), "an id must be a whole"),
         (("score", "refcoco", "--predictions", "answers.json", "--annotations", "labels.json"), "of refcoco: expected"),
-        (("run", "card", "--endpoint", "http://127.0.0.1:9"), "the card runs in process"),
+        (("run", "card", "--endpoint", "http://127.0.0.1:9"), "lists no models"),
         (("run", "card", "--source", "films"), "knows no 'films'; it has: photos, scenes"),
         (("converse", "refcoco", "--images", "."), "--annotations FILE"),
         (("report", "nowhere"), "holds no finished run"),

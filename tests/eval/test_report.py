@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fourfold.eval.answerer import Answerer
-from fourfold.eval.asking import Control
-from fourfold.eval.report import build_report, write_report
-from fourfold.eval.runner import RunOptions, run_benchmark
+from fourfold.eval.controls import Control
+from fourfold.eval.endpoint import EndpointModel
+from fourfold.eval.report.runs import build_report, write_report
+from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     outs = []
     for control, answer in ((Control.NONE, "{<10><10><40><30>}"), (Control.BLIND, HOSTILE.split("{")[0])):
         with endpoint(Script(answer=answer)) as script:
-            who = Answerer(endpoints=(script.url,))
+            who = EndpointModel([script.url])
             options = RunOptions("refcoco", folder, folder / "refcoco.json", folder / control, who, control=control)
             run_benchmark(options)
         outs.append(folder / control)

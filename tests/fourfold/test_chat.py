@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
-from fourfold import cli
 from fourfold.assistant.chat.look_again import look_again
 from fourfold.cli.chat import answer_object
-from fourfold.cli.chat_looks import show_looks
-from fourfold.cli.chat_output import coloured, write_image
+from fourfold.cli.chat_output import coloured, show_looks, write_image
+from fourfold.cli.main import main
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Completion
 
@@ -42,7 +42,7 @@ def run(
         arguments = ["fourfold", "chat", *map(str, words), "--model", str(tiny_checkpoint)]
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
             sys.exit(0)
         out, err = capsys.readouterr()
         return int(caught.value.code or 0), out, err
@@ -102,6 +102,16 @@ def test_draw_saves_a_picture_of_the_same_size(run: Run, photo: Path, tmp_path: 
         assert drawn.size == (80, 60)
 
 
+def test_the_device_can_be_chosen(run: Run, photo: Path) -> None:
+    words = (photo, "what is it?", "--max-tokens", 3, "--json")
+    chosen, default = (json.loads(run(*words, *device)[1]) for device in (("--device", "cpu"), ()))
+    assert chosen["text"] == default["text"]
+    if not torch.cuda.is_available():
+        code, _, err = run(*words, "--device", "cuda")
+        assert code == 2
+        assert "no CUDA device here" in err
+
+
 def test_a_question_longer_than_the_context_names_both_numbers(run: Run, photo: Path) -> None:
     code, out, err = run(photo, "seven " * 1500)
     assert (code, out) == (2, "")
@@ -159,12 +169,13 @@ def test_on_a_terminal_phrases_have_colours_and_short_boxes() -> None:
 
 def test_a_picture_that_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 4))
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
-        write_image(image, tmp_path / "absent" / "out.png")
+        write_image(image, tmp_path / "file" / "out.png")
     (tmp_path / "out.png").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_image(image, tmp_path / "out.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out.png"]
 
 
 # The command as people start it
@@ -207,7 +218,6 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
     (["good.jpg", "--task", "refer", "--json"], "ask a question"),
     (["good.jpg", "hm?", "--max-tokens", 0], "max_tokens is 0"),
     (["good.jpg", "hm?", "--temperature", -1], "temperature is -1"),
-    (["good.jpg", "hm?", "--model", "nowhere"], "no model is called 'nowhere'"),
     (["good.jpg", "hm?", "--draw", "absent/out.png"], "there is no directory absent"),
     (["good.jpg", "hm?", "--draw", "out.txt"], "has to end in"),
     (["hm?", "--draw", "out.png"], "--draw needs an image"),
@@ -215,18 +225,29 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
 ]
 
 
-def test_bad_input_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "message"), BAD_INPUT)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any], message: str
+) -> None:
     bad_files(tmp_path)
-    for words, message in BAD_INPUT:
-        done = command(*words, directory=tmp_path)
-        assert (done.returncode, done.stdout) == (2, ""), (words, done.stderr)
-        assert done.stderr.startswith("fourfold: "), words
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert message in done.stderr
-    done = command("good.jpg", "hm?", "--quantization", "3bit", directory=tmp_path)
-    assert done.returncode == 2
-    assert "3bit" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("fourfold: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_options_that_are_none_are_refused_without_a_traceback(tmp_path: Path) -> None:
+    bad_files(tmp_path)
+    for option in ("--quantization", "--device"):
+        done = command("good.jpg", "hm?", option, "3bit", directory=tmp_path)
+        assert done.returncode == 2
+        assert "3bit" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = command("good.jpg", "hm?", "--model", "nowhere", directory=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no model is called 'nowhere'" in done.stderr
 
 
 def test_bad_input_is_found_before_torch_is_imported(tmp_path: Path) -> None:

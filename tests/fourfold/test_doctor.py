@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from fourfold.assistant import machine
 from fourfold.assistant.checkpoints import resolve
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
-from fourfold.cli import doctor, machine
+from fourfold.cli import doctor
 from fourfold.cli.doctor import Finding, Status, examine
 
 app = typer.Typer()
@@ -31,7 +33,7 @@ def fresh_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FOURFOLD_OFFLINE", raising=False)
     monkeypatch.setattr(machine, "gpus", list)
-    monkeypatch.setattr(machine, "busy_cores", lambda: 0.1)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     monkeypatch.setattr(machine, "memory", lambda: (8_000_000_000, 6_000_000_000))
 
 
@@ -175,9 +177,17 @@ def test_a_full_disk_cannot_take_the_model(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_little_memory_and_a_busy_machine_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: (2_000_000_000, 1_000_000_000))
-    monkeypatch.setattr(machine, "busy_cores", lambda: 1000.0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
     assert finding("memory").status is Status.NOTE
     assert finding("processor").status is Status.NOTE
+
+
+def test_low_bits_are_not_advised_to_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: (2_000_000_000, 1_000_000_000))
+    assert "4bit" not in (finding("memory").mend or "")
+    assert "seven times" in finding("4bit").detail
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu("Card", 2**30)])
+    assert "seven times" not in finding("4bit").detail
 
 
 class TestMachine:
@@ -186,11 +196,6 @@ class TestMachine:
     @pytest.fixture(autouse=True)
     def real_machine(self, monkeypatch: pytest.MonkeyPatch, fresh_machine: None) -> None:
         monkeypatch.undo()
-
-    @pytest.fixture
-    def cgroup(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-        return tmp_path
 
     def test_cards_of_nvidia(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tool = tmp_path / "nvidia-smi"
@@ -206,32 +211,13 @@ class TestMachine:
 
     def test_a_card_that_torch_cannot_use_is_a_note(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu("Card", 80 * 2**30)])
-        monkeypatch.setattr(machine, "torch_cuda", lambda: None)
+        monkeypatch.setattr(doctor, "torch_cuda", lambda: None)
         assert finding("gpu").status is Status.NOTE
-        monkeypatch.setattr(machine, "torch_cuda", lambda: "12.8")
+        monkeypatch.setattr(doctor, "torch_cuda", lambda: "12.8")
         assert finding("gpu").status is Status.OK
         assert "80 GiB" in finding("gpu").detail
 
     def test_cuda_of_torch_agrees_with_torch(self) -> None:
         import torch
 
-        assert machine.torch_cuda() == torch.version.cuda
-
-    @pytest.mark.parametrize(("written", "cores"), [("100000 100000", 1), ("150000 100000", 1), ("50000 100000", 1)])
-    def test_a_containers_quota_of_cores(self, cgroup: Path, written: str, cores: int) -> None:
-        (cgroup / "cpu.max").write_text(written + "\n")
-        assert machine.cores() == cores
-
-    def test_no_quota(self, cgroup: Path) -> None:
-        unlimited = machine.cores()
-        (cgroup / "cpu.max").write_text("max 100000\n")
-        assert machine.cores() == unlimited >= 1
-
-    def test_a_containers_memory(self, cgroup: Path) -> None:
-        total, free = machine.memory()
-        assert 0 < free <= total
-        (cgroup / "memory.max").write_text("1000000\n")
-        (cgroup / "memory.current").write_text("400000\n")
-        assert machine.memory() == (1_000_000, 600_000)
-        (cgroup / "memory.max").write_text("max\n")
-        assert machine.memory()[0] == total
+        assert doctor.torch_cuda() == torch.version.cuda

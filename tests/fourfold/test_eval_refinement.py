@@ -29,7 +29,7 @@ def test_what_it_refuses(options, message, tiny_checkpoint, tmp_path):
 def test_options_reach_the_benchmark(tiny_checkpoint, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "fourfold.eval.refinement.benchmark.run_refinement", lambda options, note: asked.append(options) or []
+        "fourfold.eval.experiments.run.run_refinement", lambda options, note: asked.append(options) or []
     )
     options = ["--model", str(tiny_checkpoint), "--counts", "0,32,8", "--subject", "corner", "--arm", "box"]
     options += ["--limit", "40", "--seed", "5", "--source", "scenes", "--out", str(tmp_path), "--json"]

@@ -6,6 +6,7 @@ own, here it is about what the commands make of it.
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import fourfold.assistant.refine.learn
-import fourfold.eval.refinement.gate
-from fourfold import cli
-from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+import fourfold.assistant.refine.training.learn
+import fourfold.cli.main as cli
+import fourfold.eval.gate
+from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
+from fourfold.assistant.progress import OnProgress, Progress, read_progress
 from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.store import CorrectionStore
-from fourfold.eval.refinement.gate import GateResult
+from fourfold.eval.endpoint import EndpointModel
+from fourfold.eval.gate import GateResult
 from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
 
@@ -38,6 +41,8 @@ class Workshop:
     promotable: bool = True
     trained: list[list[str]] = field(default_factory=list)
     during_training: Callable[[], object] = lambda: None
+    baselines: list[str | None] = field(default_factory=list)
+    served: list[object] = field(default_factory=list)
 
     def __call__(self, *words: object) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of `fourfold refine WORDS --store ...`."""
@@ -58,12 +63,14 @@ class Workshop:
         assert out.count("\n") == 1
         return json.loads(out)
 
-    def train(self, store: Path, model: Path, out: Path, **_: object) -> Path:
+    def train(self, store: Path, model: Path, out: Path, *, on_progress: OnProgress, **_: object) -> Path:
         """A training whose weights depend on the corrections alone."""
         ids = [record.id for record in CorrectionStore(store).list(consented=True)]
         if not ids:
             raise UserError("there is nothing to learn")
         self.during_training()
+        on_progress(Progress("looking at the images"))
+        on_progress(Progress("learning", 1, 2, 0.5))
         self.trained.append(ids)
         out.mkdir(parents=True)
         data = hashlib.sha256(str(sorted(ids)).encode()).hexdigest()
@@ -72,13 +79,27 @@ class Workshop:
         save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
         (out / "adapter_config.json").write_text("{}")
         told = {"learnt": ids[:-1], "kept": ids[-1:], "held_out": [], "doubtful": [{"id": "x", "reason": "odd"}]}
-        training = {"model": checkpoint_fingerprint(model), "data": data, "corrections": told}
+        training = {"model": model_fingerprint(model), "data": data, "corrections": told}
         (out / "training.json").write_text(json.dumps(training))
         return out
 
-    def gate(self, store: Path, model: Path, adapter: Path, *, out: Path, seed: int) -> GateResult:
+    def gate(
+        self,
+        store: Path,
+        model: Path,
+        adapter: Path,
+        *,
+        out: Path,
+        baseline: Path | None,
+        served: tuple[EndpointModel, EndpointModel] | None,
+        seed: int,
+        on_progress: OnProgress,
+    ) -> GateResult:
         """A gate that says what it is told."""
-        out.mkdir(parents=True)
+        self.baselines.append(baseline and baseline.name)
+        self.served.append(served and [(*one.urls, one.identity, one.api_key) for one in served])
+        on_progress(Progress("after", 3, 3))
+        out.mkdir(parents=True, exist_ok=True)
         report = out / "gate.html"
         report.write_text("pictures")
         reason = "it got better" if self.promotable else "colour got worse"
@@ -90,8 +111,8 @@ def refine(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Workshop:
     workshop = Workshop(CorrectionStore(tmp_path / "store"), tiny_checkpoint, monkeypatch, capsys)
-    monkeypatch.setattr(fourfold.assistant.refine.learn, "train", workshop.train)
-    monkeypatch.setattr(fourfold.eval.refinement.gate, "gate", workshop.gate)
+    monkeypatch.setattr(fourfold.assistant.refine.training.learn, "train", workshop.train)
+    monkeypatch.setattr(fourfold.eval.gate, "gate", workshop.gate)
     monkeypatch.delenv("FOURFOLD_ADMIN_KEY", raising=False)
     return workshop
 
@@ -181,6 +202,70 @@ def test_from_training_to_rollback(refine: Workshop) -> None:
     assert refine("rollback")[0] == 2
 
 
+def test_a_second_adapter_is_gated_against_the_promoted_one(refine: Workshop) -> None:
+    fill(refine.store)
+    first = refine.json("train")["revision"]
+    refine("gate")
+    refine("promote")
+    refine("gate", first)  # the promoted one itself, against what was there before it
+    refine.store.add(correction(9, id="c9"), encoded(picture(9)))
+    second = refine.json("train")["revision"]
+    refine("gate", second)
+    refine("promote", second)
+    refine("gate", second)
+    refine("rollback")
+    refine("rollback")
+    refine("gate", second)
+    assert refine.baselines == [None, None, first, first, None]
+
+
+def test_an_adapter_of_another_checkpoint_is_no_baseline(refine: Workshop) -> None:
+    fill(refine.store)
+    revision = refine.json("train")["revision"]
+    registry = Registry(refine.store.directory)
+    shutil.copytree(registry.path(revision), registry.directory / "other")
+    (registry.directory / "other" / "adapter_config.json").unlink()
+    (registry.directory / "other" / "adapter_config.json").write_text('{"of": "another model"}')
+    other = registry.register(registry.directory / "other", base="another", data="", records=[])
+    registry.promote(other.id, force=True)
+    refine("gate", revision)
+    assert refine.baselines == [None]
+
+
+def test_an_adapter_that_a_server_has_is_gated_there(refine: Workshop) -> None:
+    fill(refine.store)
+    url = "http://127.0.0.1:9/v1"
+    first = refine.json("train")["revision"]
+    refine("promote", "--force")
+    refine.store.add(correction(9, id="c9"), encoded(picture(9)))
+    refine("train")
+    assert refine("gate", "--endpoint", url, "--served-model", "new", "--api-key", "k")[0] == 0
+    refine("gate", "--endpoint", url, "--served-model", "new", "--served-baseline", "old")
+    assert refine.served == [
+        [(url, "fourfold-refined", "k"), (url, "new", "k")],
+        [(url, "old", "none"), (url, "new", "none")],
+    ]
+    assert refine.baselines == [first, first]
+    for words in (("--endpoint", url), ("--served-model", "new"), ("--served-baseline", "old")):
+        code, _, err = refine("gate", *words)
+        assert code == 2 and "go together" in err
+
+
+def test_progress_is_told_in_lines_for_programs(refine: Workshop) -> None:
+    fill(refine.store)
+    code, out, err = refine("train", "--json", "--progress", "json")
+    assert code == 0 and json.loads(out)["revision"]
+    events = [read_progress(line) for line in err.splitlines()]
+    assert events == [Progress("looking at the images"), Progress("learning", 1, 2, 0.5)]
+    code, out, err = refine("gate", "--json", "--progress", "json")
+    assert [read_progress(line) for line in err.splitlines()] == [Progress("after", 3, 3)]
+    refine("promote")
+    err = refine("forget", "c1", "--progress", "json")[2]
+    assert [event.stage for line in err.splitlines() if (event := read_progress(line))][-2:] == ["learning", "after"]
+    err = refine("train")[2]
+    assert "learning, loss 0.50" in err and read_progress(err.splitlines()[-1]) is None
+
+
 def test_a_forgotten_correction_leaves_the_adapter_too(refine: Workshop) -> None:
     fill(refine.store)
     registry = Registry(refine.store.directory)
@@ -189,6 +274,7 @@ def test_a_forgotten_correction_leaves_the_adapter_too(refine: Workshop) -> None
     refine("promote")
     told = refine.json("forget", "c1")
     assert refine.trained == [["c0", "c1", "c2"], ["c0", "c2"]]
+    assert refine.baselines == [None, None]
     assert (told["forgotten"], told["still_in"], told["current"]) == ("c1", None, told["rebuilt"])
     assert told["rebuilt"] != old
     state = registry.state()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from fourfold import cli
-from fourfold.assistant.refine.fingerprint import checkpoint_fingerprint
+import fourfold.cli.main as cli
+from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.store import CorrectionStore
 from tests.assistant.refine.corrections import correction, encoded, picture
@@ -53,7 +53,7 @@ def test_a_correction_is_remembered_and_said(chat: Chat, photo: Path, tmp_path: 
     added = store.add(correction(), photo.read_bytes())
     code, out, err = chat(*asked)
     assert code == 0
-    assert json.loads(out)["remembered"] == {"id": added.id, "alike": 1.0}
+    assert json.loads(out)["remembered"] == {"id": added.id}
     assert correction().chosen.startswith(json.loads(out)["text"])  # five tokens of it
     assert json.loads(out)["text"]
     assert f"remembered from your correction {added.id}" in err
@@ -75,7 +75,7 @@ def test_the_current_adapter_answers(chat: Chat, photo: Path, tmp_path: Path, ti
             torch.nn.init.normal_(parameter, std=0.5)
     built = registry.directory / "built"
     model.save_pretrained(built)
-    base = checkpoint_fingerprint(tiny_checkpoint)
+    base = model_fingerprint(tiny_checkpoint)
     revision = registry.register(built, base=base, data="data", records=[])
     registry.promote(revision.id, force=True)
     changed = json.loads(chat(*asked, "--adapter", "current")[1])["text"]

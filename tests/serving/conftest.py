@@ -9,14 +9,14 @@ from peft import LoraConfig, get_peft_model
 
 from fourfold.serving.api.keys import collect_keys
 from fourfold.serving.engine.engine import Engine
-from tests.serving.live import ADMIN, PLAIN, Live, live_server
+from tests.serving.api.live import ADMIN, PLAIN, Live, live_server
 from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
     """The tiny checkpoint, loaded; read-only but for adapters, which a test takes out again."""
-    with Engine.load(tiny_checkpoint, dtype="float32", name="tiny", max_rows=8, max_waiting=64) as engine:
+    with Engine.load(tiny_checkpoint, dtype="float32", name="tiny", max_num_seqs=8, max_waiting=64) as engine:
         yield engine
 
 

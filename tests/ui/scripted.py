@@ -5,6 +5,8 @@
 
 import json
 import re
+import socket
+import struct
 import sys
 import threading
 import time
@@ -63,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if "lora_adapter" in self.path:
+            self.server.told.append({**body, "key": self.headers.get("Authorization")})
             return self._reply(200, {})
         self.server.requests.append(body)
         content = body["messages"][-1]["content"]
@@ -83,13 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         head["object"] = "chat.completion.chunk"
         deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in pieces]
-        if "break off" not in question:
+        if "break off" not in question and "reset" not in question:
             deltas.append(({}, "stop"))
         try:
             for delta, finish in [({"role": "assistant", "content": ""}, None), *deltas]:
                 self._event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
                 time.sleep(self.server.pause * (5 if "story" in question else 1))
-            if "break off" not in question:
+            if "reset" in question:  # as a process that is killed, or a proxy that gives up
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+            elif "break off" not in question:
                 self._event({**head, "choices": [], "usage": usage})
                 self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
@@ -113,6 +119,7 @@ class Scripted(ThreadingHTTPServer):
 
     Attributes:
         requests: bodies of the questions so far.
+        told: what it was told of adapters, with the key.
         hung_up: set when somebody left in the middle of a stream.
     """
 
@@ -123,6 +130,7 @@ class Scripted(ThreadingHTTPServer):
         self.pause = pause
         self.models = models
         self.requests: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []
         self.hung_up = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 

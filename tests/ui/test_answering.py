@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from fourfold.assistant.chat.history import ChatHistory
-from fourfold.ui.state.answering import Asked, BudgetedClient, ask, drop, under_way
+from fourfold.assistant.chat.history import ChatHistory, InMemoryHistory
+from fourfold.assistant.images import Attachment
+from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, drop, under_way
 from fourfold.ui.state.endpoint import Endpoint
-from fourfold.ui.state.in_memory_history import InMemoryHistory
-from fourfold.ui.state.turns import question_message
 from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import LONG, Scripted
 
@@ -23,11 +22,11 @@ def endpoint() -> Iterator[Scripted]:
     server.server_close()
 
 
-def asker(endpoint: Scripted, model: str = "fourfold-mini", **options) -> BudgetedClient:
-    return BudgetedClient(Endpoint(endpoint.url), model, parameters={"temperature": 0.0, "max_tokens": 64}, **options)
+def asker(endpoint: Scripted, model: str = "fourfold-mini", **options) -> ModelSettings:
+    return ModelSettings(Endpoint(endpoint.url), model, parameters={"temperature": 0.0, "max_tokens": 64}, **options)
 
 
-def wait(asked: Asked, condition=lambda asked: asked.done, seconds: float = 60) -> Asked:
+def wait(asked: PendingTurn, condition=lambda asked: asked.done, seconds: float = 60) -> PendingTurn:
     end = time.monotonic() + seconds
     while not condition(asked):
         assert time.monotonic() < end
@@ -38,7 +37,7 @@ def wait(asked: Asked, condition=lambda asked: asked.done, seconds: float = 60) 
 def test_question_and_answer_are_stored_with_their_figures(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), [asker(endpoint)]))
+    wait(ask(history, name, 0, "What colour is the ball?", [], [asker(endpoint)]))
     question, answer = history.messages(name)
     assert (question.text, answer.text) == ("What colour is the ball?", "The ball is red.")
     figures = answer.response_metadata["fourfold"]
@@ -52,7 +51,7 @@ def test_question_and_answer_are_stored_with_their_figures(endpoint: Scripted) -
 def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
+    asked = ask(history, name, 0, "tell me a long story", [], [asker(endpoint)])
     wait(asked, lambda asked: "word5" in asked.answers[0].text)
     asked.stop()
     wait(asked)
@@ -65,7 +64,7 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(e
 def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    asked = ask(history, name, 0, HumanMessage("tell me a long story"), [asker(endpoint)])
+    asked = ask(history, name, 0, "tell me a long story", [], [asker(endpoint)])
     asked.stop()
     wait(asked)
     assert asked.answers[0].stopped and history.messages(name) == []
@@ -82,6 +81,7 @@ def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted)
         ("fail with 429", "too much to do"),
         ("fail with 500", "failed (500)"),
         ("tell me a list, break off", "broke off in the middle"),
+        ("tell me a list, reset", "broke off in the middle"),
     ],
 )
 def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripted, question: str, words: str) -> None:
@@ -89,12 +89,12 @@ def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripte
     name = history.create()
     before = [HumanMessage("hello"), AIMessage("hi"), HumanMessage("old"), AIMessage("older")]
     history.append(name, before)
-    asked = wait(ask(history, name, 2, HumanMessage(question), [asker(endpoint)]))
+    asked = wait(ask(history, name, 2, question, [], [asker(endpoint)]))
     assert words in (asked.answers[0].error or "")
     assert [m.text for m in history.messages(name)] == ["hello", "hi", "old", "older"]
     assert under_way(name) is asked  # to be asked again
     # Asked again with better luck, it replaces what followed.
-    again = wait(ask(history, name, 2, HumanMessage("What colour is the ball?"), [asker(endpoint)]))
+    again = wait(ask(history, name, 2, "What colour is the ball?", [], [asker(endpoint)]))
     assert again.stored
     assert [m.text for m in history.messages(name)] == ["hello", "hi", "What colour is the ball?", "The ball is red."]
 
@@ -102,8 +102,8 @@ def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripte
 def test_an_endpoint_that_is_not_there(tmp_path) -> None:
     history = ChatHistory(tmp_path / "history.sqlite")
     name = history.create()
-    nobody = BudgetedClient(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
-    asked = wait(ask(history, name, 0, HumanMessage("hello"), [nobody]))
+    nobody = ModelSettings(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
+    asked = wait(ask(history, name, 0, "hello", [], [nobody]))
     assert "does not answer. Is it running?" in (asked.answers[0].error or "")
 
 
@@ -111,7 +111,7 @@ def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
     askers = [asker(endpoint), asker(endpoint, "fourfold-tuned", adapts="fourfold-mini")]
-    wait(ask(history, name, 0, HumanMessage("What colour is the ball?"), askers))
+    wait(ask(history, name, 0, "What colour is the ball?", [], askers))
     figures = history.messages(name)[1].response_metadata["fourfold"]
     assert figures["other"]["text"] == "Red. It is a shiny red ball."
     assert figures["other"]["adapts"] == "fourfold-mini"
@@ -120,8 +120,8 @@ def test_two_models_answer_side_by_side(endpoint: Scripted) -> None:
 def test_looking_again_tells_its_steps_and_keeps_the_first_answer(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    question = question_message("[refer] give me the location of the bottle", [SAMPLES[0].file.read_bytes()])
-    asked = wait(ask(history, name, 0, question, [asker(endpoint, looks={"check_claims": True})]))
+    words, picture = "[refer] give me the location of the bottle", Attachment.from_path(SAMPLES[0].file)
+    asked = wait(ask(history, name, 0, words, [picture], [asker(endpoint, looks={"check_claims": True})]))
     answer = history.messages(name)[1]
     looked = answer.response_metadata["fourfold"]["looked"]
     assert answer.text.startswith("<p>the bottle</p>")
@@ -132,7 +132,7 @@ def test_looking_again_tells_its_steps_and_keeps_the_first_answer(endpoint: Scri
 def test_a_conversation_deleted_meanwhile_stays_deleted(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    asked = ask(history, name, 0, HumanMessage("a list please"), [asker(endpoint)])
+    asked = ask(history, name, 0, "a list please", [], [asker(endpoint)])
     history.delete(name)
     wait(asked)
     assert not asked.stored and "deleted" in (asked.trouble or "")

@@ -1,5 +1,6 @@
 """The page's own children: the server that answers and the steps of refinement."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -46,18 +47,50 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_a_step_of_refinement_runs_as_a_child(tmp_path: Path) -> None:
     CorrectionStore(tmp_path)
-    done = Job("history", [], tmp_path, None)
-    wait(lambda: done.done)
-    assert done.error is None and done.result is not None and done.result["current"] is None
-    failed = Job("rollback", [], tmp_path, None)
+    failed = Job("rollback", [], tmp_path)
     wait(lambda: failed.done)
     assert failed.result is None and "nothing to roll back" in (failed.error or "")
 
 
-def test_progress_is_read_from_a_bar(tmp_path: Path) -> None:
-    job = Job("history", [], tmp_path, None)
+CHILD = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+from fourfold.assistant.progress import Progress, print_progress
+print("a warning of a library", file=sys.stderr)
+print_progress(Progress("before", 12, 48))
+while not Path(r"{go}").exists():
+    time.sleep(0.01)
+print_progress(Progress("after"))
+print(json.dumps({{"arguments": sys.argv[1:], "key": os.environ.get("FOURFOLD_ADMIN_KEY"), "long": "x" * 10**6}}))
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in place of Python's own, which goes on when the file that is returned appears."""
+    program, go = tmp_path / "child", tmp_path / "go"
+    program.write_text(CHILD.format(python=sys.executable, go=go))
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("FOURFOLD_ADMIN_KEY", "of somebody else")
+    return go
+
+
+def test_progress_and_a_long_answer_of_a_step(tmp_path: Path, child: Path) -> None:
+    job = Job("gate", ["abc"], tmp_path)
+    wait(lambda: job.part == 0.25)
+    assert job.progress.stage == "before" and not job.done
+    child.touch()
     wait(lambda: job.done)
-    job._hear("step 12, loss 0.53 ━━━━╸        40% 0:00:10")
-    assert job.part == 0.4 and job.doing == "step 12, loss 0.53"
-    job._hear("before ━━━━━━━ 12/48 0:00:10")
-    assert job.part == 0.25
+    assert job.progress.stage == "after" and job.part is None
+    assert job.error is None and job.result is not None and len(job.result["long"]) == 10**6
+    assert job.result["arguments"][1:5] == ["-m", "fourfold", "refine", "gate"] and job.result["key"] is None
+    assert Job("rollback", [], tmp_path).part is None
+
+
+def test_a_step_is_stopped(tmp_path: Path, child: Path) -> None:
+    job = Job("train", [], tmp_path, "the admin key")
+    wait(lambda: job.part == 0.25)
+    job.stop()
+    wait(lambda: job.done)
+    assert job.stopped and "goes on from here" in (job.error or "")

@@ -1,21 +1,26 @@
 """The page's script, run by Streamlit's own test harness against a real endpoint."""
 
+import importlib.metadata
+import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from streamlit.testing.v1 import AppTest
 
 from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.settings import Settings, configure
-from fourfold.ui.state.turns import question_message
 from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import Scripted
 
+TABLE = Attachment.from_path(SAMPLES[0].file)
 APP = Path(__file__).parents[2] / "ui" / "app.py"
 
 
@@ -70,6 +75,11 @@ def words(app: AppTest) -> str:
     return "\n".join(str(element.value) for element in [*app.markdown, *app.caption, *app.error, *app.info])
 
 
+def question(text: str) -> HumanMessage:
+    image = {"type": "image_url", "image_url": {"url": TABLE.data_uri}}
+    return HumanMessage([image, {"type": "text", "text": text}])
+
+
 def ask(app: AppTest, question: str) -> AppTest:
     app.chat_input(key="composer").set_value(question)
     return run(app)
@@ -88,7 +98,7 @@ def test_one_click_on_a_sample_gets_an_answer_and_a_conversation(settings: Setti
 def test_the_address_brings_a_conversation_back_and_an_unknown_one_is_a_new_chat(settings: Settings) -> None:
     history = ChatHistory(settings.history)
     name = history.create()
-    history.append(name, [question_message("what is it?", [SAMPLES[0].file.read_bytes()]), AIMessage("a *table*")])
+    history.append(name, [question("what is it?"), AIMessage("a *table*")])
     app = page(c=name)
     assert "what is it?" in words(app) and "a *table*" in words(app)
     app = page(c="nobody")
@@ -198,3 +208,71 @@ def test_side_by_side(settings: Settings) -> None:
     stored = ChatHistory(settings.history).messages(name)
     assert stored[1].text == "Red. It is a shiny red ball."
     assert stored[1].response_metadata["fourfold"]["other"]["text"] == "The ball is red."
+
+
+def test_a_bad_file_of_preferences_does_not_break_the_page(settings: Settings) -> None:
+    settings.preferences.write_text('{"temperature": 9, "max_tokens": 0, "seed": -1, "looks": ["x"], "model": "gone"}')
+    app = page()
+    assert app.slider(key="temperature").value == 0 and not app.error
+    press(app, "sample-0-0")
+    until(app, lambda app: "up-0" in keys(app))
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What SQLite is asked from now on."""
+    asked: list[str] = []
+    connect = sqlite3.connect
+
+    def watched(*args, **options) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        connection.set_trace_callback(asked.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    return asked
+
+
+def test_pictures_and_corrections_are_read_once_and_not_with_every_run(
+    settings: Settings, statements: list[str]
+) -> None:
+    def reads() -> tuple[int, int]:
+        pictures = sum("data FROM images" in statement for statement in statements)
+        return pictures, sum("SELECT fields" in statement for statement in statements)
+
+    history = ChatHistory(settings.history)
+    name = history.create()
+    history.append(name, [question("what is it?"), AIMessage("a table"), question("and now?"), AIMessage("a table")])
+    app = page(c=name)
+    assert reads() == (1, 1)
+    run(run(app))
+    assert reads() == (1, 1)
+    ask(app, "What colour is the ball?")
+    until(app, lambda app: "up-4" in keys(app))
+    assert reads() == (2, 1)  # the new turn, once it is stored
+    press(app, "up-0")
+    assert reads() == (2, 2)
+
+
+def test_an_adapter_is_put_to_use_here_and_an_endpoint_of_others_is_not_told(
+    settings: Settings, endpoint: Scripted, tmp_path: Path
+) -> None:
+    built = settings.corrections / "built"
+    built.mkdir(parents=True)
+    (built / "adapter_model.safetensors").write_bytes(b"weights")
+    (built / "adapter_config.json").write_text("{}")
+    registry = Registry(settings.corrections)
+    revision = registry.register(built, base="base", data="data", records=[]).id
+    registry.gated(revision, promotable=True, summary={}, report=None)
+    app = press(page(view="refine"), "promote")
+    until(app, lambda app: "rollback" in keys(app))
+    assert not app.error and registry.state().current == revision
+    assert "is told nothing" in words(app) and endpoint.told == []
+
+
+def test_nothing_beside_the_script_stands_in_for_a_module_of_others() -> None:
+    """Streamlit puts the script's folder in front of the modules' path."""
+    beside = {path.stem for path in APP.parent.iterdir()} - {"__init__", "__pycache__"}
+    assert not beside & (set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions()))
+    imports = [line.split()[1] for line in APP.read_text().splitlines() if line.startswith(("import ", "from "))]
+    assert imports and all(name.startswith("fourfold.") for name in imports)

@@ -6,23 +6,32 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
+from fourfold.assistant.chat.history import InMemoryHistory, image_of
 from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import check
-from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from fourfold.ui.canvas import BoxAnnotation, _read, marks_of, words_of
 from fourfold.ui.state.asking import words_for
-from fourfold.ui.state.corrections import changes, forget, given, record, said
-from fourfold.ui.state.in_memory_history import InMemoryHistory
+from fourfold.ui.state.boxes import BoxAnnotation, annotate
+from fourfold.ui.state.corrections import changes, record, said
+from fourfold.ui.state.endpoint import Endpoint
+from fourfold.ui.state.local_server import LocalServer
 from fourfold.ui.state.preferences import Preferences
-from fourfold.ui.state.turns import question_message, region_of, split_tag, turns_of
-from fourfold.ui.views.answer import figures_line, named
+from fourfold.ui.state.session import Session
+from fourfold.ui.state.settings import Settings
+from fourfold.ui.state.turns import region_of, split_tag, turns_of
+from fourfold.ui.views.answer import figures_line
 from fourfold.ui.views.markdown import answer_markdown, plain
 from fourfold.ui.views.welcome import SAMPLES
 
-TABLE = SAMPLES[0].file.read_bytes()
+TABLE = Attachment.from_path(SAMPLES[0].file)
 BOX = Box(0.1, 0.2, 0.3, 0.4)
+
+
+def question(text: str) -> HumanMessage:
+    image = {"type": "image_url", "image_url": {"url": TABLE.data_uri}}
+    return HumanMessage([image, {"type": "text", "text": text}])
 
 
 @pytest.mark.parametrize(
@@ -86,36 +95,36 @@ def test_an_answers_words_and_marks_share_their_groups() -> None:
     answer = parse(
         "<p>a dog</p> {<1><2><3><4>} and <p>a cat</p> {<5><6><7><8>}<delim>{<9><9><9><9>}, <p>A dog</p> {<0><0><1><1>}"
     )
-    assert [(m.label, m.group) for m in marks_of(answer)] == [("a dog", 0), ("a cat", 1), ("a cat", 1), ("A dog", 0)]
-    pieces = words_of(answer)
+    pieces, marks = annotate(answer)
+    assert [(m.label, m.group) for m in marks] == [("a dog", 0), ("a cat", 1), ("a cat", 1), ("A dog", 0)]
     assert [piece.get("group") for piece in pieces if piece["text"].strip(" ,")] == [0, None, 1, 0]
     assert "".join(piece["text"] for piece in pieces) == "a dog and a cat, A dog"
 
 
 def test_boxes_without_words_are_named_by_the_question() -> None:
-    [mark] = named(parse("{<10><20><30><40>}"), "[refer] give me the location of the red ball")
+    _, [mark] = annotate(parse("{<10><20><30><40>}"), "[refer] give me the location of the red ball")
     assert mark.label == "red ball"
-    [mark] = named(parse("{<10><20><30><40>}"), "hello")
+    _, [mark] = annotate(parse("{<10><20><30><40>}"), "hello")
     assert mark.label is None
 
 
 @pytest.mark.parametrize("entry", [None, {}, {"label": 1, "group": 0, "box": [0, 0, "x", 1]}, {"group": 0, "box": []}])
 def test_nonsense_from_the_browser_is_no_box(entry) -> None:
-    assert _read(entry) is None
+    assert BoxAnnotation.read(entry) is None
 
 
 def test_boxes_from_the_browser_are_cut_to_the_picture() -> None:
-    assert _read({"label": " cup ", "group": 2, "box": [-0.1, 0.2, 1.4, 0.5]}) == BoxAnnotation(
+    assert BoxAnnotation.read({"label": " cup ", "group": 2, "box": [-0.1, 0.2, 1.4, 0.5]}) == BoxAnnotation(
         Box(0, 0.2, 1, 0.5), "cup", 2
     )
-    assert _read({"label": "", "group": 0, "box": [0.5, 0, 0.4, 1]}) is None
+    assert BoxAnnotation.read({"label": "", "group": 0, "box": [0.5, 0, 0.4, 1]}) is None
 
 
 def conversation(answer: str = "<p>a dog</p> {<10><20><30><40>}"):
     figures = {"model": "fourfold-refined", "adapts": "fourfold-mini", "parameters": {"temperature": 0.0, "seed": None}}
     return turns_of(
         [
-            question_message("what is it?", [TABLE]),
+            question("what is it?"),
             AIMessage("a table"),
             HumanMessage("never answered"),
             HumanMessage("[refer] the dog"),
@@ -132,16 +141,16 @@ def test_a_record_is_what_the_store_takes(tmp_path: Path) -> None:
     assert correction.messages[0]["content"][0] == {"type": "image"}
     assert correction.question == "[refer] the dog"
     assert (correction.model, correction.adapter) == ("fourfold-mini", "fourfold-refined")
-    store = CorrectionStore(tmp_path)
-    kept = store.add(correction, TABLE)
-    assert given(store)[said(turns[-1])].id == kept.id
-    assert said(turns[0]) not in given(store)
-    assert forget(tmp_path, kept.id) is None
-    assert store.list() == []
+    found = Session(Settings("http://127.0.0.1:9/v1", corrections=tmp_path), Preferences())
+    kept = found.store.add(correction, TABLE)
+    assert found.judged[said(turns[-1])].id == kept.id
+    assert said(turns[0]) not in found.judged
+    assert found.forget(kept.id) is None
+    assert found.store.list() == [] and found.judged == {}
 
 
 def test_a_question_that_was_never_answered_leaves_its_picture(tmp_path: Path) -> None:
-    turns = turns_of([question_message("stopped", [TABLE]), HumanMessage("what is it?"), AIMessage("a table")])
+    turns = turns_of([question("stopped"), HumanMessage("what is it?"), AIMessage("a table")])
     correction = record(turns, turns[-1], verdict="up", consent=False)
     check(correction)
     assert correction.messages == (
@@ -151,7 +160,7 @@ def test_a_question_that_was_never_answered_leaves_its_picture(tmp_path: Path) -
 
 def test_changes() -> None:
     answer = "<p>a dog</p> {<10><20><30><40>}"
-    before = marks_of(parse(answer))
+    _, before = annotate(parse(answer))
     moved = [BoxAnnotation(Box(0.5, 0.5, 0.6, 0.6), "a dog")]
     assert changes(answer, "a dog", before, before) == (None, None)
     assert changes(answer, "a dog", moved, before) == (None, moved)
@@ -164,20 +173,34 @@ def test_preferences_survive_and_nonsense_does_not(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "page.json"
     Preferences(temperature=0.5, seed=3, looks=["closer"], private=True).save(file)
     assert Preferences.load(file) == Preferences(temperature=0.5, seed=3, looks=["closer"], private=True)
-    file.write_text(json.dumps({"temperature": "hot", "looks": [1], "model": "x", "unknown": 1}))
+    assert file.stat().st_mode & 0o077 == 0 and [entry.name for entry in file.parent.iterdir()] == ["page.json"]
+    file.write_text(json.dumps({"temperature": "hot", "looks": ["sideways"], "model": "x", "unknown": 1}))
     assert Preferences.load(file) == Preferences(model="x")
-    for nonsense in ("[1]", "{", ""):
+    beyond = {"temperature": 9, "top_p": 0, "max_tokens": 0, "seed": -1, "system": "x" * 5000, "compare": True}
+    file.write_text(json.dumps(beyond))  # what the page's controls cannot show
+    assert Preferences.load(file) == Preferences(compare=True)
+    for nonsense in ("[1]", "{", "", "null", '{"temperature": NaN}', "[" * 100_000):
         file.write_text(nonsense)
         assert Preferences.load(file) == Preferences()
+    file.write_bytes(b"\xff\xfe{")
+    assert Preferences.load(file) == Preferences()
+
+
+def test_only_a_server_that_is_ours_is_told_of_a_promotion() -> None:
+    theirs = Settings("http://127.0.0.1:9/v1", api_key="their key", admin_key=None)
+    assert theirs.follower is None
+    with_a_key = Settings("http://127.0.0.1:9/v1", api_key="their key", admin_key="an admin key")
+    assert with_a_key.follower == Endpoint("http://127.0.0.1:9/v1", "an admin key")
+    assert Settings(server=LocalServer(), admin_key="an admin key").follower is None  # it does not run
 
 
 def test_a_forgetful_history_is_a_history_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     history = InMemoryHistory()
     name = history.create()
-    history.append(name, [question_message("A secret?", [TABLE]), AIMessage("yes")])
+    history.append(name, [question("A secret?"), AIMessage("yes")])
     assert history.conversations("SECRET")[0].title == "A secret?"
-    assert turns_of(history.messages(name))[0].pictures == (TABLE,)
+    assert turns_of(history.messages(name))[0].pictures == (image_of(TABLE.data_uri),)
     history.cut(name, 1)
     history.delete(name)
     assert history.conversations() == []

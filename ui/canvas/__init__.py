@@ -1,63 +1,22 @@
 """The page's one component of its own: words and a picture with coloured boxes, to look at, draw on and correct."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import streamlit as st
 
-from fourfold.assistant.grounding import Box, Grounded
+from fourfold.assistant.grounding import PALETTE
+from fourfold.assistant.images import Attachment
+from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.pictures import shown
-from fourfold.ui.views.colours import PALETTE, colour, groups
 
 _HERE = Path(__file__).parent
 Mode = Literal["view", "region", "edit"]
 
 
-@dataclass(frozen=True)
-class BoxAnnotation:
-    """A box on the canvas.
-
-    Attributes:
-        box: in parts of the picture.
-        label: the words beside it; None for none.
-        group: boxes of one group share a colour and are shown and hidden together.
-        looked: a place that was looked at again, drawn with a broken line.
-    """
-
-    box: Box
-    label: str | None = None
-    group: int = 0
-    looked: bool = False
-
-
-def marks_of(answer: Grounded) -> list[BoxAnnotation]:
-    """The boxes of an answer, one group a phrase."""
-    numbers = groups(answer.phrases)
-    return [
-        BoxAnnotation(box, phrase.phrase, number)
-        for phrase, number in zip(answer.phrases, numbers, strict=True)
-        for box in phrase.boxes
-    ]
-
-
-def words_of(answer: Grounded) -> list[dict[str, Any]]:
-    """The answer's text in pieces; those with boxes carry their group."""
-    numbers = iter(groups(answer.phrases))
-    pieces: list[dict[str, Any]] = []
-    for segment in answer.segments:
-        if isinstance(segment, str):
-            pieces.append({"text": segment})
-        else:
-            group = next(numbers)
-            if segment.phrase is not None:
-                pieces.append({"text": segment.phrase, "group": group})
-    return pieces
-
-
 def canvas(
-    picture: bytes | None,
+    picture: Attachment | None,
     *,
     key: str,
     mode: Mode = "view",
@@ -71,7 +30,7 @@ def canvas(
     """Show words and a picture with boxes.
 
     Args:
-        picture: the image file's bytes; None shows the words only.
+        picture: what is drawn on; None shows the words only.
         key: of the element in this page.
         mode: "view" to look at, "region" to draw one rectangle, "edit" to change boxes and their names.
         marks: the boxes; in the other modes those to begin with.
@@ -94,7 +53,7 @@ def canvas(
             {"box": list(m.box.as_tuple()), "label": m.label, "group": m.group, "looked": m.looked} for m in marks
         ],
         "words": list(words),
-        "palette": [colour(number) for number in range(len(PALETTE))],
+        "palette": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE],
         "revision": revision,
         "tall": tall,
     }
@@ -104,18 +63,7 @@ def canvas(
     drawn = changed.get("boxes")
     if not isinstance(drawn, dict) or drawn.get("revision") != revision:
         return list(marks)
-    return [mark for entry in drawn.get("boxes", []) if (mark := _read(entry)) is not None]
-
-
-def _read(entry: Any) -> BoxAnnotation | None:
-    """A box from the browser, which may send anything."""
-    try:
-        label, group = entry["label"], int(entry["group"])
-        box = Box(*(min(max(float(side), 0.0), 1.0) for side in entry["box"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-    words = str(label).strip()[:200] if label else ""
-    return BoxAnnotation(box, words or None, group)
+    return [mark for entry in drawn.get("boxes", []) if (mark := BoxAnnotation.read(entry)) is not None]
 
 
 def _nothing() -> None:

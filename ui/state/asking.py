@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from langchain_core.messages import AIMessage
+
 from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.registry import SERVED_NAME
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction, with_tag
-from fourfold.ui.state.answering import Asked, BudgetedClient, ask, drop
+from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, drop
 from fourfold.ui.state.endpoint import Served
-from fourfold.ui.state.session import State
-from fourfold.ui.state.turns import Turn, question_message, split_tag
+from fourfold.ui.state.session import Session
+from fourfold.ui.state.turns import Turn, split_tag
 
 _OTHERWISE = 0.7
 """Temperature of asking the same question again: at 0 the answer would be the same."""
@@ -18,19 +21,12 @@ _OTHERWISE = 0.7
 
 @dataclass(frozen=True)
 class Chip:
-    """A task as the page offers it.
-
-    Attributes:
-        label: on the chip.
-        icon: Streamlit's name of it.
-        hint: what the input says while the chip is chosen.
-        button: of asking without any words; None where words are needed.
-    """
+    """A task as the page offers it."""
 
     label: str
     icon: str
-    hint: str
-    button: str | None = None
+    hint: str  # what the input says while the chip is chosen
+    button: str | None = None  # of asking without any words; None where words are needed
 
 
 ASK = "ask"
@@ -50,7 +46,6 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_task(name: str) -> Task | None:
-    """The task of a chip."""
     return None if name == ASK else Task(name)
 
 
@@ -75,14 +70,14 @@ def words_for(task: Task | None, text: str, region: Box | None) -> str:
     return f"{instruction(task, text)} {box}".strip()
 
 
-def chosen_model(found: State) -> Served | None:
+def chosen_model(found: Session) -> Served | None:
     """The model that answers; None where the endpoint serves none. What was learnt answers unless told otherwise."""
     if not found.preferences.model and (refined := [m for m in found.models if m.name == SERVED_NAME]):
         return refined[0]
     return _named(found.models, found.preferences.model)
 
 
-def other_model(found: State) -> Served | None:
+def other_model(found: Session) -> Served | None:
     """The model that answers beside it; None where none is to."""
     first = chosen_model(found)
     if not found.preferences.compare or first is None:
@@ -91,39 +86,44 @@ def other_model(found: State) -> Served | None:
     return _named(rest, found.preferences.other)
 
 
-def send(found: State, words: str, pictures: Sequence[bytes]) -> Asked:
+def send(found: Session, words: str, pictures: Sequence[Attachment]) -> PendingTurn:
     """Ask in the conversation that is shown, or begin one."""
-    history = found.history
+    models = askers(found)
     if found.conversation is None:
-        found.conversation = history.create(_title(words))
-    keep = len(history.messages(found.conversation))
+        found.conversation = found.history.create(_title(words))
+    keep = found.history.info(found.conversation).messages
     found.leave()
     found.pending = []
-    return ask(history, found.conversation, keep, question_message(words, pictures), askers(found))
+    return ask(found.history, found.conversation, keep, words, pictures, models)
 
 
-def send_instead(found: State, turn: Turn, words: str, *, otherwise: bool = False) -> Asked:
-    """Ask again from a turn on; what followed it is replaced when the answer is there.
-
-    Args:
-        found: the tab.
-        turn: whose question is asked again, with its pictures.
-        words: the question now.
-        otherwise: whether another answer to the same question is wanted.
-    """
+def send_instead(found: Session, turn: Turn, words: str, *, otherwise: bool = False) -> PendingTurn:
+    """Ask again from a turn on, `otherwise` for another answer; what followed it is replaced when that is there."""
     assert found.conversation is not None
     found.leave()
-    question = question_message(words, turn.pictures)
-    return ask(found.history, found.conversation, turn.position, question, askers(found, otherwise=otherwise))
+    models = askers(found, otherwise=otherwise)
+    return ask(found.history, found.conversation, turn.position, words, turn.pictures, models)
 
 
-def retry(found: State, asked: Asked) -> Asked:
+def retry(found: Session, failed: PendingTurn) -> PendingTurn:
     """Ask a question again that failed, with the settings of now."""
-    drop(asked.conversation)
-    return ask(asked.history, asked.conversation, asked.keep, asked.question, askers(found))
+    drop(failed.conversation)
+    return ask(failed.history, failed.conversation, failed.keep, failed.words, failed.pictures, askers(found))
 
 
-def askers(found: State, *, otherwise: bool = False) -> list[BudgetedClient]:
+def choose_other(found: Session, turn: Turn) -> None:
+    """Swap the two answers of a turn; what was asked after it stays."""
+    assert found.conversation is not None
+    figures = turn.figures
+    other = figures.pop("other")
+    swapped = {name: value for name, value in other.items() if name not in ("text", "error")}
+    swapped["other"] = {**figures, "text": turn.said}
+    after = found.history.messages(found.conversation)[turn.position + 2 :]
+    answer = AIMessage(other["text"], response_metadata={"fourfold": swapped})
+    found.history.append(found.conversation, [turn.question, answer, *after], turn.position)
+
+
+def askers(found: Session, *, otherwise: bool = False) -> list[ModelSettings]:
     """Who answers, with the settings of now: one, or two where models are compared.
 
     Raises:
@@ -136,20 +136,16 @@ def askers(found: State, *, otherwise: bool = False) -> list[BudgetedClient]:
     if otherwise:
         parameters["temperature"] = max(found.preferences.temperature, _OTHERWISE)
         parameters["seed"] = None
-    server = found.settings.server
-    local = server is not None and found.endpoint.url == server.url
-    remember = found.preferences.remember if local else None
-    looks = dict.fromkeys(found.preferences.looks, True)
     return [
-        BudgetedClient(
+        ModelSettings(
             found.endpoint,
             served.name,
             served.parent,
             _length(found.models, served),
             found.preferences.system.strip(),
             parameters,
-            remember,
-            looks,
+            found.preferences.remember if found.asks_local_server else None,
+            dict.fromkeys(found.preferences.looks, True),
         )
         for served in (first, other_model(found))
         if served is not None

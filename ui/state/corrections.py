@@ -1,17 +1,11 @@
 """What a person thinks of an answer, as a record of the store."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.refine.record import CorrectedBox, Correction, Verdict
-from fourfold.assistant.refine.registry import Registry
-from fourfold.assistant.refine.steps import forget as forget_step
-from fourfold.assistant.refine.store import CorrectionStore
-from fourfold.ui.canvas import BoxAnnotation
-from fourfold.ui.state.answering import text_of
+from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.turns import Turn
 
 
@@ -48,13 +42,13 @@ def record(
         content: Any = [*images, {"type": "text", "text": earlier.words}] if images else earlier.words
         messages.append({"role": "user", "content": content})
         if earlier is not turn and earlier.answer is not None:
-            messages.append({"role": "assistant", "content": text_of(earlier.answer)})
+            messages.append({"role": "assistant", "content": earlier.said})
     figures = turn.figures
     adapts = figures.get("adapts")
     boxes = None if marks is None else tuple(CorrectedBox(mark.label, mark.box) for mark in marks)
     return Correction(
         messages=tuple(_alternating(messages)),
-        rejected=text_of(turn.answer),
+        rejected=turn.said,
         chosen=words,
         boxes=boxes,
         verdict=verdict,
@@ -82,28 +76,11 @@ Said = tuple[str, str, str]
 """SHA-256 of a picture, a question about it, and the answer."""
 
 
-def given(store: CorrectionStore) -> dict[Said, Correction]:
-    """The latest record of each answer that was judged."""
-    return {(c.image, c.question, c.rejected): c for c in store.list()}
-
-
 def said(turn: Turn) -> Said | None:
-    """By what the answer of a turn is found in `given`; None where there is no answer about a picture."""
+    """By what the answer of a turn is found in `Session.judged`; None where there is no answer about a picture."""
     if turn.answer is None or turn.picture is None:
         return None
-    return hashlib.sha256(turn.picture).hexdigest(), turn.words, text_of(turn.answer)
-
-
-def forget(directory: Path, id: str) -> str | None:
-    """Delete a record for good, and the adapters that have learnt it, but for the one in use.
-
-    Returns:
-        The adapter in use, where it has learnt the record; None otherwise.
-
-    Raises:
-        UserError: there is no such record.
-    """
-    return forget_step(CorrectionStore(directory), Registry(directory), id)
+    return turn.picture.sha256, turn.words, turn.said
 
 
 def _alternating(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import openai
 from langchain_openai import ChatOpenAI
 
@@ -17,30 +16,19 @@ _READ = 300.0  # between two pieces of an answer; a processor may read a picture
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where answers come from.
+    """Where answers come from."""
 
-    Attributes:
-        url: with its `/v1`.
-        key: its API key, if it wants one.
-    """
-
-    url: str
+    url: str  # with its /v1
     key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that an endpoint lists.
-
-    Attributes:
-        name: what requests call it.
-        parent: the model that it adapts; None for a model of its own.
-        context_length: tokens that it reads, where the endpoint says so.
-    """
+    """A model that an endpoint lists."""
 
     name: str
-    parent: str | None = None
-    context_length: int | None = None
+    parent: str | None = None  # the model that it adapts
+    context_length: int | None = None  # tokens that it reads, where the endpoint says so
 
 
 def served_models(endpoint: Endpoint) -> list[Served]:
@@ -55,7 +43,7 @@ def served_models(endpoint: Endpoint) -> list[Served]:
     try:
         with openai.OpenAI(base_url=url, api_key=endpoint.key or "none", max_retries=0, timeout=_CONNECT) as client:
             cards = list(client.models.list())
-    except (openai.OpenAIError, httpx.HTTPError, ValueError, TypeError) as error:
+    except (openai.OpenAIError, ValueError, TypeError) as error:
         raise UserError(sentence(error, url)) from None
     found = []
     for card in cards:
@@ -76,6 +64,6 @@ def chat_model(endpoint: Endpoint, model: str, **options: Any) -> ChatOpenAI:
         endpoint.key,
         stream_usage=True,
         max_retries=0,
-        timeout=httpx.Timeout(_READ, connect=_CONNECT),
+        timeout=openai.Timeout(_READ, connect=_CONNECT),
         **options,
     )

@@ -1,6 +1,7 @@
 """What went wrong between the page and its endpoint, as a sentence for people."""
 
-import httpx
+from collections.abc import Iterator
+
 import openai
 
 from fourfold.prompts.errors import UserError
@@ -22,20 +23,29 @@ def sentence(error: BaseException, endpoint: str) -> str:
             return f"The endpoint does not know what it was asked for: {_words(error)}. Choose another model."
         case openai.RateLimitError():
             return "The endpoint has too much to do at the moment. Try again shortly."
-        case openai.APITimeoutError() | httpx.TimeoutException():
+        case openai.APITimeoutError():
             return f"The endpoint {endpoint} took too long to answer. Try again, or ask for a shorter answer."
         case openai.BadRequestError() | openai.UnprocessableEntityError():
             return f"The endpoint cannot answer this: {_words(error)}."
         case openai.APIStatusError():
             return f"The endpoint failed ({error.status_code}): {_words(error)}. Try again."
-        case openai.APIConnectionError() | httpx.ConnectError():
-            return f"The endpoint {endpoint} does not answer. Is it running?"
-        case httpx.TransportError():
+        case openai.APIConnectionError() if any(type(cause).__name__ != "ConnectError" for cause in _transport(error)):
             return "The connection broke off in the middle of the answer. Try again."
+        case openai.APIConnectionError():
+            return f"The endpoint {endpoint} does not answer. Is it running?"
         case openai.APIError():  # an error inside a stream
             return f"The answer broke off: {_words(error)}. Try again."
         case _:
             return f"Something unexpected went wrong ({type(error).__name__}: {_line(str(error))}). Try again."
+
+
+def _transport(error: BaseException) -> Iterator[BaseException]:
+    """What the HTTP client said that the error was made of; openai's client is httpx or httpx2, by its version."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__module__.startswith("httpx"):
+            yield cause
+        cause = cause.__cause__
 
 
 def _words(error: openai.APIError) -> str:

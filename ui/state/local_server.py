@@ -8,16 +8,24 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-State = Literal["stopped", "starting", "ready", "failed"]
+ServerState = Literal["stopped", "starting", "ready", "failed"]
 
 CURRENT = "current"
 """The adapter that was promoted, where one was."""
 
 _LISTENS = re.compile(r"listens on (http://\S+)")
 _ENDING = 25.0  # seconds; the server itself gives running answers 20
+
+
+def complaint(said: Sequence[str]) -> str:
+    """Why a child failed, by the lines that it wrote to stderr: in its own words where it has some."""
+    own = [line.removeprefix("fourfold: ") for line in said if line.startswith("fourfold: ")]
+    lines = own or [line for line in said if line.strip()]
+    return lines[-1] if lines else "it ended without a word"
 
 
 class LocalServer:
@@ -28,10 +36,6 @@ class LocalServer:
         quantization: "4bit", "8bit" or None.
         adapter: directory of a LoRA adapter to answer with, "current" for the one that was promoted, or None.
         store: directory of the corrections that it remembers; None for none.
-
-    Attributes:
-        url: of its API, with `/v1`; "" until it is ready.
-        key: its key, which may load adapters too.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class LocalServer:
         self.model = model
         self.quantization = quantization
         self.adapter = adapter
-        self.url = ""
+        self.url = ""  # of its API, with /v1; "" until it is ready
         self.key = secrets.token_hex(24)
         self._process: subprocess.Popen[str] | None = None
         self._said: collections.deque[str] = collections.deque(maxlen=30)
@@ -54,8 +58,7 @@ class LocalServer:
         atexit.register(self.stop)
 
     @property
-    def state(self) -> State:
-        """How far it is."""
+    def state(self) -> ServerState:
         process = self._process
         if process is None:
             return "stopped"
@@ -65,11 +68,8 @@ class LocalServer:
 
     @property
     def complaint(self) -> str:
-        """Why it failed, in one line: its own words where it has some."""
-        own = [line.removeprefix("fourfold: ") for line in self._said if line.startswith("fourfold: ")]
-        if own:
-            return own[-1]
-        return next((line for line in reversed(self._said) if line.strip()), "it ended without a word")
+        """Why it failed, in one line."""
+        return complaint(list(self._said))
 
     def start(self) -> None:
         """Start it and return at once; `state` tells when it is ready."""
@@ -78,7 +78,7 @@ class LocalServer:
                 return
             self.url, self._stopping = "", False
             self._said.clear()
-            command = [sys.executable, "-m", "fourfold.cli", "serve", "--port", "0"]
+            command = [sys.executable, "-P", "-m", "fourfold", "serve", "--port", "0"]
             for option in ("model", "quantization", "adapter"):
                 if value := getattr(self, option):
                     command += [f"--{option}", str(value)]
@@ -94,7 +94,6 @@ class LocalServer:
                 threading.Thread(target=self._listen, args=(process, stream), daemon=True).start()
 
     def restart(self, model: str | None, quantization: str | None, adapter: str | None) -> None:
-        """End it and start it again with other options."""
         with self._lock:
             self.stop()
             self.model, self.quantization, self.adapter = model, quantization, adapter

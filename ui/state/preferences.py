@@ -2,75 +2,57 @@
 
 import contextlib
 import json
-import os
-import tempfile
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from fourfold.assistant.files import replacing
+
+Look = Literal["check_claims", "closer", "agreement", "read"]
+"""A second look that can be on: an argument of `look_again`."""
 
 
-@dataclass
-class Preferences:
-    """The page's settings. Neither keys nor anything that was said is among them.
+class Preferences(BaseModel):
+    """The page's settings, within what its controls can show. Neither keys nor anything that was said is among them."""
 
-    Attributes:
-        model, other: who answers, and who answers beside it; "" for the endpoint's first model.
-        compare: whether two models answer.
-        temperature, top_p, max_tokens, seed: how.
-        system: instructions for every conversation.
-        looks: second looks that are on, names of `look_again`'s arguments.
-        consent: whether corrections may be learnt from, unless said otherwise.
-        remember: whether the local model is reminded of corrections.
-        private: whether nothing is kept.
-    """
-
-    model: str = ""
-    other: str = ""
+    model: str = ""  # who answers; "" for the endpoint's first model
+    other: str = ""  # and who beside it, where two are compared
     compare: bool = False
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-    seed: int | None = None
-    system: str = ""
-    looks: list[str] = field(default_factory=list)
-    consent: bool = False
-    remember: bool = True
-    private: bool = False
+    temperature: Annotated[float, Field(ge=0, le=1.5)] = 0.0
+    top_p: Annotated[float, Field(ge=0.05, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    system: Annotated[str, Field(max_length=4000)] = ""
+    looks: list[Look] = []
+    consent: bool = False  # that a new correction begins with
+    remember: bool = True  # corrections, by the local server
+    private: bool = False  # nothing is kept
 
     @classmethod
     def load(cls, path: Path) -> "Preferences":
-        """From a file; what is missing or makes no sense takes its default."""
-        preferences = cls()
+        """From a file; what is missing, unknown or makes no sense takes its default."""
         try:
             stored: Any = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            return preferences
-        for known in fields(cls):
-            value = stored.get(known.name) if isinstance(stored, dict) else None
-            default = getattr(preferences, known.name)
-            fits = type(value) is type(default) or (known.name == "seed" and isinstance(value, int))
-            if isinstance(value, list):
-                fits = fits and all(isinstance(entry, str) for entry in value)
-            if value is not None and fits:
-                setattr(preferences, known.name, value)
-        return preferences
+        except (OSError, ValueError, RecursionError):
+            return cls()
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
+            good = {name: value for name, value in stored.items() if name not in wrong} if wrong else {}
+            return cls.model_validate(good)
 
     def save(self, path: Path) -> None:
         """To a file, at once or not at all; a disk that is full is no reason to stop chatting."""
-        if Preferences.load(path) == self:
-            return
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(asdict(self), file, indent=1)
-            os.replace(file.name, path)  # noqa: PTH105 (the name of a file that is closed)
+        if Preferences.load(path) != self:
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with replacing(path) as part:
+                    part.touch(0o600)
+                    part.write_text(self.model_dump_json(indent=1), "utf-8")
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As `BudgetedClient.parameters` takes them."""
-        return {
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "top_p": self.top_p,
-            "seed": self.seed,
-        }
+        """As `ModelSettings.parameters` takes them."""
+        return self.model_dump(include={"temperature", "max_tokens", "top_p", "seed"})

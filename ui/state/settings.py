@@ -1,37 +1,42 @@
 """What one run of the page was started with."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourfold.assistant.chat.history import default_path
 from fourfold.assistant.refine.store import default_directory
+from fourfold.ui.state.endpoint import Endpoint
 from fourfold.ui.state.local_server import CURRENT, LocalServer
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `fourfold ui` was asked for; the same for every browser tab.
+    """What `fourfold ui` was asked for; the same for every browser tab."""
 
-    Attributes:
-        endpoint: URL of an OpenAI-compatible endpoint, with its `/v1`; None where `server` is it.
-        api_key: the endpoint's key.
-        model: served name to begin with; None for the endpoint's first one.
-        server: the local server that the page started by itself.
-        history: the file that keeps the conversations.
-        corrections: the directory that keeps the corrections.
-    """
-
-    endpoint: str | None = None
+    endpoint: str | None = None  # URL with its /v1; None where `server` is it
     api_key: str | None = field(default=None, repr=False)
-    model: str | None = None
-    server: LocalServer | None = None
+    model: str | None = None  # served name to begin with; None for the endpoint's first one
+    server: LocalServer | None = None  # that the page started by itself
     history: Path = field(default_factory=default_path)
     corrections: Path = field(default_factory=default_directory)
+    # With it adapters of `endpoint` may be changed.
+    admin_key: str | None = field(default_factory=lambda: os.environ.get("FOURFOLD_ADMIN_KEY"), repr=False)
 
     @property
     def preferences(self) -> Path:
-        """The file that keeps what was set in the page."""
         return self.history.with_name("page.json")
+
+    @property
+    def follower(self) -> Endpoint | None:
+        """The server that is told when an adapter is put to use here, with its admin key; None for none.
+
+        It is the page's own, or the endpoint that the page was started with, where an admin key was given too. An
+        endpoint of somebody else knows nothing of directories on this machine, and no key that it has is for that.
+        """
+        if self.server is not None:
+            return Endpoint(self.server.url, self.server.key) if self.server.state == "ready" else None
+        return Endpoint(self.endpoint, self.admin_key) if self.endpoint and self.admin_key else None
 
 
 _current: Settings | None = None

@@ -2,37 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
-from fourfold.assistant.data_uri import to_data_uri
+from fourfold.assistant.chat.history import image_of
 from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.images import Attachment
 from fourfold.prompts.tasks import Task
-from fourfold.ui.state.answering import pictures_of, text_of
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer.
+    """One question and its answer."""
 
-    Attributes:
-        position: of the question among the conversation's messages.
-        question, answer: the messages; None for an answer that is not there yet.
-        pictures: those that came with the question.
-        picture: the one that the answer is about: the latest one up to the question; None where there is none.
-    """
-
-    position: int
+    position: int  # of the question among the conversation's messages
     question: BaseMessage
-    answer: BaseMessage | None
-    pictures: tuple[bytes, ...]
-    picture: bytes | None
+    answer: BaseMessage | None  # None where it is not there yet
+    pictures: tuple[Attachment, ...]  # those that came with the question
+    picture: Attachment | None  # the latest one up to the question, which the answer is about
 
     @property
     def words(self) -> str:
-        """The question's text, with its tag."""
-        return text_of(self.question)
+        return str(self.question.text)
+
+    @property
+    def said(self) -> str:
+        """The answer's text, with its boxes."""
+        return str(self.answer.text) if self.answer is not None else ""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -43,9 +41,8 @@ class Turn:
 
 
 def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """The turns of a conversation, in order."""
     found: list[Turn] = []
-    picture: bytes | None = None
+    picture: Attachment | None = None
     for position, message in enumerate(messages):
         if message.type != "human":
             continue
@@ -56,12 +53,12 @@ def turns_of(messages: Sequence[BaseMessage]) -> list[Turn]:
     return found
 
 
-def question_message(words: str, pictures: Sequence[bytes]) -> HumanMessage:
-    """A question as it is sent and stored: pictures first, then the words."""
-    if not pictures:
-        return HumanMessage(words)
-    images = [{"type": "image_url", "image_url": {"url": to_data_uri(data)}} for data in pictures]
-    return HumanMessage([*images, {"type": "text", "text": words}])
+def pictures_of(message: BaseMessage) -> list[Attachment]:
+    if isinstance(message.content, str):
+        return []
+    links = [part["image_url"] for part in message.content if isinstance(part, dict) and part["type"] == "image_url"]
+    urls = [link["url"] if isinstance(link, dict) else link for link in links]
+    return [_picture(url) for url in urls if url.startswith("data:")]
 
 
 def split_tag(words: str) -> tuple[Task | None, str]:
@@ -77,3 +74,7 @@ def region_of(words: str) -> Box | None:
     """The rectangle that a question points at: the first box in it."""
     phrases = parse(words).phrases
     return phrases[0].boxes[0] if phrases else None
+
+
+# The page's script asks again and again for what it shows.
+_picture = lru_cache(maxsize=16)(image_of)

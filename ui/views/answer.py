@@ -5,9 +5,12 @@ from typing import Any
 
 import streamlit as st
 
-from fourfold.assistant.chat.look_again import Step, subject
+from fourfold.assistant.chat.look_again import Step
 from fourfold.assistant.grounding import Box, Grounded, parse
-from fourfold.ui.canvas import BoxAnnotation, canvas, marks_of, words_of
+from fourfold.assistant.images import Attachment
+from fourfold.ui.canvas import canvas
+from fourfold.ui.state.boxes import BoxAnnotation, annotate
+from fourfold.ui.views.components import copy_button
 from fourfold.ui.views.markdown import answer_markdown, plain
 
 _VERDICTS = {
@@ -19,32 +22,25 @@ _VERDICTS = {
 
 def show_answer(
     answer: Grounded,
-    picture: bytes | None,
+    picture: Attachment | None,
     question: str,
     *,
     key: str,
     looked_at: Sequence[Box] = (),
     arriving: bool = False,
 ) -> None:
-    """Words and, where the answer has boxes, the picture with them.
+    """Words and, where the answer has boxes or was looked at again, the picture that it is about with them.
 
-    Args:
-        answer: as far as it has come.
-        picture: that it is about.
-        question: names boxes that come without words.
-        key: of the elements.
-        looked_at: places that were looked at again.
-        arriving: whether more is to come.
+    Boxes that come without words are named by the question.
     """
-    marks = named(answer, question)
+    words, marks = annotate(answer, question)
     places = [BoxAnnotation(box, "looked here", -1, looked=True) for box in looked_at]
     if (marks or places) and picture is not None:
-        words = words_of(answer)
         if all(not piece["text"].strip() for piece in words):
             words = []
         canvas(picture, key=f"{key}-canvas", marks=[*marks, *places], words=words, alt=f"Answer to: {question}")
     elif marks:
-        canvas(None, key=f"{key}-canvas", marks=marks, words=words_of(answer))
+        canvas(None, key=f"{key}-canvas", marks=marks, words=words)
     else:
         st.markdown(answer_markdown(answer.plain) + (" ▍" if arriving else ""))
     if answer.malformed:
@@ -52,24 +48,14 @@ def show_answer(
         st.caption(f"{number} {'box' if number == 1 else 'boxes'} of this answer could not be read.")
 
 
-def named(answer: Grounded, question: str) -> list[BoxAnnotation]:
-    """The answer's boxes; those without words are called what the question asks for."""
-    marks = marks_of(answer)
-    thing = subject(question)
-    if thing is None:
-        return marks
-    return [BoxAnnotation(m.box, m.label or thing, m.group) for m in marks]
-
-
 def show_steps(steps: Sequence[Step], *, running: bool) -> None:
-    """What happens while the model looks again."""
     label = "Looking again…" if running else f"Looked again, {len(steps)} steps"
     with st.status(label, expanded=running, state="running" if running else "complete"):
         for step in steps:
             st.caption(plain(step.text))
 
 
-def show_looked(looked: dict[str, Any], picture: bytes | None, question: str, *, key: str) -> None:
+def show_looked(looked: dict[str, Any], picture: Attachment | None, question: str, *, key: str) -> None:
     """What looking again came to, from what is kept beside the answer."""
     closer = looked.get("closer")
     if closer and closer["changed"]:
@@ -95,6 +81,25 @@ def show_looked(looked: dict[str, Any], picture: bytes | None, question: str, *,
             if boxes and picture is not None:
                 answer = Grounded("", (), (), "")
                 show_answer(answer, picture, question, key=f"{key}-steps", looked_at=list(dict.fromkeys(boxes)))
+
+
+def show_other(other: dict[str, Any], picture: Attachment | None, question: str, *, key: str) -> bool:
+    """The answer that stands beside the conversation's own; whether the conversation is to go on with it."""
+    st.caption(f"**{plain(other.get('model', ''))}**")
+    if other.get("text"):
+        show_answer(parse(other["text"]), picture, question, key=key)
+    if other.get("error"):
+        st.error(answer_markdown(other["error"]))
+    if other.get("looked"):
+        show_looked(other["looked"], picture, question, key=key)
+    chosen = False
+    with st.container(key=f"other-acts-{key}", horizontal=True, gap="small", vertical_alignment="center"):
+        if other.get("text"):
+            copy_button(parse(other["text"]).plain, key=f"copy-{key}")
+            chosen = st.button("Go on with this answer", icon=":material/check:", key=f"choose-{key}", type="tertiary")
+        if line := figures_line(other):
+            st.caption(line)
+    return chosen
 
 
 def figures_line(figures: dict[str, Any]) -> str:

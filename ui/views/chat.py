@@ -1,31 +1,29 @@
 """The conversation: its turns, the answer that is arriving, and what can be done with each."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import streamlit as st
 
 from fourfold.assistant.grounding import parse
+from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.record import Correction
 from fourfold.prompts.errors import UserError
-from fourfold.ui.state.answering import Answering, Asked, pictures_of, text_of, under_way
-from fourfold.ui.state.asking import retry, send_instead
-from fourfold.ui.state.corrections import forget, given, record, said
+from fourfold.ui.state.answering import PendingTurn, StreamingAnswer, under_way
+from fourfold.ui.state.asking import choose_other, retry, send_instead
+from fourfold.ui.state.corrections import record, said
 from fourfold.ui.state.pictures import cut, shown
-from fourfold.ui.state.session import State
+from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn, region_of, split_tag, turns_of
-from fourfold.ui.views.answer import figures_line, show_answer, show_looked, show_steps
-from fourfold.ui.views.comparison import choose_other, show_other
+from fourfold.ui.views.answer import figures_line, show_answer, show_looked, show_other, show_steps
+from fourfold.ui.views.components import copy_button, icon_button, keep_in_sight
 from fourfold.ui.views.composer import show_composer
-from fourfold.ui.views.connection import show_connection
-from fourfold.ui.views.copying import copy_button
+from fourfold.ui.views.connection import show_connection, show_header
 from fourfold.ui.views.correction_panel import show_correction_panel
-from fourfold.ui.views.header import show_header
 from fourfold.ui.views.markdown import answer_markdown, plain
-from fourfold.ui.views.scrolling import keep_in_sight
 from fourfold.ui.views.welcome import show_welcome
 
 
-def show_chat(found: State) -> None:
-    """Draw the conversation that is shown, or the first screen."""
+def show_chat(found: Session) -> None:
     show_header(found)
     history = found.history
     asked = under_way(found.conversation)  # before the messages: an answer stored in between is then drawn again
@@ -34,12 +32,11 @@ def show_chat(found: State) -> None:
     before = [turn for turn in turns if asked is None or turn.position < asked.keep]
     if not turns and asked is None:
         show_welcome(found)
-    verdicts = given(found.store) if before and not found.preferences.private else {}
+    judged = found.judged if before and not found.preferences.private else {}
     for turn in before:
-        _show_turn(found, turns, turn, verdicts, last=turn is before[-1] and asked is None)
+        _show_turn(found, turns, turn, judged.get(said(turn)), last=turn is before[-1] and asked is None)
     if asked is not None:
-        pictures = tuple(pictures_of(asked.question))
-        show_question(asked.keep, Turn(asked.keep, asked.question, None, pictures, asked.picture))
+        _show_question(asked.keep, asked.words, asked.pictures, asked.picture)
         if asked.done:
             _show_failed(found, asked)
         else:
@@ -51,31 +48,30 @@ def show_chat(found: State) -> None:
     show_composer(found, picture, busy=busy)
 
 
-def show_question(position: int, turn: Turn) -> None:
-    """A person's words and pictures."""
-    task, words = split_tag(turn.words)
+def _show_question(position: int, words: str, pictures: Sequence[Attachment], picture: Attachment | None) -> None:
+    """A person's words and pictures, and what they point at on the picture that they are about."""
+    task, words = split_tag(words)
     grounded = parse(words)
     with st.container(key=f"user-{position}"), st.chat_message("user"):
-        if turn.pictures:
+        if pictures:
             with st.container(horizontal=True, key=f"pictures-{position}"):
-                for number, picture in enumerate(turn.pictures, 1):
-                    small = shown(picture, 640)
-                    wide = 260 if len(turn.pictures) == 1 else 160
-                    st.image(small.uri, width=wide, alt=f"Picture {number} of the question")
+                for number, own in enumerate(pictures, 1):
+                    wide = 260 if len(pictures) == 1 else 160
+                    st.image(shown(own, 640).uri, width=wide, alt=f"Picture {number} of the question")
         badge = f":primary-badge[{task.value}] " if task is not None else ""
         st.markdown(badge + plain(grounded.plain))
         region = region_of(words)
-        if region is not None and turn.picture is not None:
-            st.image(cut(turn.picture, region), width=120, alt="The part of the picture that is pointed at")
+        if region is not None and picture is not None:
+            st.image(cut(picture, region), width=120, alt="The part of the picture that is pointed at")
 
 
-def _show_turn(found: State, turns: list[Turn], turn: Turn, verdicts: dict[Any, Any], *, last: bool) -> None:
+def _show_turn(found: Session, turns: list[Turn], turn: Turn, judgement: Correction | None, *, last: bool) -> None:
     if found.editing == turn.position:
         _edit_question(found, turn)
     else:
-        show_question(turn.position, turn)
+        _show_question(turn.position, turn.words, turn.pictures, turn.picture)
         with st.container(key=f"ask-acts-{turn.position}", horizontal=True, horizontal_alignment="right"):
-            if _act("Edit the question", ":material/edit:", f"edit-{turn.position}"):
+            if icon_button("Edit the question", ":material/edit:", f"edit-{turn.position}"):
                 found.leave()
                 found.editing = turn.position
                 st.rerun()
@@ -93,45 +89,41 @@ def _show_turn(found: State, turns: list[Turn], turn: Turn, verdicts: dict[Any, 
         with columns[0]:
             if other:
                 st.caption(f"**{plain(figures.get('model', ''))}**")
-            show_answer(parse(text_of(turn.answer)), turn.picture, turn.words, key=key)
+            show_answer(parse(turn.said), turn.picture, turn.words, key=key)
             if figures.get("remembered"):
                 st.caption(":material/history_edu: Remembered from your correction")
             if figures.get("looked"):
                 show_looked(figures["looked"], turn.picture, turn.words, key=key)
-            _acts(found, turns, turn, verdicts, last=last)
+            _acts(found, turns, turn, judgement, last=last)
         if other:
             with columns[1]:
                 if show_other(other, turn.picture, turn.words, key=f"{key}-other"):
-                    choose_other(found.history, found.conversation or "", turn)
+                    choose_other(found, turn)
                     st.rerun()
     if found.correcting == turn.position:
-        show_correction_panel(turns, turn)
+        show_correction_panel(found, turns, turn)
 
 
-def _acts(found: State, turns: list[Turn], turn: Turn, verdicts: dict[Any, Any], *, last: bool) -> None:
-    """The row below an answer."""
-    assert turn.answer is not None
-    at, answer = turn.position, text_of(turn.answer)
-    earlier = verdicts.get(said(turn))
+def _acts(found: Session, turns: list[Turn], turn: Turn, judgement: Correction | None, *, last: bool) -> None:
+    at = turn.position
     with st.container(key=f"acts-{at}", horizontal=True, gap="small", vertical_alignment="center"):
         if not found.preferences.private and turn.picture is not None:
-            up = earlier is not None and earlier.verdict == "up"
-            down = earlier is not None and earlier.verdict == "down"
-            if _act("Good answer", ":material/thumb_up:", f"up-{at}", on=up):
-                if earlier is not None:
-                    forget(found.settings.corrections, earlier.id)
-                if not up:
+            verdict = judgement.verdict if judgement is not None else None
+            if icon_button("Good answer", ":material/thumb_up:", f"up-{at}", on=verdict == "up"):
+                if judgement is not None:
+                    found.forget(judgement.id)
+                if verdict != "up":
                     praise = record(turns, turn, verdict="up", consent=found.preferences.consent)
                     found.store.add(praise, turn.picture)
                     found.notices.append(_thanks(found.preferences.consent))
                 st.rerun()
-            if _act("Correct this answer", ":material/thumb_down:", f"down-{at}", on=down):
+            if icon_button("Correct this answer", ":material/thumb_down:", f"down-{at}", on=verdict == "down"):
                 opened = found.correcting == at
                 found.leave()
                 found.correcting = None if opened else at
                 st.rerun()
-        copy_button(parse(answer).plain or answer, key=f"copy-{at}")
-        if last and _act("Another answer", ":material/refresh:", f"regenerate-{at}"):
+        copy_button(parse(turn.said).plain or turn.said, key=f"copy-{at}")
+        if last and icon_button("Another answer", ":material/refresh:", f"regenerate-{at}"):
             send_instead(found, turn, turn.words, otherwise=True)
             st.rerun()
         if line := figures_line(turn.figures):
@@ -142,12 +134,7 @@ def _thanks(consent: bool) -> str:
     return "Kept." if consent else "Kept. It will not be learnt from: the tick for that is off under Privacy."
 
 
-def _act(label: str, icon: str, key: str, *, on: bool = False) -> bool:
-    """A small button whose label is read aloud and shown on hovering."""
-    return st.button(label, icon=icon, key=key, help=label, type="secondary" if on else "tertiary")
-
-
-def _edit_question(found: State, turn: Turn) -> None:
+def _edit_question(found: Session, turn: Turn) -> None:
     with st.container(key=f"editing-{turn.position}", border=True):
         words = st.text_area("Your question", turn.words, key=f"edited-{turn.position}")
         with st.container(horizontal=True):
@@ -166,19 +153,18 @@ def _show_arriving(conversation: str) -> None:
     asked = under_way(conversation)
     if asked is None or asked.done:
         st.rerun()
-    question = text_of(asked.question)
     with st.container(key="assistant-arriving"), st.chat_message("assistant"):
         columns = st.columns(2, gap="large") if len(asked.answers) > 1 else [st.container()]
         for number, (answer, column) in enumerate(zip(asked.answers, columns, strict=True)):
             with column:
                 if len(asked.answers) > 1:
-                    st.caption(f"**{plain(answer.asker.model)}**")
-                _show_so_far(answer, asked.picture, question, key=f"arriving-{number}")
+                    st.caption(f"**{plain(answer.settings.model)}**")
+                _show_so_far(answer, asked.picture, asked.words, key=f"arriving-{number}")
     if st.button("Stop", icon=":material/stop_circle:", key="stop", shortcut="Escape"):
         asked.stop()
 
 
-def _show_so_far(answer: Answering, picture: bytes | None, question: str, *, key: str) -> None:
+def _show_so_far(answer: StreamingAnswer, picture: Attachment | None, question: str, *, key: str) -> None:
     if not answer.text and not answer.done:
         st.markdown(f":small[:gray[Looking at the picture… {answer.seconds:.0f} s]]" if picture else ":gray[Thinking…]")
     else:
@@ -191,11 +177,11 @@ def _show_so_far(answer: Answering, picture: bytes | None, question: str, *, key
         st.error(answer_markdown(answer.error))
 
 
-def _show_failed(found: State, asked: Asked) -> None:
+def _show_failed(found: Session, asked: PendingTurn) -> None:
     with st.container(key="assistant-failed"), st.chat_message("assistant"):
         answer = asked.answers[0]
         if answer.text:
-            show_answer(answer.so_far, asked.picture, text_of(asked.question), key="failed")
+            show_answer(answer.so_far, asked.picture, asked.words, key="failed")
         if asked.trouble:
             st.error(answer_markdown(asked.trouble), icon=":material/error:")
         elif answer.error:

@@ -1,30 +1,25 @@
 """Where a question is made: pictures that wait, a rectangle on them, the task, the words."""
 
-import hashlib
-
 import streamlit as st
 
 from fourfold.assistant.grounding import Box
+from fourfold.assistant.images import Attachment
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from fourfold.ui.canvas import BoxAnnotation, canvas
+from fourfold.ui.canvas import canvas
 from fourfold.ui.state.asking import ASK, CHIPS, chip_task, send, words_for
+from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.pictures import TYPES, shown
-from fourfold.ui.state.session import State
+from fourfold.ui.state.session import Session
+from fourfold.ui.views.components import icon_button
 from fourfold.ui.views.markdown import answer_markdown
 from fourfold.ui.views.welcome import add_pictures
 
 _MOST = 8  # pictures of one question
 
 
-def show_composer(found: State, picture: bytes | None, *, busy: bool) -> None:
-    """Draw it.
-
-    Args:
-        found: the tab.
-        picture: the conversation's latest, if it has one.
-        busy: whether an answer is on its way.
-    """
+def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> None:
+    """Draw it. `picture` is the conversation's latest, and `busy` whether an answer is on its way."""
     on = found.pending[-1] if found.pending else picture
     if st.session_state.get("task") == Task.IDENTIFY and on is not None and not busy:
         found.pointing = True
@@ -50,7 +45,7 @@ def show_composer(found: State, picture: bytes | None, *, busy: bool) -> None:
         _submit(found, chip_task(name), said.text or "", region)
 
 
-def _submit(found: State, task: Task | None, text: str, region: Box | None) -> None:
+def _submit(found: Session, task: Task | None, text: str, region: Box | None) -> None:
     if not text.strip() and (task is None or CHIPS[task].button is None):
         st.rerun()  # pictures without words: they wait for them
     try:
@@ -60,7 +55,7 @@ def _submit(found: State, task: Task | None, text: str, region: Box | None) -> N
     st.rerun()
 
 
-def _show_pending(found: State) -> None:
+def _show_pending(found: Session) -> None:
     """The pictures of the next question; the last one can be drawn on."""
     with st.container(key="pending", border=True):
         if len(found.pending) > 1:
@@ -78,25 +73,25 @@ def _show_pending(found: State) -> None:
             st.rerun()
 
 
-def _show_pointing(found: State, picture: bytes) -> None:
+def _show_pointing(found: Session, picture: Attachment) -> None:
     with st.container(key="pointing", border=True):
         _draw_region(found, picture)
         st.button("Close", key="point-close", type="tertiary", icon=":material/close:", on_click=_close, args=(found,))
 
 
-def _close(found: State) -> None:
+def _close(found: Session) -> None:
     found.pointing, found.region = False, None
     st.session_state.task = ASK  # before the chips are drawn; afterwards Streamlit would refuse it
 
 
-def _draw_region(found: State, picture: bytes) -> None:
+def _draw_region(found: Session, picture: Attachment) -> None:
     marks = [BoxAnnotation(found.region)] if found.region is not None else []
     drawn = canvas(
         picture,
         key="region",
         mode="region",
         marks=marks,
-        revision=hashlib.sha256(picture).hexdigest(),
+        revision=picture.sha256,
         alt="The picture to ask about",
     )
     region = drawn[0].box if drawn else None
@@ -106,7 +101,7 @@ def _draw_region(found: State, picture: bytes) -> None:
         _submit(found, Task.IDENTIFY, "", region)
 
 
-def _show_chips(found: State, on: bytes | None, *, busy: bool) -> None:
+def _show_chips(found: Session, on: Attachment | None, *, busy: bool) -> None:
     with st.container(key="chips", horizontal=True, vertical_alignment="center", gap="small"):
         if on is not None:
             name = st.pills(
@@ -123,19 +118,15 @@ def _show_chips(found: State, on: bytes | None, *, busy: bool) -> None:
             if chip.button and drawn and not busy and st.button(chip.button, key="ask-chip", type="primary"):
                 _submit(found, task, "", found.region)
             idle = not (found.pending or found.pointing or busy)
-            if idle and _small("Point at it", ":material/draw:", "point"):
+            if idle and icon_button("Point at it", ":material/draw:", "point"):
                 found.pointing = True
                 st.rerun()
-        if not busy and _small("Take a photo", ":material/photo_camera:", "camera"):
+        if not busy and icon_button("Take a photo", ":material/photo_camera:", "camera"):
             _take_photo(found)
 
 
-def _small(label: str, icon: str, key: str) -> bool:
-    return st.button(label, key=key, icon=icon, type="tertiary", help=label)
-
-
 @st.dialog("Take a photo")
-def _take_photo(found: State) -> None:
+def _take_photo(found: Session) -> None:
     photo = st.camera_input("Take a photo", key=f"photo-{found.uploads}", label_visibility="collapsed")
     if photo is not None:
         add_pictures(found, [("the photo", photo.getvalue())])

@@ -1,48 +1,64 @@
-"""Finding out which models there are, and saying so while there are none yet."""
-
-import time
+"""Which model answers: the choice above the conversation, and what is going on while there is none to ask."""
 
 import streamlit as st
 
-from fourfold.prompts.errors import UserError
-from fourfold.ui.state.endpoint import Endpoint, served_models
-from fourfold.ui.state.session import State, state
+from fourfold.ui.state.asking import chosen_model, other_model
+from fourfold.ui.state.endpoint import Served
+from fourfold.ui.state.local_server import LocalServer
+from fourfold.ui.state.session import Session
 from fourfold.ui.views.markdown import answer_markdown
 
-_FRESH = 20.0  # seconds; adapters come and go
+
+def show_header(found: Session) -> None:
+    p = found.preferences
+    with st.container(key="header", horizontal=True, vertical_alignment="center", gap="small"):
+        if found.models:
+            first = chosen_model(found)
+            names = [served.name for served in found.models]
+            model = _choose("Model", found.models, names.index(first.name) if first else 0, "model")
+            if model != (first.name if first else ""):
+                p.model = model
+                found.save()
+                st.rerun()
+            compare = st.toggle("Compare", p.compare, key="compare", help="Ask two models the same question")
+            if compare != p.compare:
+                p.compare = compare
+                found.save()
+                st.rerun()
+            if p.compare:
+                _choose_other(found)
+        if p.private:
+            st.badge("Nothing is kept", icon=":material/visibility_off:", color="violet")
 
 
-def connect(found: State) -> None:
-    """Bring the list of models up to date; what hinders is put into `found.trouble`."""
-    server = found.settings.server
-    if found.endpoint is None:
-        if found.settings.endpoint:
-            found.endpoint = Endpoint(found.settings.endpoint, found.settings.api_key)
-        elif server is not None and server.state == "ready":
-            found.endpoint = Endpoint(server.url, server.key)
-    if found.endpoint is None:
-        if server is not None and server.state == "failed":
-            found.trouble = f"The local model could not be started: {server.complaint}."
+def _choose_other(found: Session) -> None:
+    first, second = chosen_model(found), other_model(found)
+    rest = [served for served in found.models if first is None or served.name != first.name]
+    if second is None:
+        st.caption("This endpoint serves one model only. Load an adapter, or connect an endpoint with several.")
         return
-    if found.models and time.monotonic() - st.session_state.get("models_at", 0.0) < _FRESH:
-        return
-    try:
-        found.models = served_models(found.endpoint)
-        found.trouble = None
-        st.session_state.models_at = time.monotonic()
-    except UserError as error:
-        # A list that was good a moment ago serves until a question says otherwise.
-        found.trouble = None if found.models else str(error)
-        if server is not None and found.endpoint.url == server.url and server.state != "ready":
-            disconnect(found)
+    other = _choose("Compared with", rest, rest.index(second), "other")
+    if other != second.name:
+        found.preferences.other = other
+        found.save()
+        st.rerun()
 
 
-def disconnect(found: State) -> None:
-    """Forget the endpoint and its models, for another one."""
-    found.endpoint, found.models, found.trouble = None, [], None
+def _choose(label: str, models: list[Served], index: int, key: str) -> str:
+    parents = {served.name: served.parent for served in models}
+    chosen = st.selectbox(
+        label,
+        [served.name for served in models],
+        index,
+        format_func=lambda name: f"{name} (adapter)" if parents.get(name) else name,
+        key=key,
+        label_visibility="collapsed",
+        width=260,
+    )
+    return chosen or ""
 
 
-def show_connection(found: State) -> None:
+def show_connection(found: Session) -> None:
     """What is going on while there is no model to ask; nothing where there is one."""
     if found.models:
         return
@@ -52,17 +68,16 @@ def show_connection(found: State) -> None:
         if st.button("Try again", icon=":material/refresh:", key="connect-again"):
             if server is not None and server.state in ("failed", "stopped"):
                 server.start()
-            disconnect(found)
+            found.disconnect()
             st.rerun()
     elif server is not None:
-        _wait()
+        _wait(server)
 
 
 @st.fragment(run_every=0.7)
-def _wait() -> None:
+def _wait(server: LocalServer) -> None:
     """The local server loads its model; when it is ready the page goes on by itself."""
-    server = state().settings.server
-    if server is None or server.state in ("ready", "failed", "stopped"):
+    if server.state in ("ready", "failed", "stopped"):
         st.rerun()
     with st.status("Loading the model…", state="running"):
         st.caption("The first start fetches the default model, 171 MB; later ones take a few seconds.")

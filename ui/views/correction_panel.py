@@ -4,26 +4,25 @@ import streamlit as st
 
 from fourfold.assistant.grounding import parse
 from fourfold.prompts.errors import UserError
-from fourfold.ui.canvas import canvas, marks_of
-from fourfold.ui.state.answering import text_of
-from fourfold.ui.state.corrections import changes, forget, given, record, said
-from fourfold.ui.state.session import state
+from fourfold.ui.canvas import canvas
+from fourfold.ui.state.boxes import annotate
+from fourfold.ui.state.corrections import changes, record, said
+from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn
 from fourfold.ui.views.markdown import answer_markdown
 
 
 @st.fragment
-def show_correction_panel(turns: list[Turn], turn: Turn) -> None:
+def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None:
     """Draw the panel below the answer of `turn`; only it runs again while boxes are moved."""
-    found = state()
-    assert turn.answer is not None and turn.picture is not None
-    text = text_of(turn.answer)
-    answer = parse(text)
+    judgement = said(turn)
+    assert judgement is not None and turn.picture is not None
+    answer = parse(turn.said)
     with st.container(key="correction", border=True):
         st.markdown("**What would have been right?**")
         words = st.text_area("In words", answer.plain, key=f"right-words-{turn.position}", max_chars=4000)
         st.caption("On the picture: draw what is missing, move what is misplaced, name it, delete what is not there.")
-        before = marks_of(answer)
+        _, before = annotate(answer)
         marks = canvas(
             turn.picture,
             key=f"right-boxes-{turn.position}",
@@ -44,13 +43,13 @@ def show_correction_panel(turns: list[Turn], turn: Turn) -> None:
                 found.correcting = None
                 st.rerun()
         if save:
-            new_words, new_marks = changes(text, words, marks, before)
+            new_words, new_marks = changes(turn.said, words, marks, before)
             try:
                 correction = record(turns, turn, verdict="down", consent=consent, words=new_words, marks=new_marks)
-                earlier = given(found.store).get(said(turn) or ("", "", ""))
+                earlier = found.judged.get(judgement)
                 found.store.add(correction, turn.picture)
                 if earlier is not None:
-                    forget(found.settings.corrections, earlier.id)
+                    found.forget(earlier.id)
             except UserError as error:
                 st.error(answer_markdown(str(error)))
                 return

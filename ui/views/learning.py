@@ -6,11 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from fourfold.assistant.refine.registry import Gate, Registry
-from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.assistant.refine.registry import Gate
 from fourfold.ui.state.refine_jobs import Job, last, start
-from fourfold.ui.state.session import State, state
-from fourfold.ui.views.connection import disconnect
+from fourfold.ui.state.session import Session
 from fourfold.ui.views.markdown import plain
 
 _WORDS = {
@@ -22,20 +20,19 @@ _WORDS = {
 _VERDICTS = {"better": ":green[better]", "worse": ":red[worse]"}
 
 
-def show_learning(found: State, store: CorrectionStore, registry: Registry) -> None:
-    """Draw the steps."""
+def show_learning(found: Session) -> None:
     job = last()
     if job is not None and not job.done:
-        _running()
+        _running(job)
         return
     if job is not None:
         _ended(found, job)
-    current = registry.state()
+    current = found.registry.state()
     revisions = [revision for revision in current.revisions.values() if not revision.removed]
     newest = revisions[-1] if revisions else None
     with st.container(border=True):
         st.markdown("**1 · Learn**")
-        ready = store.count(consented=True)
+        ready = found.store.count(consented=True)
         noun = "record" if ready == 1 else "records"
         st.caption(f"{ready} {noun} may be learnt from. On two processor cores this takes some minutes.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -60,14 +57,17 @@ def show_learning(found: State, store: CorrectionStore, registry: Registry) -> N
         st.markdown("**3 · Use**")
         in_use = f"The adapter {current.current} is in use." if current.current else "The model answers as shipped."
         st.caption(in_use)
+        follower = found.settings.follower
+        if found.endpoint is not None and (follower is None or follower.url != found.endpoint.url):
+            st.caption(f"The endpoint `{found.endpoint.url}` is not this page's own: it is told nothing of it.")
         with st.container(horizontal=True):
             passed = newest is not None and newest.gate is not None and newest.gate.promotable
             new = newest is not None and newest.id != current.current
             if st.button("Use the new adapter", type="primary", key="promote", disabled=not (passed and new)):
                 assert newest is not None
-                _start(found, "promote", [newest.id, *_endpoint(found)])
+                _start(found, "promote", [newest.id])
             if st.button("Go back", key="rollback", icon=":material/undo:", disabled=current.current is None):
-                _start(found, "rollback", _endpoint(found))
+                _start(found, "rollback", [])
         if newest is not None and newest.gate is not None and not newest.gate.promotable:
             st.caption("The gate refused it. Correct more, or read its report.")
     if current.events:
@@ -78,25 +78,24 @@ def show_learning(found: State, store: CorrectionStore, registry: Registry) -> N
 
 
 @st.fragment(run_every=0.5)
-def _running() -> None:
-    """The job's progress, drawn by itself."""
-    job = last()
-    if job is None or job.done:
+def _running(job: Job) -> None:
+    if job.done:
         st.rerun()
     with st.container(border=True, key="job"):
         st.markdown(f"**{_WORDS.get(job.verb, job.verb)}**")
         seconds = int(time.time() - job.began)
-        st.progress(job.part or 0.0, f"{plain(job.doing)} · {seconds // 60}:{seconds % 60:02d}")
+        st.progress(job.part or 0.0, f"{plain(job.progress.stage)} · {seconds // 60}:{seconds % 60:02d}")
         st.caption("It goes on when you close this page, as long as `fourfold ui` runs.")
         if st.button("Stop", key="job-stop", icon=":material/stop_circle:"):
             job.stop()
 
 
-def _ended(found: State, job: Job) -> None:
+def _ended(found: Session, job: Job) -> None:
     if st.session_state.get("job_seen") != job.began:
         st.session_state.job_seen = job.began
         if job.verb in ("promote", "rollback"):
-            _look_anew(found)
+            found.disconnect(found.endpoint)  # what is served has changed
+            found.preferences.model = ""
     if job.error:
         st.error(plain(job.error), icon=":material/error:")
     elif job.verb == "train" and job.result and (doubts := _doubts(job.result)):
@@ -139,26 +138,19 @@ def _number(estimate: dict[str, Any], *, signed: bool = False) -> str:
     return f"{value:+.0f}" if low is None or high is None else f"{value:+.0f} ± {(high - low) / 2:.0f}"
 
 
-def _start(found: State, verb: str, options: list[str]) -> None:
-    start(verb, options, found.settings.corrections, found.endpoint.key if found.endpoint else None)
+def _start(found: Session, verb: str, options: list[str]) -> None:
+    """Run a verb of `fourfold refine`; who answers is changed here, and in the server that follows."""
+    follower = found.settings.follower if verb in ("promote", "rollback") else None
+    if follower is not None:
+        start(verb, [*options, "--endpoint", follower.url], found.settings.corrections, follower.key)
+    else:
+        start(verb, options, found.settings.corrections)
     st.rerun()
 
 
-def _model(found: State) -> list[str]:
+def _model(found: Session) -> list[str]:
     server = found.settings.server
     return ["--model", server.model] if server is not None and server.model else []
-
-
-def _endpoint(found: State) -> list[str]:
-    return ["--endpoint", found.endpoint.url] if found.endpoint is not None else []
-
-
-def _look_anew(found: State) -> None:
-    """What is served has changed."""
-    endpoint = found.endpoint
-    disconnect(found)
-    found.endpoint = endpoint
-    state().preferences.model = ""
 
 
 def _when(seconds: float) -> str:

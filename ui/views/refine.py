@@ -1,32 +1,27 @@
 """Corrections so far, and what is learnt from them."""
 
-import io
-import tempfile
 import time
-import zipfile
-from pathlib import Path
 
 import streamlit as st
 
-from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.chat.export import readable
+from fourfold.assistant.grounding import parse
 from fourfold.assistant.refine.record import Correction
-from fourfold.assistant.refine.registry import Registry
-from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.assistant.refine.transfer import export_corrections
-from fourfold.ui.canvas import BoxAnnotation, canvas
-from fourfold.ui.state.corrections import forget
+from fourfold.ui.canvas import canvas
+from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.pictures import shown
-from fourfold.ui.state.session import State
+from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import split_tag
+from fourfold.ui.views.components import zipped
 from fourfold.ui.views.learning import show_learning
 from fourfold.ui.views.markdown import plain
 
 _AT_ONCE = 8
 
 
-def show_refine(found: State) -> None:
-    """Draw it."""
-    store, registry = found.store, Registry(found.settings.corrections)
+def show_refine(found: Session) -> None:
+    store, registry = found.store, found.registry
     with st.container(key="refine"):
         st.markdown("# Corrections and refining")
         st.markdown(
@@ -45,12 +40,13 @@ def show_refine(found: State) -> None:
             st.metric("In use", current or "as shipped", border=True, width="stretch")
         corrections, learning = st.tabs([":material/edit_note: Corrections", ":material/model_training: Learning"])
         with corrections:
-            _show_corrections(found, store)
+            _show_corrections(found)
         with learning:
-            show_learning(found, store, registry)
+            show_learning(found)
 
 
-def _show_corrections(found: State, store: CorrectionStore) -> None:
+def _show_corrections(found: Session) -> None:
+    store = found.store
     records = store.list()[::-1]
     if not records:
         st.info("Nothing is corrected yet. Below each answer about a picture there are two thumbs.", icon="👍")
@@ -58,12 +54,16 @@ def _show_corrections(found: State, store: CorrectionStore) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         only = st.segmented_control("Show", ["All", "Corrected", "Good", "Without consent"], default="All", key="only")
         st.download_button(
-            "Export", lambda: _exported(store), "corrections.zip", "application/zip", icon=":material/download:"
+            "Export",
+            lambda: zipped(lambda folder: export_corrections(store, folder / "corrections.jsonl")),
+            "corrections.zip",
+            "application/zip",
+            icon=":material/download:",
         )
     chosen = [record for record in records if _matches(record, only or "All")]
     limit = st.session_state.get("records", _AT_ONCE)
     for record in chosen[:limit]:
-        _show_record(found, store, record)
+        _show_record(found, record)
     if len(chosen) > limit and st.button("Show more", key="more-records"):
         st.session_state.records = limit + _AT_ONCE
         st.rerun()
@@ -80,21 +80,21 @@ def _matches(record: Correction, only: str) -> bool:
     return True
 
 
-def _show_record(found: State, store: CorrectionStore, record: Correction) -> None:
-    data = store.image(record.image)
+def _show_record(found: Session, record: Correction) -> None:
+    picture = found.store.image(record.image)
     with st.container(border=True, key=f"record-{record.id}"):
         left, right = st.columns([2, 3], gap="medium")
         with left:
             if record.boxes:
                 marks = [BoxAnnotation(entry.box, entry.phrase, number) for number, entry in enumerate(record.boxes)]
-                canvas(data, key=f"record-canvas-{record.id}", marks=marks, alt="The corrected boxes", tall=False)
+                canvas(picture, key=f"record-canvas-{record.id}", marks=marks, alt="The corrected boxes", tall=False)
             else:
-                st.image(shown(data, 480).uri, width=260, alt="The picture that was asked about")
+                st.image(shown(picture, 480).uri, width=260, alt="The picture that was asked about")
         with right:
             task, words = split_tag(record.question)
             badge = f":primary-badge[{task.value}] " if task else ""
             st.markdown(badge + plain(parse(words).plain))
-            said = _readable(record.rejected)
+            said = readable(record.rejected)
             if record.verdict == "up":
                 st.markdown(f":green[:material/thumb_up:] {plain(said)}")
             else:
@@ -112,44 +112,18 @@ def _show_record(found: State, store: CorrectionStore, record: Correction) -> No
 
 
 @st.dialog("Forget the correction")
-def _forget(found: State, id: str) -> None:
+def _forget(found: Session, id: str) -> None:
     st.markdown("It is deleted for good, with its picture where no other correction has it.")
-    holding = Registry(found.settings.corrections).holding([id])
+    holding = found.registry.holding([id])
     if holding:
         st.markdown(
             "Adapters have learnt it. Those are deleted too, but for the one in use, which stays until replaced."
         )
     with st.container(horizontal=True):
         if st.button("Forget", type="primary", icon=":material/delete:", key="forget-really"):
-            still = forget(found.settings.corrections, id)
+            still = found.forget(id)
             if still:
                 found.notices.append(f"Forgotten. The adapter {still} still holds it: train again, or roll back.")
             st.rerun()
         if st.button("Keep", key="forget-not"):
             st.rerun()
-
-
-def _exported(store: CorrectionStore) -> bytes:
-    packed = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        export_corrections(store, Path(folder) / "corrections.jsonl")
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(Path(folder).rglob("*")):
-                if file.is_file():
-                    archive.write(file, file.relative_to(folder))
-    return packed.getvalue()
-
-
-def _readable(text: str) -> str:
-    """An answer for people: boxes in hundredths."""
-    shown_parts = []
-    for segment in parse(text).segments:
-        if isinstance(segment, str):
-            shown_parts.append(segment)
-        else:
-            shown_parts.append(" ".join(filter(None, [segment.phrase, *map(_corners, segment.boxes)])))
-    return "".join(shown_parts)
-
-
-def _corners(box: Box) -> str:
-    return "({:.0f}, {:.0f}, {:.0f}, {:.0f})".format(*(100 * side for side in box.as_tuple()))

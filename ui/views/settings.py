@@ -5,10 +5,11 @@ import importlib.util
 import streamlit as st
 
 from fourfold.ui.state.endpoint import Endpoint
-from fourfold.ui.state.session import State
-from fourfold.ui.views.connection import disconnect
+from fourfold.ui.state.local_server import LocalServer
+from fourfold.ui.state.preferences import Look
+from fourfold.ui.state.session import Session
 
-_LOOKS = {
+_LOOKS: dict[Look, tuple[str, str]] = {
     "check_claims": ("Check what it says", "Looks for each thing that the answer names, up to four questions a thing."),
     "closer": ("Look closer", "Asks again about the part of the picture that matters, at full resolution."),
     "agreement": ("Ask in three ways", "How many, whether and where must fit together."),
@@ -16,8 +17,7 @@ _LOOKS = {
 }
 
 
-def show_settings(found: State) -> None:
-    """Draw the settings, folded."""
+def show_settings(found: Session) -> None:
     with st.container(key="settings"):
         _answers(found)
         _looks(found)
@@ -25,7 +25,7 @@ def show_settings(found: State) -> None:
         _connection(found)
 
 
-def _answers(found: State) -> None:
+def _answers(found: Session) -> None:
     p = found.preferences
     with st.expander("Answers", icon=":material/tune:"):
         p.temperature = st.slider(
@@ -55,16 +55,16 @@ def _answers(found: State) -> None:
                 "Remember corrections",
                 p.remember,
                 key="remember",
-                help="The same question about the same picture, or one very much like it, gets your corrected answer.",
+                help="The same question about the same picture gets your corrected answer.",
             )
         found.save()
 
 
-def _looks(found: State) -> None:
+def _looks(found: Session) -> None:
     p = found.preferences
     with st.expander("Looking again", icon=":material/visibility:"):
         st.caption("The model looks a second time before its answer is believed. Each costs further questions.")
-        on = []
+        on: list[Look] = []
         for name, (label, help) in _LOOKS.items():
             missing = name == "read" and importlib.util.find_spec("rapidocr") is None
             note = " Needs the extra: pip install 'fourfold[ocr]'" if missing else ""
@@ -76,7 +76,7 @@ def _looks(found: State) -> None:
             found.save()
 
 
-def _privacy(found: State) -> None:
+def _privacy(found: Session) -> None:
     p = found.preferences
     with st.expander("Privacy", icon=":material/lock:"):
         private = st.toggle(
@@ -97,33 +97,30 @@ def _privacy(found: State) -> None:
         if consent != p.consent:
             p.consent = consent
             found.save()
-        where = "to the endpoint that you connected" if _elsewhere(found) else "nowhere"
+        elsewhere = found.endpoint is not None and not found.asks_local_server
+        where = "to the endpoint that you connected" if elsewhere else "nowhere"
         st.caption(
             f"Conversations and corrections are kept in `{found.settings.history.parent}`, on this machine only. "
             f"Pictures and words are sent {where}. Deleting overwrites what is deleted."
         )
 
 
-def _connection(found: State) -> None:
+def _connection(found: Session) -> None:
     server = found.settings.server
     with st.expander("Connection", icon=":material/lan:"):
         if found.endpoint is not None:
-            local = server is not None and found.endpoint.url == server.url
-            st.caption(f"{'Local model at' if local else 'Endpoint'} `{found.endpoint.url}`")
+            st.caption(f"{'Local model at' if found.asks_local_server else 'Endpoint'} `{found.endpoint.url}`")
         with st.form("connect", border=False):
             url = st.text_input("Another endpoint", placeholder="http://127.0.0.1:8000/v1", key="endpoint-url")
             key = st.text_input("Its key", type="password", key="endpoint-key", autocomplete="off")
             if st.form_submit_button("Connect", icon=":material/link:") and url.strip():
-                disconnect(found)
-                found.endpoint = Endpoint(url.strip(), key.strip() or None)
+                found.disconnect(Endpoint(url.strip(), key.strip() or None))
                 st.rerun()
         if server is not None:
-            _server(found)
+            _server(found, server)
 
 
-def _server(found: State) -> None:
-    server = found.settings.server
-    assert server is not None
+def _server(found: Session, server: LocalServer) -> None:
     with st.form("server", border=False):
         st.caption("The model on this machine")
         model = st.text_input("Checkpoint", server.model or "", placeholder="fourfold-mini", key="server-model")
@@ -135,10 +132,5 @@ def _server(found: State) -> None:
             server.restart(
                 model.strip() or None, None if quantization == names[0] else quantization, adapter.strip() or None
             )
-            disconnect(found)
+            found.disconnect()
             st.rerun()
-
-
-def _elsewhere(found: State) -> bool:
-    server = found.settings.server
-    return found.endpoint is not None and (server is None or found.endpoint.url != server.url)

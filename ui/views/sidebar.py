@@ -1,10 +1,6 @@
 """The sidebar: conversations, and everything that can be set."""
 
-import io
-import tempfile
 import time
-import zipfile
-from pathlib import Path
 
 import streamlit as st
 
@@ -12,9 +8,10 @@ from fourfold.assistant.chat.export import export_conversation
 from fourfold.assistant.chat.history import ConversationInfo
 from fourfold.prompts.errors import UserError
 from fourfold.ui.state.answering import drop, under_way
-from fourfold.ui.state.corrections import forget, given, said
-from fourfold.ui.state.session import State
+from fourfold.ui.state.corrections import said
+from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import turns_of
+from fourfold.ui.views.components import zipped
 from fourfold.ui.views.markdown import answer_markdown, plain
 from fourfold.ui.views.settings import show_settings
 
@@ -22,8 +19,7 @@ _AT_ONCE = 30
 _MENU = ("Rename", "Export", "Delete")
 
 
-def show_sidebar(found: State) -> None:
-    """Draw the sidebar."""
+def show_sidebar(found: Session) -> None:
     with st.container(key="brand"):
         st.markdown("**Fourfold**")
     if st.button("New chat", icon=":material/edit_square:", key="new-chat", width="stretch", type="secondary"):
@@ -43,7 +39,7 @@ def show_sidebar(found: State) -> None:
     show_settings(found)
 
 
-def _conversations(found: State) -> None:
+def _conversations(found: Session) -> None:
     history = found.history
     search = st.text_input(
         "Search conversations",
@@ -71,7 +67,7 @@ def _conversations(found: State) -> None:
             st.rerun()
 
 
-def _row(found: State, info: ConversationInfo) -> None:
+def _row(found: Session, info: ConversationInfo) -> None:
     shown = found.view == "chat" and info.id == found.conversation
     with st.container(horizontal=True, gap=None, vertical_alignment="center", wrap=False, key=f"row-{info.id}"):
         title = plain(info.title or "New conversation")
@@ -88,7 +84,7 @@ def _row(found: State, info: ConversationInfo) -> None:
 
 
 @st.dialog("Rename the conversation")
-def _rename(found: State, info: ConversationInfo) -> None:
+def _rename(found: Session, info: ConversationInfo) -> None:
     with st.form("rename", border=False):
         title = st.text_input("Title", value=info.title, max_chars=200)
         if st.form_submit_button("Rename", type="primary"):
@@ -100,17 +96,11 @@ def _rename(found: State, info: ConversationInfo) -> None:
 
 
 @st.dialog("Export the conversation")
-def _export(found: State, info: ConversationInfo) -> None:
+def _export(found: Session, info: ConversationInfo) -> None:
     st.markdown(f"**{plain(info.title)}** as text (Markdown), as JSON, with its pictures.")
-    with tempfile.TemporaryDirectory() as folder:
-        export_conversation(found.history, info.id, folder)
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(Path(folder).iterdir()):
-                archive.write(file, file.name)
     st.download_button(
         "Download",
-        packed.getvalue(),
+        lambda: zipped(lambda folder: export_conversation(found.history, info.id, folder)),
         file_name="conversation.zip",
         mime="application/zip",
         type="primary",
@@ -120,7 +110,7 @@ def _export(found: State, info: ConversationInfo) -> None:
 
 
 @st.dialog("Delete the conversation")
-def _delete(found: State, info: ConversationInfo) -> None:
+def _delete(found: Session, info: ConversationInfo) -> None:
     st.markdown(f"**{plain(info.title or 'This conversation')}** and its pictures are deleted for good.")
     ids = _corrections_of(found, info.id)
     also = False
@@ -133,7 +123,7 @@ def _delete(found: State, info: ConversationInfo) -> None:
             drop(info.id)
             found.history.delete(info.id)
             for id in ids if also else ():
-                forget(found.settings.corrections, id)
+                found.forget(id)
             if found.conversation == info.id:
                 found.open(None)
             st.rerun()
@@ -141,11 +131,10 @@ def _delete(found: State, info: ConversationInfo) -> None:
             st.rerun()
 
 
-def _corrections_of(found: State, conversation: str) -> list[str]:
-    """Ids of the corrections of its answers."""
+def _corrections_of(found: Session, conversation: str) -> list[str]:
     if found.preferences.private:
         return []
-    records = given(found.store)
+    records = found.judged
     answers = dict.fromkeys(said(turn) for turn in turns_of(found.history.messages(conversation)))
     return [records[answer].id for answer in answers if answer in records]
 

@@ -9,7 +9,7 @@ from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
 from fourfold.ui.state.asking import send, words_for
 from fourfold.ui.state.pictures import TYPES, shown, take
-from fourfold.ui.state.session import State
+from fourfold.ui.state.session import Session
 from fourfold.ui.views.markdown import plain
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
@@ -19,17 +19,11 @@ _TABLE = Path(__file__).parents[2] / "samples" / "table.jpg"
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture that comes with the page.
-
-    Attributes:
-        file: the picture.
-        alt: what it shows.
-        questions: what can be asked with one click: a label, a task, and its words.
-    """
+    """A picture that comes with the page."""
 
     file: Path
-    alt: str
-    questions: tuple[tuple[str, Task | None, str], ...]
+    alt: str  # what it shows
+    questions: tuple[tuple[str, Task | None, str], ...]  # to be asked with one click: a label, a task, its words
 
 
 SAMPLES = (
@@ -54,7 +48,7 @@ SAMPLES = (
 )
 
 
-def show_welcome(found: State) -> None:
+def show_welcome(found: Session) -> None:
     """Draw the first screen, or the pictures that wait for a question."""
     if found.pending:
         return
@@ -77,21 +71,21 @@ def show_welcome(found: State) -> None:
                 _show_sample(found, number, sample)
 
 
-def _show_sample(found: State, number: int, sample: Sample) -> None:
-    data = sample.file.read_bytes()
+def _show_sample(found: Session, number: int, sample: Sample) -> None:
+    picture = take(sample.file.read_bytes())
     with st.container(key=f"sample-{number}", border=True, horizontal=True, vertical_alignment="center"):
-        st.image(shown(data, 480).uri, width=160, alt=sample.alt)
+        st.image(shown(picture, 480).uri, width=160, alt=sample.alt)
         with st.container(key=f"sample-questions-{number}", width="content"):
             for place, (label, task, words) in enumerate(sample.questions):
                 if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
-                    send(found, words_for(task, words, None), [take(data)])
+                    send(found, words_for(task, words, None), [picture])
                     st.rerun()
             if st.button("Draw on it yourself", key=f"sample-{number}-draw", icon=":material/draw:", type="tertiary"):
-                found.pending = [take(data)]
+                found.pending = [picture]
                 st.rerun()
 
 
-def add_pictures(found: State, files: list[tuple[str, bytes]]) -> None:
+def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
     """Take pictures in for the next question; those that are none are named."""
     for name, data in files:
         try:

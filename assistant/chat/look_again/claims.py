@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from fourfold.assistant.chat.look_again.asking import yes_or_no
+from fourfold.assistant.chat.look_again.client import yes_or_no
 from fourfold.assistant.english import COLOURS, head_noun, singular, with_article, words_of
 from fourfold.assistant.grounding import Box, parse
 from fourfold.prompts.tasks import INSTRUCTIONS, Task
@@ -11,21 +11,13 @@ from fourfold.prompts.tasks import INSTRUCTIONS, Task
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that an answer says is there, or is not.
+    """Something that an answer says is there, or is not."""
 
-    Attributes:
-        phrase: in the answer's words (the question's, where the answer is a yes, a no or a bare box).
-        thing: what to ask for, without article: the noun, with its colour if it has one.
-        boxes: where the answer puts it.
-        denied: the answer says that it is not there.
-        asked: the question was whether it is there, so the answer is no evidence for itself.
-    """
-
-    phrase: str
-    thing: str
-    boxes: tuple[Box, ...] = ()
-    denied: bool = False
-    asked: bool = False
+    phrase: str  # in the answer's words (the question's, where the answer is a yes, a no or a bare box)
+    thing: str  # what to ask for, without article: the noun, with its colour if it has one
+    boxes: tuple[Box, ...] = ()  # where the answer puts it
+    denied: bool = False  # the answer says that it is not there
+    asked: bool = False  # the question was whether it is there, so the answer is no evidence for itself
 
 
 _ASKING = re.compile(

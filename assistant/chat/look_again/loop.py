@@ -7,38 +7,23 @@ from typing import Any
 
 from PIL import Image
 
-from fourfold.assistant.chat.look_again.agreement import Agreement, agree
-from fourfold.assistant.chat.look_again.asking import Ask, Budget, BudgetedClient, Step, Stopped
 from fourfold.assistant.chat.look_again.claims import claims_of, subject, without
-from fourfold.assistant.chat.look_again.reading import TextLine, read_text, with_text
-from fourfold.assistant.chat.look_again.verdicts import Checked, check
-from fourfold.assistant.chat.look_again.zoom import Closer, look_closer
+from fourfold.assistant.chat.look_again.client import Ask, Budget, BudgetedClient, Step, Stopped
+from fourfold.assistant.chat.look_again.second_answer import Closer, TextLine, look_closer, read_text, with_text
+from fourfold.assistant.chat.look_again.verdicts import Agreement, Checked, agree, check
 
 
 @dataclass
 class LookedAgain:
-    """What looking again came to.
+    """What looking again came to."""
 
-    Attributes:
-        answer: the answer in the end; the first one where nothing spoke against it.
-        first: the answer that was looked at.
-        claims: what it claims, with verdicts (`check`).
-        closer: the second answer (`look_closer`), None where there was nothing to look closer at.
-        agreement: whether three answers about the same thing fit together (`agree`).
-        text: the lines read in the image (`read`).
-        stopped: why it ended early, or None.
-        steps: everything that happened, in order.
-        calls: questions asked.
-        seconds: that it took.
-    """
-
-    answer: str
-    first: str
-    claims: list[Checked] = field(default_factory=list)
-    closer: Closer | None = None
-    agreement: Agreement | None = None
-    text: list[TextLine] = field(default_factory=list)
-    stopped: str | None = None
+    answer: str  # the answer in the end; the first one where nothing spoke against it
+    first: str  # the answer that was looked at
+    claims: list[Checked] = field(default_factory=list)  # what it claims, with verdicts (`check`)
+    closer: Closer | None = None  # the second answer (`look_closer`), None where there was nothing to look closer at
+    agreement: Agreement | None = None  # whether three answers about the same thing fit together (`agree`)
+    text: list[TextLine] = field(default_factory=list)  # the lines read in the image (`read`)
+    stopped: str | None = None  # why it ended early, or None
     steps: list[Step] = field(default_factory=list)
     calls: int = 0
     seconds: float = 0.0

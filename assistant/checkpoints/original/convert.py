@@ -15,10 +15,11 @@ from transformers import CLIPImageProcessorPil, GenerationConfig
 
 from fourfold.assistant.checkpoints.original.parts import ReleaseParts, open_release
 from fourfold.assistant.checkpoints.original.release import LORA_TARGETS
-from fourfold.assistant.checkpoints.original.shards import write_shards
 from fourfold.assistant.checkpoints.original.stages import PAPER, Stage, detect_stage
-from fourfold.assistant.checkpoints.progress import ProgressCallback
+from fourfold.assistant.checkpoints.original.tensor_files import write_shards
+from fourfold.assistant.files import write_text
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
 
@@ -74,7 +75,7 @@ def convert(
     dtype: str = "float16",
     image_size: int = 448,
     shard_bytes: int = 2_000_000_000,
-    on_progress: ProgressCallback = lambda what, done, total: None,
+    on_progress: OnProgress = lambda event: None,
 ) -> Conversion:
     """Make a checkpoint directory of the release's files.
 
@@ -204,25 +205,25 @@ def _begin_or_go_on(part: Path, plan: dict[str, Any]) -> None:
     """Keep what an interrupted run of the very same conversion finished; remove what another left."""
     wanted = json.dumps(plan, sort_keys=True)
     found = part / _PLAN
-    if found.is_file() and found.read_text(encoding="utf-8") == wanted:
-        return
+    going_on = found.is_file() and found.read_text(encoding="utf-8") == wanted
     for path in part.iterdir():
+        if going_on and not path.name.startswith("."):  # hidden: what a killed run was writing
+            continue
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != _LOCK:
             path.unlink()
-    beginning = found.with_suffix(".part")
-    beginning.write_text(wanted, encoding="utf-8")
-    beginning.replace(found)
+    if not going_on:
+        write_text(found, wanted)
 
 
-def _describe(path: Path, on_progress: ProgressCallback) -> dict[str, Any]:
+def _describe(path: Path, on_progress: OnProgress) -> dict[str, Any]:
     digest = hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
         while block := file.read(1 << 24):
             digest.update(block)
-            on_progress(f"sha256 of {path.name}", file.tell(), size)
+            on_progress(Progress(f"sha256 of {path.name} (MB)", file.tell() // 10**6, size // 10**6))
     return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
 
 

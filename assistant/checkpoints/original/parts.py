@@ -19,8 +19,13 @@ from fourfold.assistant.checkpoints.original.release import (
     require_llama,
     unused_vision_keys,
 )
-from fourfold.assistant.checkpoints.original.shards import Planned
-from fourfold.assistant.checkpoints.original.tensor_files import Shape, TensorFiles, open_directory, open_pickled
+from fourfold.assistant.checkpoints.original.tensor_files import (
+    Planned,
+    Shape,
+    TensorFiles,
+    open_directory,
+    open_pickled,
+)
 from fourfold.assistant.checkpoints.positions import resize_position_embeddings
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
 from fourfold.prompts.errors import UserError

@@ -60,7 +60,6 @@ class VisionLayout:
         )
 
     def shapes(self) -> dict[str, Shape]:
-        """What the file must hold."""
         width, mlp = self.width, self.mlp
         shapes: dict[str, Shape] = {
             "cls_token": (1, 1, width),

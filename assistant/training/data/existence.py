@@ -54,7 +54,7 @@ class Existence:
         said = photo.mentioned
         if self.exhaustive:
             return [noun for noun in self.nouns if noun not in said]
-        return [noun for noun in self.nouns if not (self._related[noun] & said)]
+        return [noun for noun in self.nouns if said.isdisjoint(self._related[noun])]
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, with_config
 
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.training.data.existence import Existence, by_kind
@@ -14,43 +17,39 @@ from fourfold.assistant.training.data.photos import SOURCES, Photo, read_photos
 from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
 from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
 from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.assistant.validation import FORBID_UNKNOWN
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
 
+AtLeast0 = Annotated[int, Field(ge=0, strict=True)]
+AtLeast1 = Annotated[int, Field(ge=1, strict=True)]
+Part = Annotated[float, Field(ge=0, le=1)]
+Weights = Mapping[str, Annotated[float, Field(ge=0)]]
 # How often one sample may hold a sort of question; the others twice.
 _MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1}
 
 
+@with_config(FORBID_UNKNOWN)
 @dataclass(frozen=True)
 class MixtureConfig:
-    """What is taught, declared.
+    """What is taught, declared."""
 
-    Attributes:
-        photos: passes over each source in one epoch; 0.5 takes every other photo in turn.
-        scenes: how many rendered scenes there are.
-        scenes_per_epoch: how many an epoch shows, one after the other through the epochs and from the start again.
-        views: sets of pixels per photo: 1 the photo itself, 2 its mirror image too, from 3 on random crops. Epochs
-            show them in turn.
-        turns: questions about one image in one sample, at most.
-        together: part of the samples whose turns form one conversation.
-        untagged: part of the vqa and caption questions that stand without their tag, as people type them.
-        photo_tasks: weight of each sort of question about photos (`PHOTO_SORTS`).
-        scene_tasks: weight of each sort of question about scenes (`SCENE_SORTS`).
-        limit: at most so many photos of a source, for small runs.
-        seed: everything follows from it.
-    """
-
-    photos: Mapping[str, float] = field(default_factory=dict)
-    scenes: int = 0
-    scenes_per_epoch: int = 0
-    views: int = 1
-    turns: int = 5
-    together: float = 0.2
-    untagged: float = 0.1
-    photo_tasks: Mapping[str, float] = field(default_factory=dict)
-    scene_tasks: Mapping[str, float] = field(default_factory=dict)
-    limit: int | None = None
-    seed: int = 0
+    # passes over each source in one epoch; 0.5 takes every other photo in turn
+    photos: Weights = field(default_factory=dict)
+    scenes: AtLeast0 = 0  # how many rendered scenes there are
+    # how many an epoch shows, one after the other through the epochs and from the start again
+    scenes_per_epoch: AtLeast0 = 0
+    # sets of pixels per photo: 1 the photo itself, 2 its mirror image too, from 3 on random crops. Epochs show them
+    # in turn.
+    views: AtLeast1 = 1
+    turns: AtLeast1 = 5  # questions about one image in one sample, at most
+    # part of the samples whose turns form one conversation; files may say "together"
+    multi_turn: Annotated[Part, Field(validation_alias=AliasChoices("multi_turn", "together"))] = 0.2
+    untagged: Part = 0.1  # part of the vqa and caption questions that stand without their tag, as people type them
+    photo_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about photos (`PHOTO_SORTS`)
+    scene_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about scenes (`SCENE_SORTS`)
+    limit: AtLeast1 | None = None  # at most so many photos of a source, for small runs
+    seed: int = 0  # everything follows from it
 
     def __post_init__(self) -> None:
         for name, given, known in (
@@ -134,17 +133,15 @@ class Mixture:
         rng = random.Random(f"draw {self.config.seed} {epoch} {name} {number}")
         if name == "scene":
             image = self.scene_image(number % self.config.scenes)
-            assert image.scene is not None
-            scene = image.scene
-            turns = self._turns(self.config.scene_tasks, lambda sort: SCENE_SORTS[sort](scene, rng), rng)
+            scene, weights = image.scene, self.config.scene_tasks
+            assert scene is not None
+            turns = self._turns(weights, lambda sort: SCENE_SORTS[sort](scene, rng), rng)
         else:
-            photo = self._photo[name]
+            photo, weights = self._photo[name], self.config.photo_tasks
             image = self.photo_image(photo, number)
             table = self._existence.get("captioned" if photo.mentions else photo.source)
-            turns = self._turns(
-                self.config.photo_tasks, lambda sort: photo_turns(photo, image.view, table, sort, rng), rng
-            )
-        return Sample(image, turns, together=rng.random() < self.config.together)
+            turns = self._turns(weights, lambda sort: photo_turns(photo, image.view, table, sort, rng), rng)
+        return Sample(image, turns, multi_turn=rng.random() < self.config.multi_turn)
 
     def _turns(self, weights: Mapping[str, float], candidates, rng: random.Random) -> tuple[Turn, ...]:
         """Up to `turns` turns, their sorts drawn by weight among those that the image allows."""

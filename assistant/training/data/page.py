@@ -1,15 +1,15 @@
 """A page of samples to look at: what a mixture teaches, drawn."""
 
-import base64
 import html
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fourfold.assistant.files import replacing, write_text
 from fourfold.assistant.grounding import GroundedPhrase, draw
+from fourfold.assistant.images import Attachment
 from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
 from fourfold.assistant.training.data.sample import Sample
 from fourfold.prompts.errors import UserError
@@ -18,13 +18,7 @@ _SIDE, _WIDTH, _LINE = 320, 620, 17  # pixels: image, column of text, line of te
 
 
 def write_page(config: MixtureConfig, out: Path, count: int = 12, epoch: int = 0) -> None:
-    """Draw the first samples of an epoch.
-
-    Args:
-        config: the mixture.
-        out: `.png` for one picture, `.html` for a page whose text can be searched.
-        count: samples.
-        epoch: of which epoch.
+    """Draw the first samples of an epoch: `.png` for one picture, `.html` for a page whose text can be searched.
 
     Raises:
         UserError: another ending.
@@ -33,12 +27,11 @@ def write_page(config: MixtureConfig, out: Path, count: int = 12, epoch: int = 0
         raise UserError(f"{out} must end in .png or .html")
     mixture = Mixture(config)
     samples = [mixture.draw(entry, epoch) for entry in mixture.epoch(epoch)[:count]]
-    building = out.with_name(f".{out.name}.building{out.suffix}")
-    if out.suffix == ".png":
-        picture(samples).save(building)
+    if out.suffix == ".html":
+        write_text(out, _page(samples))
     else:
-        building.write_text(page(samples), encoding="utf-8")
-    building.replace(out)
+        with replacing(out) as part:
+            _sheet(samples).save(part)
 
 
 def _drawn(sample: Sample) -> Image.Image:
@@ -53,7 +46,7 @@ def _drawn(sample: Sample) -> Image.Image:
 
 
 def _lines(sample: Sample) -> list[str]:
-    kind = "one conversation" if sample.together else "turns apart"
+    kind = "one conversation" if sample.multi_turn else "turns apart"
     lines = [f"{sample.image.key}  ({kind})"]
     for number, turn in enumerate(sample.turns):
         lines += textwrap.wrap(f"{number + 1}. {turn.question}", 100, subsequent_indent="    ")
@@ -61,37 +54,33 @@ def _lines(sample: Sample) -> list[str]:
     return lines
 
 
-def picture(samples: Sequence[Sample]) -> Image.Image:
+def _sheet(samples: Sequence[Sample]) -> Image.Image:
     """All samples below each other in two columns: image on the left, turns on the right."""
     font = ImageFont.load_default(12)
-    cells = []
-    for sample in samples:
+    sides: list[list[Image.Image]] = [[], []]
+    for number, sample in enumerate(samples):
         lines = _lines(sample)
         cell = Image.new("RGB", (_SIDE + _WIDTH, max(_SIDE, _LINE * len(lines)) + 12), "white")
         cell.paste(_drawn(sample), (0, 0))
         pen = ImageDraw.Draw(cell)
         for row, line in enumerate(lines):
             pen.text((_SIDE + 10, 4 + row * _LINE), line, fill="black", font=font)
-        cells.append(cell)
-    columns = [cells[::2], cells[1::2]]
-    height = max(sum(cell.height for cell in column) for column in columns)
-    sheet = Image.new("RGB", (len(columns) * (_SIDE + _WIDTH), height), "white")
-    for place, column in enumerate(columns):
+        sides[number % 2].append(cell)
+    sheet = Image.new("RGB", (2 * (_SIDE + _WIDTH), max(sum(cell.height for cell in side) for side in sides)), "white")
+    for place, side in enumerate(sides):
         top = 0
-        for cell in column:
+        for cell in side:
             sheet.paste(cell, (place * (_SIDE + _WIDTH), top))
             top += cell.height
     return sheet
 
 
-def page(samples: Sequence[Sample]) -> str:
+def _page(samples: Sequence[Sample]) -> str:
     """One HTML file, images inside."""
     parts = ['<!doctype html><meta charset="utf-8"><title>samples</title>', "<style>body{font:14px sans-serif}"]
     parts.append("section{display:flex;gap:1em;margin:1em}pre{margin:0;white-space:pre-wrap}</style>")
     for sample in samples:
-        buffer = io.BytesIO()
-        _drawn(sample).save(buffer, "PNG")
-        data = base64.b64encode(buffer.getvalue()).decode()
+        image = Attachment.from_image(_drawn(sample)).data_uri
         text = html.escape("\n".join(_lines(sample)))
-        parts.append(f'<section><img alt="" src="data:image/png;base64,{data}"><pre>{text}</pre></section>')
+        parts.append(f'<section><img alt="" src="{image}"><pre>{text}</pre></section>')
     return "\n".join(parts)

@@ -33,19 +33,26 @@ _MOST_BOXES = 6
 _ANIMALS = words_in("dog horse bird cat cow bull sheep goat duck monkey elephant zebra giraffe bear raccoon fish")
 
 
-def ask(task: Task, text: str, rng: random.Random | None) -> str:
-    """A question in the canonical form, or in one of the pool's."""
+def ask(
+    task: Task, text: str, answer: str, rng: random.Random | None, boxes: Sequence[Box] = (), **facts: object
+) -> Turn:
+    """A question, canonical or worded by one of the task's instructions, and its answer.
+
+    Its kind is the task's name unless `facts` say another.
+    """
     if rng is None or (task is Task.VQA and rng.random() < 0.75):  # vqa's second form is long and rarely typed
-        return instruction(task, text)
-    return instruction(task, text, index=rng.randrange(len(INSTRUCTIONS[task])))
+        question = instruction(task, text)
+    else:
+        question = instruction(task, text, index=rng.randrange(len(INSTRUCTIONS[task])))
+    return Turn(task, question, answer, tuple(boxes), {"kind": task.value, **facts})
 
 
 def captions(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
     """Plain captions."""
-    facts = {"kind": "caption", "references": tuple(photo.caption(i) for i in range(len(photo.captions)))}
+    written = tuple(map(photo.caption, range(len(photo.captions))))
     return [
-        Turn(Task.CAPTION, ask(Task.CAPTION, "", rng), photo.caption(i), facts=facts)
-        for i in range(len(photo.captions))
+        ask(Task.CAPTION, "", caption, rng, references=written)
+        for i, caption in enumerate(written)
         if photo.caption_fits(i, view) and not (view.flip and has_side(photo.captions[i]))
     ]
 
@@ -53,22 +60,15 @@ def captions(photo: Photo, view: View, rng: random.Random | None = None) -> list
 def grounded_captions(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
     """Captions whose phrases carry boxes."""
     turns = []
+    written = tuple(map(photo.caption, range(len(photo.captions))))
     for i, caption in enumerate(photo.captions):
-        if view.flip and has_side(caption):
+        mentions = [mention for mention in photo.mentions if mention.caption == i]
+        text = None if view.flip and has_side(caption) else photo.grounded_caption(i, view)
+        if text is None or max(len(mention.boxes) for mention in mentions) > _MOST_BOXES:
             continue
-        text = photo.grounded_caption(i, view)
-        if text is None or max(len(m.boxes) for m in photo.mentions if m.caption == i) > _MOST_BOXES:
-            continue
-        pairs = tuple(
-            (tidy_phrase(caption[m.start : m.end]), boxes_in(view, m.boxes)) for m in photo.mentions if m.caption == i
-        )
-        boxes = tuple(box for _, found in pairs for box in found or ())
-        facts = {
-            "kind": "grounding",
-            "grounded": pairs,
-            "references": tuple(map(photo.caption, range(len(photo.captions)))),
-        }
-        turns.append(Turn(Task.GROUNDING, ask(Task.GROUNDING, "", rng), text, boxes, facts))
+        pairs = tuple((tidy_phrase(caption[m.start : m.end]), boxes_in(view, m.boxes)) for m in mentions)
+        boxes = [box for _, found in pairs for box in found or ()]
+        turns.append(ask(Task.GROUNDING, "", text, rng, boxes, grounded=pairs, references=written))
     return turns
 
 
@@ -84,11 +84,9 @@ def _alone(photo: Photo, thing: Thing) -> bool:
 
 def _definite(name: str) -> str:
     words = name.split()
-    return (
-        name
-        if words[0] in ("the", "his", "her", "its", "their", "some", "two", "three")
-        else ("the " + " ".join(words[1:] if words[0] in ("a", "an", "one") else words))
-    )
+    if words[0] in ("the", "his", "her", "its", "their", "some", "two", "three"):
+        return name
+    return " ".join(["the", *(words[1:] if words[0] in ("a", "an", "one") else words)])
 
 
 def refers(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
@@ -101,8 +99,7 @@ def refers(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
             # A phrase must name the thing itself, and one thing: not "pink", not "two dogs" with one box around both.
             if head_noun(name) is None or (number_of(name) or 1) != 1 or (view.flip and has_side(name)):
                 continue
-            facts = {"kind": "refer", "phrase": name}
-            turns.append(Turn(Task.REFER, ask(Task.REFER, _definite(name), rng), format_box(boxes[0]), boxes, facts))
+            turns.append(ask(Task.REFER, _definite(name), format_box(boxes[0]), rng, boxes, phrase=name))
     return turns
 
 
@@ -114,10 +111,8 @@ def identifies(photo: Photo, view: View, rng: random.Random | None = None) -> li
             continue
         names = tuple(dict.fromkeys((*thing.nouns, *thing.names)))
         for box in boxes:
-            if box.area < 0.003:
-                continue
-            facts = {"kind": "identify", "names": names}
-            turns.append(Turn(Task.IDENTIFY, ask(Task.IDENTIFY, format_box(box), rng), thing.nouns[0], (box,), facts))
+            if box.area >= 0.003:
+                turns.append(ask(Task.IDENTIFY, format_box(box), thing.nouns[0], rng, [box], names=names))
     return turns
 
 
@@ -135,16 +130,14 @@ def detections(photo: Photo, view: View, rng: random.Random | None = None) -> li
         # A noun whose box the view cuts off would be half an answer; crowds are beyond this model.
         if any(found is None for found in boxes) or not 0 < len(distinct) <= _MOST_BOXES:
             continue
-        facts = {"kind": "detection", "label": noun, "absent": False}
         answer = format_phrase(noun, distinct)
-        turns.append(Turn(Task.DETECTION, ask(Task.DETECTION, noun, rng), answer, tuple(distinct), facts))
+        turns.append(ask(Task.DETECTION, noun, answer, rng, distinct, label=noun, absent=False))
     return turns
 
 
 def no_detection(noun: str, rng: random.Random | None = None) -> Turn:
     """Detection of what is not there."""
-    facts = {"kind": "detection", "label": noun, "absent": True}
-    return Turn(Task.DETECTION, ask(Task.DETECTION, noun, rng), ABSENT, facts=facts)
+    return ask(Task.DETECTION, noun, ABSENT, rng, label=noun, absent=True)
 
 
 _EXISTENCE = (
@@ -155,13 +148,13 @@ _EXISTENCE = (
     "does the image show {a}?",
     "Is there {a} in the image?",
 )
+_WHAT = ("what is this?", "what is in the image?", "what does the image show?")
 
 
 def existence_turn(noun: str, negative: str | None, answer: str, rng: random.Random | None = None) -> Turn:
     """Whether something is there; `negative` is the kind of a no."""
     question = (rng.choice(_EXISTENCE) if rng else _EXISTENCE[0]).format(a=with_article(noun))
-    facts = {"kind": "existence", "object": noun, "negative": negative}
-    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts=facts)
+    return ask(Task.VQA, question, answer, rng, kind="existence", object=noun, negative=negative)
 
 
 def existence(photo: Photo, view: View, table: Existence, rng: random.Random) -> Turn | None:
@@ -174,10 +167,6 @@ def existence(photo: Photo, view: View, table: Existence, rng: random.Random) ->
     if rng.random() < 0.5:
         return existence_turn(rng.choice(present), None, "yes", rng)
     return existence_turn(absent, "drawn", "no", rng)
-
-
-def _question(kind: str, question: str, answer: str, rng: random.Random | None, **facts: object) -> Turn:
-    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts={"kind": kind, **facts})
 
 
 def colours(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
@@ -196,14 +185,12 @@ def colours(photo: Photo, view: View, rng: random.Random | None = None) -> list[
             continue
         colour = next(iter(named))
         verb = "are" if is_plural_only(noun) else "is"
-        form = (
-            rng.choice(("what colour {v} the {n}?", "what color {v} the {n}?")) if rng else "what colour {v} the {n}?"
-        )
-        turns.append(_question("colour", form.format(v=verb, n=noun), colour, rng, object=noun))
+        word = rng.choice(("colour", "color")) if rng else "colour"
+        turns.append(ask(Task.VQA, f"what {word} {verb} the {noun}?", colour, rng, kind="colour", object=noun))
         if rng is not None:
             other = rng.choice([c for c in COLOURS[:8] if c != colour])
             said, answer = (colour, "yes") if rng.random() < 0.5 else (other, "no")
-            turns.append(_question("attribute", f"{verb} the {noun} {said}?", answer, rng, object=noun))
+            turns.append(ask(Task.VQA, f"{verb} the {noun} {said}?", answer, rng, kind="attribute", object=noun))
     return turns
 
 
@@ -221,12 +208,13 @@ def counts(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
             numbers = {number_of(name) for thing in wanted for name in thing.names if head_noun(name) == noun}
             numbers.discard(None)
             number = next(iter(numbers)) or 0 if len(numbers) == 1 else 0
-            vague = any(plural(noun) in words_of(caption) for caption in photo.captions) and number == 1
+            many = {plural(noun)} - {noun}  # "deer" says nothing of how many
+            vague = any(many & {*words_of(caption)} for caption in photo.captions) and number == 1
             if vague or number != len(boxes) or len(wanted) > 1 or not {"animals", "people"} & wanted[0].types:
                 continue
         if 0 < number <= _MOST_BOXES:
             question = f"how many {plural(noun)} are there?"
-            turns.append(_question("count", question, str(number), rng, object=noun, number=number))
+            turns.append(ask(Task.VQA, question, str(number), rng, kind="count", object=noun, number=number))
     return turns
 
 
@@ -246,7 +234,8 @@ def relations(photo: Photo, view: View, rng: random.Random | None = None) -> lis
                 continue
             for side, holds in (("left", shift < 0), ("right", shift > 0)):
                 question = f"is the {one} to the {side} of the {two}?"
-                turns.append(_question("relation", question, "yes" if holds else "no", rng, object=one, other=two))
+                answer = "yes" if holds else "no"
+                turns.append(ask(Task.VQA, question, answer, rng, kind="relation", object=one, other=two))
     return turns
 
 
@@ -254,17 +243,13 @@ def what_is(photo: Photo, view: View, rng: random.Random | None = None) -> list[
     """Naming the subject: labelled single-object photos, and the one animal of a captioned photo."""
     if photo.source in ("imagenet_sample", "raccoon") and len(photo.labels) == 1:
         names = tuple(dict.fromkeys((photo.labels[0], singular(photo.labels[0].split()[-1]))))
-        form = (
-            rng.choice(("what is this?", "what is in the image?", "what does the image show?"))
-            if rng
-            else "what is this?"
-        )
-        return [_question("what", form, photo.labels[0], rng, names=names)]
+        question = rng.choice(_WHAT) if rng else _WHAT[0]
+        return [ask(Task.VQA, question, photo.labels[0], rng, kind="what", names=names)]
     nouns = {noun for thing, _ in _seen(photo, view) for noun in thing.nouns if noun in _ANIMALS}
     if len(nouns) != 1:
         return []
     noun = next(iter(nouns))
-    return [_question("what", "what animal is in the image?", noun, rng, names=(noun,))]
+    return [ask(Task.VQA, "what animal is in the image?", noun, rng, kind="what", names=(noun,))]
 
 
 def annotated(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
@@ -275,7 +260,7 @@ def annotated(photo: Photo, view: View, rng: random.Random | None = None) -> lis
         if view.crop != WHOLE.crop or (view.flip and has_side(f"{question} {answer}")):
             continue
         kind = "count" if question.startswith("how many") else "colour" if "colo" in question else "what"
-        turns.append(_question(kind, question, answer, rng, names=(answer,)))
+        turns.append(ask(Task.VQA, question, answer, rng, kind=kind, names=(answer,)))
     return turns
 
 
@@ -291,10 +276,10 @@ def photo_turns(photo: Photo, view: View, table: Existence | None, task: str, rn
     if task == "absent":
         noun = table.draw_absent(photo, rng) if table else None
         return [no_detection(noun, rng)] if noun else []
-    return _SORTS[task](photo, view, rng)
+    return PHOTO_LISTS[task](photo, view, rng)
 
 
-_SORTS = {
+PHOTO_LISTS = {
     "caption": captions,
     "grounding": grounded_captions,
     "refer": refers,
@@ -306,4 +291,4 @@ _SORTS = {
     "what": what_is,
     "annotated": annotated,
 }
-PHOTO_SORTS = ("existence", "absent", *_SORTS)
+PHOTO_SORTS = ("existence", "absent", *PHOTO_LISTS)

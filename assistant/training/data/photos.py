@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from fourfold.assistant.english import head_noun, singular, words_of
@@ -29,18 +29,13 @@ _LABEL_NAMES = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object, or one group of objects, of a photo.
+    """One object, or one group of objects, of a photo."""
 
-    Attributes:
-        names: the phrases that were used for it, lower case, the most frequent first; labels for labelled sources.
-        nouns: their head nouns, singular, the most frequent first.
-        boxes: where it is; several for a group.
-        types: the annotators' classes ("people", "clothing", ...), empty for labelled sources.
-    """
-
+    # the phrases that were used for it, lower case, the most frequent first; labels for labelled sources
     names: tuple[str, ...]
-    nouns: tuple[str, ...]
-    boxes: tuple[Box, ...]
+    nouns: tuple[str, ...]  # their head nouns, singular, the most frequent first
+    boxes: tuple[Box, ...]  # where it is; several for a group
+    # the annotators' classes ("people", "clothing", ...), empty for labelled sources
     types: frozenset[str] = frozenset()
 
 
@@ -56,29 +51,17 @@ class Mention:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo with all that is known about it.
+    """A photo with all that is known about it."""
 
-    Attributes:
-        id: unique over all sources.
-        source: one of `SOURCES`.
-        path: relative to the photos directory.
-        held_out: never trained on.
-        captions: as annotated.
-        mentions: phrases of captions that have boxes.
-        things: what is boxed, each once.
-        labels: class names without boxes needed (imagenet) or with (coco, voc, raccoon).
-        qa: pairs of question and answer, cleaned.
-    """
-
-    id: str
-    source: str
-    path: str
-    held_out: bool
-    captions: tuple[str, ...]
-    mentions: tuple[Mention, ...]
-    things: tuple[Thing, ...]
-    labels: tuple[str, ...]
-    qa: tuple[tuple[str, str], ...]
+    id: str  # unique over all sources
+    source: str  # one of `SOURCES`
+    path: str  # relative to the photos directory
+    held_out: bool  # never trained on
+    captions: tuple[str, ...]  # as annotated
+    mentions: tuple[Mention, ...]  # phrases of captions that have boxes
+    things: tuple[Thing, ...]  # what is boxed, each once
+    labels: tuple[str, ...]  # class names without boxes needed (imagenet) or with (coco, voc, raccoon)
+    qa: tuple[tuple[str, str], ...]  # pairs of question and answer, cleaned
 
     @cached_property
     def mentioned(self) -> frozenset[str]:
@@ -147,33 +130,36 @@ def read_photos(directory: Path, sources: Iterable[str] = SOURCES) -> list[Photo
     Raises:
         UserError: a source's file is missing.
     """
-    photos = []
+    photos: list[Photo] = []
     for source in sources:
         path = directory / f"{source}.jsonl"
         if not path.is_file():
             raise UserError(f"{path} is missing; known sources are {', '.join(SOURCES)}")
-        with path.open(encoding="utf-8") as lines:
-            photos += [_photo(json.loads(line), source) for line in lines]
+        photos += _read(path, source, path.stat().st_mtime_ns)
     return photos
 
 
+@lru_cache(maxsize=2 * len(SOURCES))  # a mixture and the held-out items read the same files, which takes seconds
+def _read(path: Path, source: str, changed: int) -> tuple[Photo, ...]:
+    with path.open(encoding="utf-8") as lines:
+        return tuple(_photo(json.loads(line), source) for line in lines)
+
+
 def _photo(row: dict, source: str) -> Photo:
-    def box(xyxy: list[float]) -> Box:
+    @cache  # five captions speak of the same boxes
+    def box(*xyxy: float) -> Box:
         return Box.from_pixels(xyxy, row["width"], row["height"])
 
     labels = tuple(_LABEL_NAMES.get(label, label) for label in row.get("labels", ()))
     mentions: tuple[Mention, ...] = ()
     if "phrases" in row:
-        mentions = tuple(
-            Mention(p["caption"], p["span"][0], p["span"][1], _distinct(box(b) for b in p["boxes"]))
-            for p in row["phrases"]
-            if p["boxes"]
-        )
-        things = _things_of_phrases(row["phrases"], box)
+        phrases = [(p, _distinct(box(*b) for b in p["boxes"])) for p in row["phrases"] if p["boxes"]]
+        mentions = tuple(Mention(p["caption"], p["span"][0], p["span"][1], boxes) for p, boxes in phrases)
+        things = _things_of_phrases([(p, boxes) for p, boxes in phrases if boxes])
     else:
         by_label: dict[str, list[Box]] = {}
         for item in row.get("boxes", ()):
-            by_label.setdefault(_LABEL_NAMES.get(item["label"], item["label"]), []).append(box(item["box"]))
+            by_label.setdefault(_LABEL_NAMES.get(item["label"], item["label"]), []).append(box(*item["box"]))
         things = tuple(Thing((label,), (label,), tuple(boxes)) for label, boxes in by_label.items())
     return Photo(
         id=row["id"],
@@ -188,14 +174,11 @@ def _photo(row: dict, source: str) -> Photo:
     )
 
 
-def _things_of_phrases(phrases: list[dict], box) -> tuple[Thing, ...]:
+def _things_of_phrases(phrases: list[tuple[dict, tuple[Box, ...]]]) -> tuple[Thing, ...]:
     """Phrases joined by entity, then entities joined that have the same boxes: two phrases may name one thing."""
     groups: list[tuple[list[str], set[str], tuple[Box, ...]]] = []
     by_entity: dict[str, int] = {}
-    for phrase in phrases:
-        boxes = _distinct(box(b) for b in phrase["boxes"])
-        if not boxes:
-            continue
+    for phrase, boxes in phrases:
         place = by_entity.get(phrase["entity"])
         if place is None:
             place = next((i for i, group in enumerate(groups) if _same(group[2], boxes)), None)

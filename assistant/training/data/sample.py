@@ -35,15 +35,10 @@ _ALL = Box(0, 0, 1, 1)
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image, possibly mirrored: what an augmented image shows.
+    """A part of an image, possibly mirrored: what an augmented image shows."""
 
-    Attributes:
-        crop: the part that is kept, in 0..1 of the whole image.
-        flip: mirrored left to right after the crop.
-    """
-
-    crop: Box = _ALL
-    flip: bool = False
+    crop: Box = _ALL  # the part that is kept, in 0..1 of the whole image
+    flip: bool = False  # mirrored left to right after the crop
 
     def box(self, box: Box, least: float = 0.6) -> Box | None:
         """Where `box` lies in this view, or None where less than `least` of its area is in it."""
@@ -68,19 +63,12 @@ WHOLE = View()
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image by reference: a photo's path or a scene's description, from which the pixels follow.
+    """An image by reference: a photo's path or a scene's description, from which the pixels follow."""
 
-    Attributes:
-        id: the same for every view of one photo; results are clustered by it.
-        path: of a photo, relative to the photos directory.
-        scene: of a rendered image.
-        view: what of a photo is shown.
-    """
-
-    id: str
-    path: str | None = None
-    scene: "Scene | None" = None
-    view: View = WHOLE
+    id: str  # the same for every view of one photo; results are clustered by it
+    path: str | None = None  # of a photo, relative to the photos directory
+    scene: "Scene | None" = None  # of a rendered image
+    view: View = WHOLE  # what of a photo is shown
 
     @property
     def key(self) -> str:
@@ -100,45 +88,31 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer, and what is known about them.
+    """A question, its answer, and what is known about them."""
 
-    Attributes:
-        task: one of the six.
-        question: as the model reads it, with the task's tag.
-        answer: as the model should write it.
-        boxes: the boxes the answer (or, for identify, the question) speaks of.
-        facts: for scoring. `kind` is the sort of question within the task; the others by kind: `negative` and
-            `object` (existence), `references` (captions), `phrase` (refer), `names` (identify: all that count as
-            right), `label` (detection), `grounded` (grounding: pairs of phrase and boxes).
-        rejected: a worse answer to the same question, from which a preference is learnt; None for none.
-        margin: how much likelier the model found `answer` than `rejected` before training, in nats.
-        distilled: 0..1, how much of what is learnt are the model's own probabilities before training; the rest is
-            `answer`, along which they are taken.
-    """
-
-    task: Task
-    question: str
-    answer: str
-    boxes: tuple[Box, ...] = ()
+    task: Task  # one of the six
+    question: str  # as the model reads it, with the task's tag
+    answer: str  # as the model should write it
+    boxes: tuple[Box, ...] = ()  # the boxes the answer (or, for identify, the question) speaks of
+    # for scoring. `kind` is the sort of question within the task; the others by kind: `negative` and `object`
+    # (existence), `references` (captions), `phrase` (refer), `names` (identify: all that count as right), `label`
+    # (detection), `grounded` (grounding: pairs of phrase and boxes).
     facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    rejected: str | None = None
-    margin: float = 0.0
-    distilled: float = 0.0
+    rejected: str | None = None  # a worse answer to the same question, from which a preference is learnt; None for none
+    margin: float = 0.0  # how much likelier the model found `answer` than `rejected` before training, in nats
+    # 0..1, how much of what is learnt are the model's own probabilities before training; the rest is `answer`, along
+    # which they are taken
+    kd_weight: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its turns; a held-out sample has one turn.
+    """An image and its turns; a held-out sample has one turn."""
 
-    Attributes:
-        image: what is looked at.
-        turns: in the order of the conversation.
-        together: the turns are one conversation, in which a later turn sees the earlier ones; otherwise each turn
-            stands alone with the image and they only share its tokens.
-        history: questions and answers that came before; every turn sees them and nothing is learnt from them.
-    """
-
-    image: ImageRef
-    turns: tuple[Turn, ...]
-    together: bool = False
+    image: ImageRef  # what is looked at
+    turns: tuple[Turn, ...]  # in the order of the conversation
+    # the turns are one conversation, in which a later turn sees the earlier ones; otherwise each turn stands alone
+    # with the image and they only share its tokens
+    multi_turn: bool = False
+    # questions and answers that came before; every turn sees them and nothing is learnt from them
     history: tuple[tuple[str, str], ...] = ()

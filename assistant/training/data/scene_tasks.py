@@ -48,7 +48,7 @@ def _boxes_of(scene: Scene, kind: str) -> list:
 def captions(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """The scene's one caption: kinds from left to right, with their numbers."""
     text = _caption(scene)
-    return [Turn(Task.CAPTION, ask(Task.CAPTION, "", rng), text, facts={"kind": "caption", "references": (text,)})]
+    return [ask(Task.CAPTION, "", text, rng, references=(text,))]
 
 
 def grounded_captions(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
@@ -56,13 +56,13 @@ def grounded_captions(scene: Scene, rng: random.Random | None = None) -> list[Tu
     parts: list[str] = []
     pairs = []
     for kind, number in _kinds(scene).items():
-        phrase, boxes = _counted(kind, number), tuple(_boxes_of(scene, kind))
+        phrase, found = _counted(kind, number), tuple(_boxes_of(scene, kind))
         phrase = phrase if parts else phrase[:1].upper() + phrase[1:]
-        parts.append(format_phrase(phrase, boxes))
-        pairs.append((phrase.lower(), boxes))
-    facts = {"kind": "grounding", "grounded": tuple(pairs), "references": (_caption(scene),)}
-    boxes = tuple(box for _, found in pairs for box in found)
-    return [Turn(Task.GROUNDING, ask(Task.GROUNDING, "", rng), f"{_join(parts)}.", boxes, facts)]
+        parts.append(format_phrase(phrase, found))
+        pairs.append((phrase.lower(), found))
+    boxes = [box for _, there in pairs for box in there]
+    facts = {"grounded": tuple(pairs), "references": (_caption(scene),)}
+    return [ask(Task.GROUNDING, "", f"{_join(parts)}.", rng, boxes, **facts)]
 
 
 def refers(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
@@ -75,37 +75,27 @@ def refers(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
         if rng is not None and shapes[item.shape] == 1:
             names.append(item.shape)
         for name in names:
-            facts = {"kind": "refer", "phrase": name}
-            turns.append(
-                Turn(Task.REFER, ask(Task.REFER, f"the {name}", rng), format_box(item.box), (item.box,), facts)
-            )
+            turns.append(ask(Task.REFER, f"the {name}", format_box(item.box), rng, [item.box], phrase=name))
     if scene.word_box is not None and rng is not None:
-        facts = {"kind": "refer", "phrase": "word"}
-        turns.append(
-            Turn(Task.REFER, ask(Task.REFER, "the word", rng), format_box(scene.word_box), (scene.word_box,), facts)
-        )
+        turns.append(ask(Task.REFER, "the word", format_box(scene.word_box), rng, [scene.word_box], phrase="word"))
     return turns
 
 
 def identifies(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """Colour and shape of what a box holds."""
-    turns = []
-    for item in scene.items:
-        facts = {"kind": "identify", "names": (_kind(item), f"a {_kind(item)}")}
-        turns.append(
-            Turn(Task.IDENTIFY, ask(Task.IDENTIFY, format_box(item.box), rng), _kind(item), (item.box,), facts)
-        )
-    return turns
+    return [
+        ask(Task.IDENTIFY, format_box(item.box), kind, rng, [item.box], names=(kind, f"a {kind}"))
+        for item in scene.items
+        if (kind := _kind(item))
+    ]
 
 
 def detections(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
-    """All of a kind or of a shape, or "none" for a kind that is near what is there."""
+    """All of a kind or of a shape."""
     turns = []
-    names = dict.fromkeys([*_kinds(scene), *(item.shape for item in scene.items)])
-    for name in names:
-        boxes = tuple(_boxes_of(scene, name))
-        facts = {"kind": "detection", "label": name, "absent": False}
-        turns.append(Turn(Task.DETECTION, ask(Task.DETECTION, name, rng), format_phrase(name, boxes), boxes, facts))
+    for name in dict.fromkeys([*_kinds(scene), *(item.shape for item in scene.items)]):
+        boxes = _boxes_of(scene, name)
+        turns.append(ask(Task.DETECTION, name, format_phrase(name, boxes), rng, boxes, label=name, absent=False))
     return turns
 
 
@@ -123,22 +113,17 @@ def _absent(scene: Scene, rng: random.Random) -> str:
     return rng.choice([kind for kind in near if kind not in there])
 
 
-def _question(kind: str, question: str, answer: str, rng: random.Random | None, **facts: object) -> Turn:
-    return Turn(Task.VQA, ask(Task.VQA, question, rng), answer, facts={"kind": kind, **facts})
+_EXISTENCE = ("is there {a}?", "is there {a} in the image?", "can you see {a}?")
 
 
 def existence(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """A yes and a no about kinds."""
     picker = rng or random.Random(scene.id)
     yes, no = picker.choice(list(_kinds(scene))), _absent(scene, picker)
-    form = (
-        picker.choice(("is there {a}?", "is there {a} in the image?", "can you see {a}?"))
-        if rng
-        else "is there {a} in the image?"
-    )
+    form = rng.choice(_EXISTENCE) if rng else _EXISTENCE[1]
     return [
-        _question("existence", form.format(a=with_article(yes)), "yes", rng, object=yes, negative=None),
-        _question("existence", form.format(a=with_article(no)), "no", rng, object=no, negative="adversarial"),
+        ask(Task.VQA, form.format(a=with_article(kind)), answer, rng, kind="existence", object=kind, negative=negative)
+        for kind, answer, negative in ((yes, "yes", None), (no, "no", "adversarial"))
     ]
 
 
@@ -147,7 +132,7 @@ def colours(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     shapes = Counter(item.shape for item in scene.items)
     word = rng.choice(("colour", "color")) if rng else "colour"
     return [
-        _question("colour", f"what {word} is the {item.shape}?", item.colour, rng, object=item.shape)
+        ask(Task.VQA, f"what {word} is the {item.shape}?", item.colour, rng, kind="colour", object=item.shape)
         for item in scene.items
         if shapes[item.shape] == 1
     ]
@@ -157,25 +142,25 @@ def what_is(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """The shape that has a colour of its own, and the written word."""
     colours_there = Counter(item.colour for item in scene.items)
     turns = [
-        _question("what", f"what shape is {item.colour}?", item.shape, rng, names=(item.shape,))
+        ask(Task.VQA, f"what shape is {item.colour}?", item.shape, rng, kind="what", names=(item.shape,))
         for item in scene.items
         if colours_there[item.colour] == 1
     ]
     if scene.word:
-        turns.append(
-            _question("text", "what does the text say?", scene.word, rng, names=(scene.word, scene.word.lower()))
-        )
+        names = (scene.word, scene.word.lower())
+        turns.append(ask(Task.VQA, "what does the text say?", scene.word, rng, kind="text", names=names))
     return turns
 
 
 def counts(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """How many there are of a shape, of a colour, or in all."""
-    turns = [_question("count", "how many shapes are there?", str(len(scene.items)), rng, number=len(scene.items))]
-    for shape, number in Counter(item.shape for item in scene.items).items():
-        turns.append(_question("count", f"how many {plural(shape)} are there?", str(number), rng, number=number))
-    for colour, number in Counter(item.colour for item in scene.items).items():
-        turns.append(_question("count", f"how many {colour} shapes are there?", str(number), rng, number=number))
-    return turns
+    groups = [("shapes", len(scene.items))]
+    groups += [(plural(shape), number) for shape, number in Counter(item.shape for item in scene.items).items()]
+    groups += [(f"{colour} shapes", number) for colour, number in Counter(item.colour for item in scene.items).items()]
+    return [
+        ask(Task.VQA, f"how many {group} are there?", str(number), rng, kind="count", number=number)
+        for group, number in groups
+    ]
 
 
 def relations(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
@@ -192,7 +177,8 @@ def relations(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
             for side, holds in zip(pairs[0], (pairs[1] < 0, pairs[1] > 0), strict=True):
                 side = f"to the {side}" if side.endswith("of") else side
                 question = f"is the {_kind(one)} {side} the {_kind(two)}?"
-                turns.append(_question("relation", question, "yes" if holds else "no", rng, object=_kind(one)))
+                answer = "yes" if holds else "no"
+                turns.append(ask(Task.VQA, question, answer, rng, kind="relation", object=_kind(one)))
     return turns
 
 

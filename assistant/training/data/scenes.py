@@ -34,23 +34,17 @@ _GROUNDS = ("plain", "gradient", "noise", "stripes", "checks", "clouds")
 
 @dataclass(frozen=True)
 class Item:
-    """One shape of a scene.
+    """One shape of a scene."""
 
-    Attributes:
-        shape, colour: of `SHAPES` and `PALETTE`.
-        size: "small", "medium" or "large".
-        x, y: its centre in pixels.
-        radius: half its largest extent in pixels.
-        turn: rotation in degrees.
-    """
-
+    # shape, colour: of `SHAPES` and `PALETTE`
     shape: str
     colour: str
-    size: str
+    size: str  # "small", "medium" or "large"
+    # x, y: its centre in pixels
     x: float
     y: float
-    radius: float
-    turn: float
+    radius: float  # half its largest extent in pixels
+    turn: float  # rotation in degrees
 
     @cached_property
     def outline(self) -> tuple[tuple[float, float], ...]:
@@ -71,25 +65,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A description from which the image follows.
+    """A description from which the image follows."""
 
-    Attributes:
-        id: the same for the same pixels.
-        items: shapes that hardly overlap, in the order in which they are drawn.
-        word: a written word, or "".
-        word_box: where it stands.
-        ground: kind of background.
-        tones: two background colours, RGB.
-        seed: of the background's noise.
-    """
-
-    id: str
-    items: tuple[Item, ...]
-    word: str
-    word_box: Box | None
-    ground: str
-    tones: tuple[tuple[int, int, int], tuple[int, int, int]]
-    seed: int
+    id: str  # the same for the same pixels
+    items: tuple[Item, ...]  # shapes that hardly overlap, in the order in which they are drawn
+    word: str  # a written word, or ""
+    word_box: Box | None  # where it stands
+    ground: str  # kind of background
+    tones: tuple[tuple[int, int, int], tuple[int, int, int]]  # two background colours, RGB
+    seed: int  # of the background's noise
 
     def render(self) -> Image.Image:
         """`SIZE` x `SIZE` pixels, RGB."""
@@ -119,12 +103,7 @@ class Scene:
 
 
 def make_scene(seed: str, most: int = 6) -> Scene:
-    """The scene of a seed.
-
-    Args:
-        seed: any text; the scene's id.
-        most: largest number of shapes.
-    """
+    """The scene of a seed, which may be any text, with at most so many shapes."""
     rng = random.Random(f"scene {seed}")
     ground = rng.choice(_GROUNDS)
     base = tuple(rng.randrange(60, 245) for _ in range(3))
@@ -155,11 +134,8 @@ def make_scene(seed: str, most: int = 6) -> Scene:
             size = rng.choice(("small", "medium", "large") if count < 4 else ("small", "medium", "medium"))
             radius = {"small": rng.uniform(14, 20), "medium": rng.uniform(25, 33), "large": rng.uniform(42, 56)}[size]
             shape = rng.choice(shapes)
-            turn = (
-                rng.uniform(-25, 25)
-                if shape not in ("circle", "ring", "diamond", "square", "cross")
-                else rng.uniform(-12, 12)
-            )
+            most_turned = 12 if shape in ("circle", "ring", "diamond", "square", "cross") else 25
+            turn = rng.uniform(-most_turned, most_turned)
             x, y = rng.uniform(radius + 2, SIZE - radius - 2), rng.uniform(radius + 2, SIZE - radius - 2)
             item = Item(shape, rng.choice(shades), size, x, y, radius, turn)
             if all(_overlap(item.box, other) < 0.02 for other in taken):
@@ -206,18 +182,16 @@ def _background(ground: str, tones: tuple, seed: int) -> Image.Image:
         mask = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270)))
     elif ground in ("noise", "clouds"):
         cells = SIZE // 2 if ground == "noise" else 8
-        mask = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells)).resize(
-            (SIZE, SIZE), Image.Resampling.BICUBIC
-        )
+        noise = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells))
+        mask = noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     else:
         mask = Image.new("L", (SIZE, SIZE))
         pen, step = ImageDraw.Draw(mask), rng.randrange(10, 40)
+        width = step if ground == "checks" else SIZE
         for row in range(0, SIZE, step):
-            for column in range(0, SIZE, step if ground == "checks" else SIZE):
+            for column in range(0, SIZE, width):
                 if (row // step + column // step) % 2:
-                    pen.rectangle(
-                        (column, row, column + (step if ground == "checks" else SIZE) - 1, row + step - 1), fill=255
-                    )
+                    pen.rectangle((column, row, column + width - 1, row + step - 1), fill=255)
         if rng.random() < 0.5:
             mask = mask.transpose(Image.Transpose.ROTATE_90)
     return Image.composite(second, first, mask.resize((SIZE, SIZE)))
@@ -228,17 +202,9 @@ def _regular(corners: int, start: float = -90.0) -> list[tuple[float, float]]:
     return [(math.cos(angle), math.sin(angle)) for angle in angles]
 
 
-def _star() -> list[tuple[float, float]]:
-    return [(x * (1 if i % 2 == 0 else 0.42), y * (1 if i % 2 == 0 else 0.42)) for i, (x, y) in enumerate(_regular(10))]
-
-
-def _heart() -> list[tuple[float, float]]:
-    steps = (2 * math.pi * i / 48 for i in range(48))
-    curve = [
-        (16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)))
-        for t in steps
-    ]
-    return [(x / 17, y / 17) for x, y in curve]
+def _heart(t: float) -> tuple[float, float]:
+    y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+    return 16 * math.sin(t) ** 3 / 17, -y / 17
 
 
 # Contours within the unit circle.
@@ -250,8 +216,8 @@ _UNIT: dict[str, list[tuple[float, float]]] = {
     "triangle": _regular(3),
     "diamond": [(0, -1), (0.62, 0), (0, 1), (-0.62, 0)],
     "pentagon": _regular(5),
-    "star": _star(),
-    "heart": _heart(),
+    "star": [(x * (0.42 if i % 2 else 1), y * (0.42 if i % 2 else 1)) for i, (x, y) in enumerate(_regular(10))],
+    "heart": [_heart(2 * math.pi * i / 48) for i in range(48)],
     "cross": [
         (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
         (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),

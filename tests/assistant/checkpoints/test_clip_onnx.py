@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
-from fourfold.assistant.checkpoints.progress import progress_on_stderr
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, fetch
+from fourfold.assistant.progress import progress_bar
 from tests.assistant.checkpoints.tiny_weights import tiny_tower, write_onnx
 
 
@@ -88,7 +88,7 @@ def _without_integers(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_the_real_tower_computes_what_its_graph_says(shared_data: Path) -> None:
     """onnxruntime runs the graph itself, with its own activation, scaling and norms; only the rounding is removed."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime comes with the extra [ocr]")
-    with progress_on_stderr() as tell:
+    with progress_bar() as tell:
         path = fetch(IMAGE_TOWER, tell)
     config, weights = read_clip_vision(path)
     tower = CLIPVisionModel(config).eval()

@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from fourfold.assistant.checkpoints.original.convert import Conversion, convert
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.progress import Progress
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
 from tests.assistant import naive_minigpt_v2 as naive
@@ -293,7 +294,7 @@ def test_goes_on_after_an_interruption(plain: Converted, tmp_path: Path) -> None
         "shard_bytes": 400_000,
     }
 
-    def interrupt(what: str, done: int, total: int) -> None:
+    def interrupt(event: Progress) -> None:
         if len(list((tmp_path / ".out.part").glob("*.safetensors"))) == 2:
             raise KeyboardInterrupt
 
@@ -303,7 +304,7 @@ def test_goes_on_after_an_interruption(plain: Converted, tmp_path: Path) -> None
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / ".out.part").glob("*.safetensors")}
     assert len(times) == 2
     told: list[tuple[str, int]] = []
-    convert(**options, on_progress=lambda what, done, total: told.append((what, done)))
+    convert(**options, on_progress=lambda event: told.append((event.stage, event.done)))
     kept = {tmp_path / "out" / path.name: when for path, when in times.items()}
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert weights(tmp_path / "out") == weights(plain.result.directory)
@@ -366,7 +367,7 @@ def test_memory_is_that_of_one_shard(tmp_path: Path) -> None:
     code = f"""
 import threading, time, torch
 from pathlib import Path
-from fourfold.assistant.checkpoints.original.shards import Planned, write_shards
+from fourfold.assistant.checkpoints.original.tensor_files import Planned, write_shards
 source = Path({str(tmp_path)!r}) / "source.pth"
 torch.save({{f"t{{i}}": torch.zeros({rows} // 64, 1024) for i in range(64)}}, source)
 

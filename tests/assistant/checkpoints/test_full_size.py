@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.layouts import layout
+from benchmarks.memory import layout
 from fourfold.assistant.checkpoints.original.parts import FOLD, ReleaseParts
 from fourfold.assistant.checkpoints.original.release import (
     LORA_PREFIX,
@@ -19,8 +19,7 @@ from fourfold.assistant.checkpoints.original.release import (
     read_vision_layout,
     require_llama,
 )
-from fourfold.assistant.checkpoints.original.shards import Planned, _divide
-from fourfold.assistant.checkpoints.original.tensor_files import Shape, TensorFiles
+from fourfold.assistant.checkpoints.original.tensor_files import Planned, Shape, TensorFiles, divide_into_shards
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 KEYS = Path(__file__).with_name("full_size_keys.txt")
@@ -97,7 +96,7 @@ def test_image_tokens_and_parameters(plan: dict[str, Planned]) -> None:
 def test_conversion_needs_far_less_than_20_gb(plan: dict[str, Planned]) -> None:
     """A shard in float16, and the biggest tensor in float32 three times: read, added to, cast."""
     sizes = {name: torch.Size(planned.shape).numel() for name, planned in plan.items()}
-    shards = _divide(plan, itemsize=2, limit=2_000_000_000)
+    shards = divide_into_shards(plan, itemsize=2, limit=2_000_000_000)
     biggest_shard = max(sum(2 * sizes[name] for name in names) for names in shards)
     assert len(shards) == 8 and biggest_shard <= 2_000_000_000
     assert biggest_shard + 3 * 4 * max(sizes.values()) < 4e9

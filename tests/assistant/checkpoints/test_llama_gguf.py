@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
-from fourfold.assistant.checkpoints.progress import progress_on_stderr
 from fourfold.assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
+from fourfold.assistant.progress import progress_bar
 from tests.assistant.checkpoints.tiny_weights import CONTROL, MERGES, reference_ids, tiny_llama, tokens_of, write_gguf
 
 RENAMED = {"<empty_output>": "<ImageHere>"}
@@ -149,7 +149,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, options: dict[str, str]
 
 @pytest.fixture(scope="module")
 def real() -> GGUFFile:
-    with progress_on_stderr() as tell:
+    with progress_bar() as tell:
         return GGUFFile(fetch(LANGUAGE_MODEL, tell))
 
 

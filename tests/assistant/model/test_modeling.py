@@ -131,35 +131,26 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert loaded.lm_head.weight is loaded.model.language_model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("vision_llm_block", [None, 1])
-def test_gradients_reach_projector_and_lora_and_never_the_vit(tmp_path: Path, vision_llm_block: int | None) -> None:
-    tiny_model(vision_llm_block=vision_llm_block).save_pretrained(tmp_path)
+def test_gradients_reach_projector_and_lora_and_never_the_vit(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     lora = LoraConfig(r=2, target_modules=r".*language_model.*\.(q_proj|v_proj)")
     model = get_peft_model(loaded, lora).train()
-    trainable = [model.base_model.model.model.projector]
-    if vision_llm_block is not None:
-        block = model.base_model.model.model.vision_block
-        trainable += [block.project_in, block.project_out]
-    for module in trainable:
-        module.requires_grad_(True)
+    model.base_model.model.model.projector.requires_grad_(True)
     ids = torch.tensor([[1, *IMAGE_IDS, 20, 21]])
     model(input_ids=ids, pixel_values=pixels(1), labels=ids).loss.backward()
     for name, parameter in model.named_parameters():
         has_gradient = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
-        expected = (
-            "lora_B" in name or ".projector." in name or ".project_in." in name or ".project_out." in name
-        )  # lora_A's gradient is zero at the start, where lora_B is zero
+        expected = "lora_B" in name or ".projector." in name  # lora_A's is zero at the start, where lora_B is zero
         if "lora_A" not in name:
             assert has_gradient == expected, name
 
 
 def test_training_leaves_the_frozen_parts_frozen_after_loading(tmp_path: Path) -> None:
-    tiny_model(vision_llm_block=0).save_pretrained(tmp_path)
+    tiny_model().save_pretrained(tmp_path)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path).train()
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert {n for n, _ in model.named_parameters() if "vision_tower" in n or "vision_norm" in n} <= frozen
-    assert {n for n, _ in model.named_parameters() if "vision_block.layer" in n} <= frozen
     assert not any("projector" in n or "language_model" in n for n in frozen)
     assert not model.model.vision_tower.training and model.model.projector.training
 
@@ -180,13 +171,12 @@ def test_loss_falls_when_overfitting_one_sample() -> None:
     assert losses[-1] < 0.1 * losses[0]
 
 
-@torch.no_grad()
-def test_visual_block_is_bidirectional_and_without_positions() -> None:
-    """Permuting the tokens permutes the outputs: neither order nor a causal mask enters."""
-    block = tiny_model(vision_llm_block=0).model.vision_block
-    tokens = torch.randn(1, 16, 32)
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(block(tokens)[:, order], block(tokens[:, order]), rtol=1e-4, atol=1e-5)
+def test_a_configuration_with_a_vision_block_is_refused_and_none_is_nothing() -> None:
+    assert not hasattr(
+        MiniGPTv2Config.from_dict({**tiny_config().to_dict(), "vision_llm_block": None}), "vision_llm_block"
+    )
+    with pytest.raises(UserError, match="vision_llm_block"):
+        MiniGPTv2Config.from_dict({**tiny_config().to_dict(), "vision_llm_block": 1})
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourfold.assistant.refine.lora_scale import at_strength
-from fourfold.assistant.refine.registry import Registry, revision_of
+from fourfold.assistant.refine.adapter import revision_of, scaled_adapter
+from fourfold.assistant.refine.registry import Registry
 from fourfold.prompts.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -105,6 +105,28 @@ def test_files_are_closed_to_writing_and_changes_are_noticed(registry: Registry)
     assert [event.what for event in registry.state().events] == ["trained"]
 
 
+def test_a_server_comes_before_the_registry_and_sees_checked_files(registry: Registry) -> None:
+    first, second = train(registry, 1), train(registry, 2)
+    told: list[Path | None] = []
+
+    def refuse(directory: Path | None) -> None:
+        raise UserError("the server refused")
+
+    registry.promote(first, force=True, deploy=told.append)
+    with pytest.raises(UserError, match="the server refused"):
+        registry.promote(second, force=True, deploy=refuse)
+    assert registry.state().promoted == (first,)
+    registry.promote(second, force=True, deploy=told.append)
+    registry.remove([first], deploy=told.append)  # is not the current one
+    for change in (registry.rollback, lambda deploy: registry.remove([second], deploy=deploy)):
+        with pytest.raises(UserError, match="the server refused"):
+            change(deploy=refuse)
+    assert registry.state().promoted == (second,)
+    registry.rollback(deploy=told.append)
+    adapters = registry.directory / "adapters"
+    assert told == [adapters / first, adapters / second, None]
+
+
 def test_names_may_be_shortened(registry: Registry) -> None:
     with pytest.raises(UserError, match="no adapter was trained yet"):
         registry.find(None)
@@ -123,7 +145,7 @@ def test_what_learnt_from_a_forgotten_record_is_removed_for_good(registry: Regis
     report = registry.gate_directory(second) / "report.html"
     report.parent.mkdir(parents=True)
     report.write_text("pictures")
-    derived = at_strength(registry, second, 0.5)
+    derived = scaled_adapter(registry.path(second), 0.5)
     assert registry.holding(["b", "x"]) == [second]
     state = registry.remove([second])
     assert state.promoted == (first, third, first)
@@ -143,10 +165,10 @@ def test_what_learnt_from_a_forgotten_record_is_removed_for_good(registry: Regis
 def test_strength_lies_between_the_model_and_the_adapter(registry: Registry) -> None:
     revision = train(registry, 1)
     whole = load_file(registry.path(revision) / "adapter_model.safetensors")
-    assert at_strength(registry, revision, 1) == registry.path(revision)
+    assert scaled_adapter(registry.path(revision), 1) == registry.path(revision)
     for strength in (0, 0.25, 0.5):
-        directory = at_strength(registry, revision, strength)
-        assert at_strength(registry, revision, strength) == directory
+        directory = scaled_adapter(registry.path(revision), strength)
+        assert scaled_adapter(registry.path(revision), strength) == directory
         part = load_file(directory / "adapter_model.safetensors")
         for name, tensor in whole.items():
             expected = tensor * strength if "lora_B" in name else tensor
@@ -154,7 +176,7 @@ def test_strength_lies_between_the_model_and_the_adapter(registry: Registry) -> 
         assert (directory / "adapter_config.json").read_text() == '{"r": 4}'
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match="between 0 and 1"):
-            at_strength(registry, revision, wrong)
+            scaled_adapter(registry.path(revision), wrong)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 1, "revisions": [{}], "promoted": []}'])

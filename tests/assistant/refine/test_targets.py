@@ -2,7 +2,7 @@ import pytest
 
 from fourfold.assistant.grounding import Box, parse
 from fourfold.assistant.refine.record import CorrectedBox, Correction
-from fourfold.assistant.refine.targets import NeedsReview, asked_phrase, target_of
+from fourfold.assistant.refine.targets import NeedsReview, target_of
 
 LEFT, RIGHT = Box(0.1, 0.2, 0.3, 0.4), Box(0.5, 0.2, 0.9, 0.8)
 SENTENCE = "<p>A man</p> {<0><0><9><9>} holds <p>a ball</p> {<1><1><2><2>}."
@@ -63,18 +63,3 @@ def test_the_answer_is_written_as_the_model_writes_it(given, expected):
 def test_what_cannot_be_meant_is_doubtful(given, reason):
     with pytest.raises(NeedsReview, match=reason):
         target_of(given)
-
-
-@pytest.mark.parametrize(
-    ("question", "phrase"),
-    [
-        ("[refer] give me the location of the dog", "the dog"),
-        ("[refer] where is the red ball?", "the red ball"),
-        ("[refer] the dog on the left", "the dog on the left"),
-        ("[detection] person", "person"),
-        ("where is the dog?", None),
-        ("[vqa] where is the dog?", None),
-    ],
-)
-def test_what_a_question_asks_for(question, phrase):
-    assert asked_phrase(question) == phrase

@@ -25,64 +25,66 @@ def batch_of(packer, *distilled):
     """One sample for each, of the same two turns."""
     questions = (("[vqa] what colour is it?", "red"), ("[vqa] how many dogs are there?", "two dogs"))
     samples = [
-        Sample(ImageRef("x"), tuple(Turn(Task.VQA, *pair, distilled=part) for pair in questions)) for part in distilled
+        Sample(ImageRef("x"), tuple(Turn(Task.VQA, *pair, kd_weight=part) for pair in questions)) for part in distilled
     ]
     return collate([packer.pack(sample) for sample in samples], packer.padding_id)
 
 
-def learner_of(*, projector=True, moved=False):
+def trainable_of(*, projector=True, moved=False):
     model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
-    learner = TrainableModel(model, LoraSettings(rank=4, alpha=8), projector=projector)
+    trainable = TrainableModel(model, LoraSettings(rank=4, alpha=8), projector=projector)
     if moved:
         generator = torch.Generator().manual_seed(1)
-        for tensor in learner.trained().values():
+        for tensor in trainable.trained().values():
             tensor.add_(0.05 * torch.randn(tensor.shape, generator=generator))
-    return learner
+    return trainable
 
 
-def log_probabilities(learner, batch, features):
+def log_probabilities(trainable, batch, features):
     with torch.no_grad():
-        hidden = learner.hidden(batch, features)[batch.rows, batch.columns]
-        return learner.model.lm_head(hidden).float().log_softmax(-1)
+        hidden = trainable.hidden(batch, features)[batch.rows, batch.columns]
+        return trainable.model.lm_head(hidden).float().log_softmax(-1)
 
 
 @pytest.mark.parametrize("projector", [True, False])
 def test_what_is_distilled_is_the_cross_entropy_with_the_untrained_model(packer, features, projector):
     batch = batch_of(packer, 1.0, 1.0)
-    first = log_probabilities(learner_of(), batch, features)
-    learner = learner_of(projector=projector, moved=True)
-    moved = {name: tensor.clone() for name, tensor in learner.trained().items()}
-    now = log_probabilities(learner, batch, features)
+    first = log_probabilities(trainable_of(), batch, features)
+    trainable = trainable_of(projector=projector, moved=True)
+    moved = {name: tensor.clone() for name, tensor in trainable.trained().items()}
+    now = log_probabilities(trainable, batch, features)
     assert (first.exp() * (first - now)).sum(-1).mean() > 1e-4  # it has moved
     expected = (-(first.exp() * now).sum(-1) * batch.weights).sum() / batch.weights.sum()
-    assert torch.allclose(learner(batch, features).value, expected, atol=1e-5)
-    assert all(torch.equal(moved[name], tensor) for name, tensor in learner.trained().items())
+    assert torch.allclose(trainable(batch, features).value, expected, atol=1e-5)
+    assert all(torch.equal(moved[name], tensor) for name, tensor in trainable.trained().items())
 
 
 def test_before_the_first_step_nothing_pulls(packer, features):
-    learner = learner_of()
+    trainable = trainable_of()
     pulls = []
     for part in (1.0, 0.0):
-        learner.zero_grad()
-        learner(batch_of(packer, part, part), features).value.backward()
-        pulls.append(max(float(p.grad.abs().max()) for p in learner.parameters() if p.grad is not None))
+        trainable.zero_grad()
+        trainable(batch_of(packer, part, part), features).value.backward()
+        pulls.append(max(float(p.grad.abs().max()) for p in trainable.parameters() if p.grad is not None))
     assert pulls[0] < 1e-4 * pulls[1]
 
 
 def test_a_part_is_between_answer_and_untrained_model(packer, features):
-    learner = learner_of(moved=True)
+    trainable = trainable_of(moved=True)
     with torch.no_grad():
-        answer, both, before = (learner(batch_of(packer, part, part), features).value for part in (0.0, 0.3, 1.0))
+        answer, both, before = (trainable(batch_of(packer, part, part), features).value for part in (0.0, 0.3, 1.0))
     assert torch.allclose(both, 0.7 * answer + 0.3 * before, atol=1e-5)
     assert abs(answer - before) > 1e-3
 
 
 def test_each_sample_has_its_own_part(packer, features):
-    learner = learner_of(moved=True)
+    trainable = trainable_of(moved=True)
     with torch.no_grad():
-        mixed = learner(batch_of(packer, 0.0, 1.0), features)
-        apart = [learner(batch_of(packer, part), features[row : row + 1]).value for row, part in enumerate((0.0, 1.0))]
-        plain = learner(batch_of(packer, 0.0, 0.0), features)
+        mixed = trainable(batch_of(packer, 0.0, 1.0), features)
+        apart = [
+            trainable(batch_of(packer, part), features[row : row + 1]).value for row, part in enumerate((0.0, 1.0))
+        ]
+        plain = trainable(batch_of(packer, 0.0, 0.0), features)
     assert torch.allclose(mixed.value, torch.stack(apart).mean(), atol=1e-5)
     # What is reported, and what preferences are made of, stays the cross-entropy of the answers.
     assert torch.allclose(mixed.tokens, plain.tokens, atol=1e-5)

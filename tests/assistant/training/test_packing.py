@@ -47,7 +47,7 @@ def _template(turns):
 
 
 def test_a_conversation_has_the_tokens_of_the_template(packer):
-    packed = packer.pack(Sample(IMAGE, TURNS, together=True))
+    packed = packer.pack(Sample(IMAGE, TURNS, multi_turn=True))
     ids, mask = _template(TURNS)
     # The template ends with a line break after the last answer, which nothing is learnt from.
     assert packed.ids == ids[: len(packed.ids)] and len(ids) - len(packed.ids) <= 1
@@ -72,33 +72,33 @@ def test_an_answers_tokens_weigh_less_the_more_they_are(packer):
 
 
 @pytest.fixture(scope="module")
-def learner():
+def trainable():
     return TrainableModel(tiny_model(vocab_size=len(tiny_processor().tokenizer)), LoraSettings(rank=0)).eval()
 
 
-def _losses(learner, packer, samples, features):
+def _losses(trainable, packer, samples, features):
     batch = collate([packer.pack(sample) for sample in samples], packer.padding_id)
-    tokens = learner(batch, features).tokens
+    tokens = trainable(batch, features).tokens
     return {int(turn): tokens[batch.turns == turn] for turn in batch.turns.unique()}
 
 
-def test_a_packed_turns_loss_is_that_of_the_turn_alone(learner, packer):
+def test_a_packed_turns_loss_is_that_of_the_turn_alone(trainable, packer):
     features = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(1))
     short = Sample(IMAGE, TURNS[:1])
-    packed = _losses(learner, packer, [Sample(IMAGE, TURNS), short], features)
+    packed = _losses(trainable, packer, [Sample(IMAGE, TURNS), short], features)
     for number, turn in enumerate(TURNS):
-        alone = _losses(learner, packer, [Sample(IMAGE, (turn,))], features[:1])
+        alone = _losses(trainable, packer, [Sample(IMAGE, (turn,))], features[:1])
         assert torch.allclose(packed[number + 1], alone[1], atol=2e-5), turn
     # Padding beside a longer sample changes nothing either.
-    assert torch.allclose(packed[1001], _losses(learner, packer, [short], features[1:])[1], atol=2e-5)
+    assert torch.allclose(packed[1001], _losses(trainable, packer, [short], features[1:])[1], atol=2e-5)
 
 
-def test_a_conversations_loss_is_that_of_the_model_with_labels(learner, packer):
+def test_a_conversations_loss_is_that_of_the_model_with_labels(trainable, packer):
     features = torch.randn(1, 16, 32, generator=torch.Generator().manual_seed(2))
-    packed = packer.pack(Sample(IMAGE, TURNS, together=True))
+    packed = packer.pack(Sample(IMAGE, TURNS, multi_turn=True))
     batch = collate([packed], packer.padding_id, multiple=1)
     labels = torch.tensor([[t if w else -100 for t, w in zip(packed.ids, packed.weights, strict=True)]])
-    inner = learner.model.model
+    inner = trainable.model.model
     embeds = inner.embed(batch.ids, inner.project_features(features))
-    expected = learner.model(inputs_embeds=embeds, labels=labels).loss
-    assert torch.allclose(learner(batch, features).tokens.mean(), expected, atol=1e-5)
+    expected = trainable.model(inputs_embeds=embeds, labels=labels).loss
+    assert torch.allclose(trainable(batch, features).tokens.mean(), expected, atol=1e-5)

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 
 import pytest
@@ -145,6 +146,12 @@ def test_held_out_items_are_the_same_for_the_same_arguments(shared_data):
     assert held_out(Task.REFER, "photos", 5, 30) != held_out(Task.REFER, "photos", 6, 30)
     with pytest.raises(UserError, match="photos, scenes"):
         held_out(Task.REFER, "paintings")
+
+
+def test_held_out_items_are_those_of_the_published_figures(shared_data):
+    items = [item for source in ("photos", "scenes") for task in Task for item in held_out(task, source, limit=100)]
+    lines = [f"{item.image.id} {item.turns[0].question} {item.turns[0].answer}" for item in items]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == "451623feafccd86c"
 
 
 def test_a_mixture_names_what_it_does_not_know():

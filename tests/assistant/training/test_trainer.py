@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -10,22 +9,22 @@ from statistics import fmean
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import fourfold.assistant.training
 from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import BF16Linear
-from fourfold.assistant.training.curve import plot_curve, read_log
+from fourfold.assistant.training.bf16_lora import BF16LoraLinear
 from fourfold.assistant.training.data.sample import ImageRef
 from fourfold.assistant.training.data.scenes import make_scene
-from fourfold.assistant.training.evaluator import Evaluator
 from fourfold.assistant.training.features import FeatureStore
 from fourfold.assistant.training.packing import collate
-from fourfold.assistant.training.precision import HalfLoraLinear
-from fourfold.assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_yaml, recipe_of
+from fourfold.assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_variants, read_yaml, recipe_of
+from fourfold.assistant.training.results import plot_curve, read_log
 from fourfold.assistant.training.trainable_model import TrainableModel
-from fourfold.assistant.training.trainer import Trainer, rate
+from fourfold.assistant.training.trainer import Trainer, learning_rates
 from fourfold.prompts.errors import UserError
 
 RECIPES = Path(fourfold.assistant.training.__file__).parent / "recipes"
@@ -41,19 +40,16 @@ def _load(checkpoint):
     return model, MiniGPTv2Processor.from_pretrained(checkpoint)
 
 
-def _trainer(recipe, checkpoint, directory, probes=None):
-    model, processor = _load(checkpoint)
-    return Trainer(recipe, model, processor, directory, probes=probes)
+def _trainer(recipe, checkpoint, directory, evaluate=False):
+    return Trainer(recipe, *_load(checkpoint), directory, evaluate=evaluate)
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
-    trainer = _trainer(
-        tiny_recipe, tiny_checkpoint, directory, lambda packer, store: Evaluator(packer, store, 4, ["scenes"])
-    )
-    tower = {name: p.clone() for name, p in trainer.learner.model.model.vision_tower.state_dict().items()}
-    embeddings = trainer.learner.model.get_input_embeddings().weight.clone()
+    trainer = _trainer(tiny_recipe, tiny_checkpoint, directory, evaluate=True)
+    tower = {name: p.clone() for name, p in trainer.trainable.model.model.vision_tower.state_dict().items()}
+    embeddings = trainer.trainable.model.get_input_embeddings().weight.clone()
     assert trainer.run()
     return trainer, directory, tower, embeddings
 
@@ -69,13 +65,13 @@ def test_twenty_steps_and_the_loss_falls(finished):
         figures[-1]
     )
     assert figures[-1]["scenes/caption_loss"] < figures[0]["scenes/caption_loss"]
-    plot_curve([directory], directory / "curve.png")
+    plot_curve(directory, directory / "curve.png")
     assert (directory / "curve.png").stat().st_size > 5000
 
 
 def test_only_projector_and_adapter_learn(finished):
     trainer, _, tower, embeddings = finished
-    model = trainer.learner.model
+    model = trainer.trainable.model
     for name, before in tower.items():
         assert torch.equal(model.model.vision_tower.state_dict()[name], before), name
     assert torch.equal(model.get_input_embeddings().weight, embeddings)
@@ -104,9 +100,9 @@ def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
 
     sample = Sample(image, tuple(SCENE_SORTS["existence"](image.scene)))
     batch = collate([trainer.packer.pack(sample)], trainer.packer.padding_id)
-    trainer.learner.eval()
+    trainer.trainable.eval()
     with torch.inference_mode():
-        mine = trainer.learner.model.lm_head(trainer.learner.hidden(batch, features))
+        mine = trainer.trainable.model.lm_head(trainer.trainable.hidden(batch, features))
         embeds = model.model.embed(batch.ids, model.model.project_features(features.float()))
         theirs = model.lm_head(
             model.model(inputs_embeds=embeds, attention_mask=batch.mask, position_ids=batch.positions)[0]
@@ -118,13 +114,12 @@ def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
     assert agree > 0.9
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, tiny_checkpoint, tmp_path):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, tiny_recipe, tiny_checkpoint, tmp_path):
     _, whole, _, _ = finished
     directory = tmp_path / "killed"
-    command = [sys.executable, "-m", "fourfold.cli", "train", str(RECIPES / "tiny.yaml"), "--threads", "2"]
-    command += ["--base", str(tiny_checkpoint), "--out", str(directory)]
-    environment = os.environ | {"PYTHONPATH": str(RECIPES.parents[2])}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "fourfold.cli", "train", str(RECIPES / "tiny.yaml")]
+    command += ["--base", str(tiny_checkpoint), "--out", str(directory), "--threads", str(torch.get_num_threads())]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # Killed between two checkpoints: steps 6 to 9 are lost and done again.
     deadline = time.monotonic() + 120
     log = directory / "log.jsonl"
@@ -134,9 +129,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, tiny_checkpoi
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    state = torch.load(directory / "state.pt", weights_only=True)
-    assert 5 <= state["step"] < 20
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    again = _trainer(tiny_recipe, tiny_checkpoint, directory)
+    assert 5 <= again.step < 20
+    assert again.run()
     losses = [[(line["step"], line["loss"]) for line in read_log(d) if "loss" in line] for d in (whole, directory)]
     assert losses[0] == losses[1]
     one, two = (torch.load(d / "state.pt", weights_only=True) for d in (whole, directory))
@@ -161,7 +156,7 @@ def test_a_time_limit_stops_between_steps(tiny_checkpoint, tiny_recipe, tmp_path
 
 
 def test_rates_warm_up_and_fall_stage_by_stage(tiny_recipe):
-    rates = [rate(tiny_recipe, step) for step in range(tiny_recipe.steps)]
+    rates = [learning_rates(tiny_recipe, step) for step in range(tiny_recipe.steps)]
     assert rates[0] == (1.5e-3, 0) and rates[1] == (3e-3, 0)
     assert all(lora == 0 for _, lora in rates[:8]) and rates[8][1] > 0
     assert rates[7][0] < rates[2][0] and rates[-1][1] < rates[10][1]
@@ -179,7 +174,7 @@ def test_features_are_kept_and_found_again(tiny_checkpoint, tmp_path):
     assert torch.nn.functional.cosine_similarity(first.float(), expected, dim=-1).min() > 0.999
 
 
-def test_half_linear_is_the_layer_up_to_rounding_and_passes_gradients():
+def test_a_bf16_linear_is_the_layer_up_to_rounding_and_passes_gradients():
     linear = torch.nn.Linear(32, 8)
     x = torch.randn(5, 32, requires_grad=True)
     y = BF16Linear(linear)(x)
@@ -193,16 +188,41 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
     assert recipe_of({**values, "stages": [{"steps": 1, "lora_lr": "3e-4"}]}).stages[0].lora_lr == 3e-4
     for changes, message in (
         ({"btach_size": 4}, "btach_size"),
-        ({"stages": []}, "no stages"),
-        ({"start": "warm"}, "closed_form or random"),
+        ({"stages": []}, "stages"),
+        ({"start": "warm"}, "start: .*closed_form.* or .*random"),
         ({"batch_size": "many"}, "batch_size"),
         ({"stages": [{}]}, "steps"),
     ):
         with pytest.raises(UserError, match=message):
             recipe_of({**values, **changes})
+    values["mixture"] = values["mixture"] | {"multi_turn": 0.5}
+    for part, wrong, message in (
+        ("batch_size", 0, "batch_size: .*greater than or equal to 1"),
+        ("accumulation", True, "accumulation"),
+        ("clip", "none", "clip"),
+        ("lora", {"rnk": 2}, "lora.rnk is unknown"),
+        ("lora", {"first": 1.5}, "lora.first: .*less than or equal to 1"),
+        ("mixture", values["mixture"] | {"photos": {"flicker": 1}}, "mixture: photos .*flicker"),
+        ("mixture", values["mixture"] | {"together": 0.2}, "mixture.together"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({**values, part: wrong}))
+        with pytest.raises(UserError, match=rf"wrong\.yaml: .*{message}") as caught:
+            read_recipe(tmp_path / "wrong.yaml")
+        assert "\n" not in str(caught.value)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not valid YAML"):
         read_recipe(tmp_path / "bad.yaml")
+
+
+def test_recipes_and_runs_in_the_old_words_are_read(finished, tiny_recipe, tiny_checkpoint, tmp_path):
+    values = read_yaml(RECIPES / "tiny.yaml")
+    values["mixture"]["together"] = tiny_recipe.mixture.multi_turn
+    assert recipe_of(values) == tiny_recipe
+    _, directory, _, _ = finished
+    state = torch.load(directory / "state.pt", weights_only=True)
+    state["recipe"]["mixture"]["together"] = state["recipe"]["mixture"].pop("multi_turn")
+    torch.save(state, tmp_path / "state.pt")
+    assert _trainer(tiny_recipe, tiny_checkpoint, tmp_path).finished
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_cpu", "tiny"])
@@ -226,22 +246,24 @@ def test_the_gpu_recipe_runs_in_small(shared_data, tiny_checkpoint, tmp_path):
 
 
 def test_ablations_write_one_table(tiny_checkpoint, tmp_path):
-    from fourfold.assistant.training.ablations import read_variants, run_ablations
+    from fourfold.cli.train import ablations
 
     assert len(read_variants(RECIPES / "ablations.yaml")) >= 8
-    recipe = (RECIPES / "tiny.yaml").read_text().replace("\n", "\n  ")
-    variants = "variants:\n  both:\n  projector_only: {lora: {rank: 0}}\n"
+    recipe = (RECIPES / "tiny.yaml").read_text().replace("\n", "\n  ").replace("steps: 8", "steps: 1")
+    recipe = recipe.replace("steps: 12", "steps: 2")
+    variants = "variants:\n  both:\n  projector_only: {lora: {rank: 0}}\n  block: {vision_llm_block: 1}\n"
     (tmp_path / "two.yaml").write_text(f"recipe:\n  {recipe}\n{variants}")
-    table = run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint))
-    lines = table.read_text().splitlines()
-    assert len(lines) == 4 and "scenes/existence" in lines[0]
+    ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint))
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert len(lines) == 5 and "scenes/existence" in lines[0]
     rows = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert rows["both"]["trained_parameters"] > rows["projector_only"]["trained_parameters"]
+    trained = {name: row["trained_parameters"] for name, row in rows.items()}
+    assert trained["block"] > trained["both"] > trained["projector_only"]
     with pytest.raises(UserError, match="projector_only"):
-        run_ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint), only=["nothing"])
+        ablations(tmp_path / "two.yaml", tmp_path / "out", str(tiny_checkpoint), only=["nothing"])
 
 
-def test_half_lora_is_pefts_layer_up_to_rounding():
+def test_a_bf16_lora_layer_is_pefts_layer_up_to_rounding():
     from peft import LoraConfig
     from peft.tuners.lora import Linear
 
@@ -249,10 +271,10 @@ def test_half_lora_is_pefts_layer_up_to_rounding():
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["x"])
     layer = Linear(torch.nn.Linear(32, 8), "default", config, r=4, lora_alpha=8)
     torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
-    half = HalfLoraLinear(layer)
+    rounded_layer = BF16LoraLinear(layer)
     x = torch.randn(3, 5, 32)
     results = []
-    for module in (layer, half):
+    for module in (layer, rounded_layer):
         seen = x.clone().requires_grad_()
         layer.zero_grad()
         module(seen).square().sum().backward()
@@ -263,17 +285,17 @@ def test_half_lora_is_pefts_layer_up_to_rounding():
         assert (exact - rounded).abs().max() < 0.02 * exact.abs().max()
 
 
-@pytest.mark.parametrize("halved", [False, True])
-def test_an_exported_adapter_is_whole_and_means_the_same(tiny_checkpoint, tmp_path, halved, monkeypatch):
-    monkeypatch.setattr("fourfold.assistant.training.trainable_model.has_fast_bf16", lambda device: halved)
+@pytest.mark.parametrize("fast_bf16", [False, True])
+def test_an_exported_adapter_is_whole_and_means_the_same(tiny_checkpoint, tmp_path, fast_bf16, monkeypatch):
+    monkeypatch.setattr("fourfold.assistant.training.trainable_model.has_fast_bf16", lambda device: fast_bf16)
     model, _ = _load(tiny_checkpoint)
     before = {name: tensor.clone() for name, tensor in model.model.language_model.state_dict().items()}
-    learner = TrainableModel(model, LoraSettings(rank=4, alpha=8)).eval()
+    trainable = TrainableModel(model, LoraSettings(rank=4, alpha=8)).eval()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    learner.save_adapter(tmp_path)
+    trainable.save_adapter(tmp_path)
     layers = model.config.text_config.num_hidden_layers
     assert len(load_file(tmp_path / "adapter_model.safetensors")) == 2 * 7 * layers
     merged, _ = _load(tiny_checkpoint)

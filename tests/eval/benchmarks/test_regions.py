@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fourfold.eval.answerer import Answerer
+from fourfold.eval.benchmarks import Options, benchmark_named
+from fourfold.eval.endpoint import EndpointModel
 from fourfold.eval.prompting import resolve_config
-from fourfold.eval.runner import RunOptions, run_benchmark
 from fourfold.eval.score import Result, score_files
 from fourfold.eval.scorers.boxes import BoxFormat
-from fourfold.eval.tasks import Options, benchmark_named
+from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
@@ -157,7 +157,7 @@ def test_over_an_endpoint_with_boxes_to_look_at(tmp_path: Path, name: str, tag: 
     with endpoint(Script(answer=reply)) as script:
         manner = resolve_config(None, name)
         run = run_benchmark(
-            RunOptions(name, tmp_path, path, tmp_path / "out", Answerer(endpoints=(script.url,)), manner=manner)
+            RunOptions(name, tmp_path, path, tmp_path / "out", EndpointModel([script.url]), prompting=manner)
         )
         (body,) = script.bodies
     assert run.result is not None and run.result.headline.headline.value == 100
@@ -168,8 +168,8 @@ def test_over_an_endpoint_with_boxes_to_look_at(tmp_path: Path, name: str, tag: 
     assert again.headline.headline == run.result.headline.headline
 
 
-def test_the_photos_held_out_phrases(shared_data: Path) -> None:
-    items = benchmark_named("phrase-grounding").read(
-        shared_data / "photos" / "flickr8k_entities.jsonl", None, Options()
-    )
-    assert len(items) > 3000 and {"people", "animals"} <= {item.groups.get("type") for item in items}
+def test_the_photos_held_out_phrases(tmp_path: Path, shared_data: Path) -> None:
+    whole = (shared_data / "photos" / "flickr8k_entities.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "x.jsonl").write_text("".join(line for line in whole if '"split": "train"' not in line))
+    samples = benchmark_named("phrase-grounding").read(tmp_path / "x.jsonl", None, Options())
+    assert len(samples) > 3000 and {"people", "animals"} <= {sample.groups.get("type") for sample in samples}

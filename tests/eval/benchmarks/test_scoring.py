@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fourfold.eval.benchmarks import BENCHMARKS, Options
 from fourfold.eval.score import Result, score_files
 from fourfold.eval.scorers.boxes import BoxFormat
-from fourfold.eval.tasks import BENCHMARKS, Options
 from fourfold.prompts.errors import UserError
 
 

@@ -206,6 +206,7 @@ def test_every_option_of_the_command(
         (["--max-running", "4"], "--max-num-seqs"),
         (["--adapter", "/nonexistent"], "is no LoRA adapter"),
         (["--quantization", "8bit"], "8 bit only what was saved so"),
+        (["--memory"], "--memory is the local engine's"),
     ],
 )
 def test_options_that_are_refused(
@@ -236,11 +237,6 @@ def test_options_that_are_refused(
 def test_user_errors(checkpoint: Path, port: int, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         launch_vllm(checkpoint, **{"port": port} | options)
-
-
-def test_directory_without_a_checkpoint(tmp_path: Path, port: int) -> None:
-    with pytest.raises(UserError, match=r"config\.json"):
-        launch_vllm(tmp_path, port=port)
 
 
 def test_busy_port_is_one_line_on_the_command_line(checkpoint: Path) -> None:

@@ -1,0 +1,1 @@
+"""What corrections are worth: a simulated user corrects the model, it learns, and is asked again."""

@@ -1,0 +1,106 @@
+"""The examples of how to run the server: units and containers are read, and every command line is one that exists."""
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+import typer
+import yaml
+
+from fourfold.cli.main import app
+from fourfold.serving.api.keys import collect_keys
+from tests.serving.api.live import Live
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "serving-vllm.md")}
+BLOCKS = [
+    (name, kind, body)
+    for name, text in PAGES.items()
+    for kind, body in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+]
+UNITS = {name: body for name, kind, body in BLOCKS if kind == "ini"}
+# A prompt may name the machine, and a backslash goes on with the next line.
+COMMANDS = [
+    line
+    for _, kind, body in BLOCKS
+    if kind == "console"
+    for line in re.findall(r"^(?:\w+)?\$\s+(?:\S*/)?fourfold (serve .*)$", body.replace("\\\n", " "), re.MULTILINE)
+]
+
+
+def parse(words: list[str]) -> click.Context:
+    """What `fourfold serve` makes of a command line, without running it."""
+    assert words[0] == "serve"
+    verb = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    return verb.make_context("serve", words[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command: str) -> None:
+    options = parse(shlex.split(command.partition("#")[0])).params
+    assert not options["extra"] or options["engine"] == "vllm"
+
+
+def test_there_are_such_examples() -> None:
+    assert set(UNITS) == set(PAGES) and len(COMMANDS) >= 6
+    for flag in ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "ray"):
+        assert any(flag in command for command in COMMANDS), flag
+
+
+@pytest.mark.parametrize("page", UNITS)
+def test_units(page: str, tmp_path: Path) -> None:
+    text = UNITS[page]
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment]
+    unit.read_string(re.sub(r"\\\n\s*", " ", text))
+    assert set(unit.sections()) == {"Unit", "Service", "Install"}
+    service = unit["Service"]
+    program, *words = shlex.split(service["ExecStart"])
+    options = parse(words).params
+    assert program.endswith("/fourfold") and options["host"] == "0.0.0.0"
+    assert options["engine"] == ("vllm" if "vllm" in page else "local")
+    # Where systemd puts the credential is where the server reads its keys.
+    credential, _, source = service["LoadCredential"].partition(":")
+    assert str(options["api_key_file"]) == "${CREDENTIALS_DIRECTORY}/" + credential and source.startswith("/")
+    assert service["DynamicUser"] == "yes" and int(service["TimeoutStopSec"]) > 30  # what a graceful end may take
+    if shutil.which("systemd-analyze"):
+        file = tmp_path / "fourfold.service"
+        file.write_text(text.replace(program, "/bin/true"))
+        checked = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_compose(live: Live, tmp_path: Path) -> None:
+    compose = next(yaml.safe_load(body) for _, kind, body in BLOCKS if kind == "yaml" and "services:" in body)
+    service = compose["services"]["fourfold"]
+    program, *words = service["command"]
+    options = parse(words).params
+    assert program == "fourfold" and options["host"] == "0.0.0.0"
+    assert service["ports"] == [f"127.0.0.1:{options['port']}:{options['port']}"]
+    (secret,) = service["secrets"]
+    assert str(options["api_key_file"]) == f"/run/secrets/{secret}" and secret in compose["secrets"]
+    (volume,) = (mount.partition(":") for mount in service["volumes"])
+    assert volume[0] in compose["volumes"] and volume[2] == service["environment"]["FOURFOLD_CACHE"]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    # The check of health is a program of its own: it has to say yes here, and no where nobody listens.
+    kind, _, flag, code = service["healthcheck"]["test"]
+    assert (kind, flag) == ("CMD", "-c")
+    exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{live.port}"), {})
+    with pytest.raises(OSError, match="refused"):
+        exec(code.replace("127.0.0.1:8000", "127.0.0.1:9"), {})
+    assert httpx.get(f"{live.url}/health").status_code == 200
+
+
+def test_key_file(tmp_path: Path) -> None:
+    """The example of a key file is one."""
+    (text,) = (body for _, kind, body in BLOCKS if kind == "text")
+    file = tmp_path / "keys"
+    file.write_text(text)
+    names = [(key.name, key.per_minute, key.admin) for key in collect_keys([], file, {}).keys]
+    assert names == [("alice", 60, False), ("ops", None, True)]

@@ -1,0 +1,49 @@
+"""An answer's boxes and the words that they belong to, as the canvas draws them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fourfold.assistant.chat.look_again import subject
+from fourfold.assistant.grounding import Box, Grounded
+
+
+@dataclass(frozen=True)
+class BoxAnnotation:
+    """A box on the canvas."""
+
+    box: Box
+    label: str | None = None  # the words beside it
+    group: int = 0  # boxes of one group share a colour and are shown and hidden together
+    looked: bool = False  # a place that was looked at again, drawn with a broken line
+
+    @classmethod
+    def read(cls, entry: Any) -> "BoxAnnotation | None":
+        """A box from the browser, which may send anything; None where it is none."""
+        try:
+            label, group = entry["label"], int(entry["group"])
+            box = Box(*(min(max(float(side), 0.0), 1.0) for side in entry["box"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+        words = str(label).strip()[:200] if label else ""
+        return cls(box, words or None, group)
+
+
+def annotate(answer: Grounded, question: str = "") -> tuple[list[dict[str, Any]], list[BoxAnnotation]]:
+    """The answer's text in pieces, `{"text": str}` with `"group": int` where boxes belong to them, and its boxes.
+
+    The same words, said twice, are one group and share its colour. Boxes that come without words are called what the
+    question asks for.
+    """
+    thing = subject(question) if question else None
+    known: dict[str, int] = {}
+    pieces: list[dict[str, Any]] = []
+    boxes: list[BoxAnnotation] = []
+    for place, segment in enumerate(answer.segments):
+        if isinstance(segment, str):
+            pieces.append({"text": segment})
+            continue
+        group = known.setdefault((segment.phrase or f"\0{place}").casefold(), len(known))
+        if segment.phrase is not None:
+            pieces.append({"text": segment.phrase, "group": group})
+        boxes += [BoxAnnotation(box, segment.phrase or thing, group) for box in segment.boxes]
+    return pieces, boxes
