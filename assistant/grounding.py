@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 
@@ -294,31 +293,3 @@ def _place(
 
 def _touch(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def mask_to_box(mask: Image.Image | np.ndarray) -> Box:
-    """The box around a brush mask, on the grid of hundredths that the model knows.
-
-    As in MiniGPT-v2's demo: nearest resize to 100 x 100, then first and last painted row and column. A stroke thin
-    enough to vanish in that resize is boxed at full resolution.
-
-    Args:
-        mask: (height, width) or (height, width, channels), painted where not zero; or an image, painted where not
-            black (its alpha is ignored).
-
-    Raises:
-        ValueError: nothing is painted.
-    """
-    if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("RGB"))
-    painted = np.asarray(mask) != 0
-    if painted.ndim == 3:
-        painted = painted.any(axis=2)
-    height, width = painted.shape
-    if not painted.any():
-        raise ValueError("nothing is painted in the mask")
-    small = np.asarray(Image.fromarray(painted.astype(np.uint8)).resize((100, 100), Image.Resampling.NEAREST))
-    if small.any():
-        painted, height, width = small != 0, 100, 100
-    rows, columns = np.flatnonzero(painted.any(axis=1)), np.flatnonzero(painted.any(axis=0))
-    return Box(columns[0] / width, rows[0] / height, columns[-1] / width, rows[-1] / height)

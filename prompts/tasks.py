@@ -79,7 +79,6 @@ INSTRUCTIONS: Mapping[Task, tuple[str, ...]] = MappingProxyType(
 )
 
 _TAGS = tuple(task.tag for task in Task)
-_DROPPED = str.maketrans("", "", '.!"()*#:;~')
 
 
 def parse_task(name: str) -> Task:
@@ -121,11 +120,3 @@ def with_tag(task: Task, text: str) -> str:
     if text.lstrip().startswith(_TAGS):
         return text
     return f"{task.tag} {text.lstrip()}".rstrip()
-
-
-def training_question(text: str) -> str:
-    """A question as MiniGPT-v2's training saw it: lower case, without the signs . ! " ( ) * # : ; ~.
-
-    Questions of an evaluation are left alone.
-    """
-    return text.lower().translate(_DROPPED)

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fourfold.assistant.grounding import Box, GroundedPhrase, draw, format_box, format_phrase, mask_to_box, parse
+from fourfold.assistant.grounding import Box, GroundedPhrase, draw, format_box, format_phrase, parse
 
 HUNDREDTHS = st.tuples(*[st.integers(0, 100)] * 4).map(
     lambda n: Box(min(n[0], n[2]) / 100, min(n[1], n[3]) / 100, max(n[0], n[2]) / 100, max(n[1], n[3]) / 100)
@@ -221,19 +221,3 @@ def test_labels_stay_inside_and_apart():
         (drawn == np.array(colour)).all(axis=2).sum() for colour in ((230, 159, 0), (86, 180, 233), (0, 158, 115))
     ]
     assert min(blocks) > 200
-
-
-def test_mask_to_box_reproduces_the_demo():
-    mask = np.zeros((448, 672), np.uint8)
-    mask[112:336, 168:504] = 255
-    assert format_box(mask_to_box(mask)) == "{<25><25><74><74>}"
-    assert mask_to_box(Image.fromarray(mask)) == mask_to_box(mask) == mask_to_box(np.stack([mask] * 3, axis=2))
-
-
-def test_a_thin_stroke_is_not_lost():
-    mask = np.zeros((4000, 4000), bool)
-    mask[1001, 1001:2001] = True
-    box = mask_to_box(mask)
-    assert box.as_tuple() == pytest.approx((0.25, 0.25, 0.5, 0.25), abs=0.001)
-    with pytest.raises(ValueError, match="nothing is painted"):
-        mask_to_box(np.zeros((10, 10)))

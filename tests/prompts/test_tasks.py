@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fourfold.prompts.errors import UserError
-from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction, parse_task, training_question, with_tag
+from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction, parse_task, with_tag
 
 
 def test_pools_have_the_sizes_of_the_original_and_no_repeats():
@@ -45,8 +45,3 @@ def test_with_tag_leaves_a_tagged_question_alone():
     assert with_tag(Task.VQA, "is there a dog?") == "[vqa] is there a dog?"
     assert with_tag(Task.VQA, "[refer] the dog") == "[refer] the dog"
     assert with_tag(Task.VQA, "[verse] 1") == "[vqa] [verse] 1"
-
-
-def test_training_question_drops_the_signs_of_the_original_and_keeps_boxes():
-    assert training_question('Where (exactly) is *the* "Dog"?!') == "where exactly is the dog?"
-    assert training_question("{<1><2><3><4>}") == "{<1><2><3><4>}"
