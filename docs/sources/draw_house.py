@@ -12,7 +12,11 @@ from matplotlib.patches import FancyBboxPatch
 ROOMS = (
     ("fourfold/cli", "the command line, a file a verb; it puts the rooms together", "#e8e8ec"),
     ("ui", "the page:  views/  what it shows · state/  what it remembers and does · canvas/  boxes", "#f6d6c8"),
-    ("eval", "task · model · run · log · scorers/ · tasks/ · gate · report/ · experiments/", "#f8e7b9"),
+    (
+        "eval",
+        "task · model · run · log · benchmarks/ · scorers/ · tasks/ · score · gate · report/ · experiments/",
+        "#f8e7b9",
+    ),
     ("serving", "api/  HTTP · engine/  scheduler, KV cache, decoder · vllm/", "#cfe6c9"),
     ("assistant", "", "#c9dff0"),
     ("prompts", "tasks and their tags · chat templates · LangChain prompts · errors for people", "#dcd2ec"),
@@ -31,7 +35,7 @@ FLOW = (
     "ViT, four tokens into one, projector, LLaMA",
     "text",
     "phrases and boxes",
-    "page · metric · correction",
+    "page, metric, correction",
 )
 INK, QUIET = "#222222", "#666666"
 WIDTH, STOREY, TALL = 12.0, 0.72, 1.75

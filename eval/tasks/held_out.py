@@ -26,6 +26,7 @@ from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.scorers.yes_no import first_verdict, yes_no_figures
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import ImageSource, Sample, Task
+from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task as Tag
 
 SOURCES = ("photos", "scenes")
@@ -72,7 +73,7 @@ class Group:
             other = self.held_out[(row + count // 2 + step) % count].image
             if other.id != own.id:
                 return other
-        raise ValueError(f"all {count} {self.kind} items of {self.source} show the same image; none is a wrong one")
+        raise UserError(f"all {count} {self.kind} items of {self.source} show the same image; ask for more by --limit")
 
 
 def sample_of(held_out: data.Sample, max_tokens: int, image: ImageRef | None) -> Sample:
@@ -134,6 +135,8 @@ def run_card(
     begun = time.monotonic()
     configuration = {"suite": "card", "model": model.identity, "decoding": "greedy", "seed": seed}
     groups = [group for source in sources for group in held_out_groups(source, limit, seed)]
+    if bare := set(sources) - {group.source for group in groups}:
+        raise UserError(f"too few items of {min(bare)}: a wrong image needs another item; ask for more by --limit")
     asked = [(group, control, group.samples(control)) for group in groups for control in controls]
     samples = [sample for _, _, part in asked for sample in part]
     if model.ranks_whole_candidates:
@@ -143,7 +146,8 @@ def run_card(
         outputs = run(Task("card", samples), model, log, progress=progress)
     figures: dict[str, Any] = {source: {} for source in sources}
     for group, control, part in asked:
-        said = [outputs[sample.id].text or "" for sample in part]
+        answers = [outputs.get(sample.id) for sample in part]
+        said = [answer.text or "" if answer else "" for answer in answers]
         found = held_out_figures(group.kind, [sample.reference for sample in part], said, [s.cluster for s in part])
         losses = [(output.scores[0], sample.cluster) for sample in part
                   if (output := outputs.get(_loss_of(sample).id)) and output.scores]  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fourfold.eval.run import run
 from fourfold.eval.scorers.answers import first_box
 from fourfold.eval.statistics import clustered_mean, paired
 from fourfold.eval.task import Sample, Task
+from fourfold.eval.tasks.held_out import SOURCES
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task as Tag
 
@@ -181,6 +183,7 @@ def run_look_again(
     out: Path,
     seed: int = 0,
     only: Sequence[str] = (),
+    sources: Sequence[str] = SOURCES,
     workers: int = 4,
     progress: OnProgress | None = None,
 ) -> dict[str, Any]:
@@ -192,12 +195,18 @@ def run_look_again(
         out: folder of the answers; what is there is not asked again.
         seed: draws other held-out questions.
         only: parts of names.
+        sources: of "photos" and "scenes".
         workers: questions at the same time; 1 for honest seconds.
         progress: as for `eval.run.run`.
     """
-    loops = [loop for loop in LOOPS if not only or any(part in loop.name for part in only)]
+    here = [loop for loop in LOOPS if loop.source in sources]
+    loops = [loop for loop in here if not only or any(part in loop.name for part in only)]
     if not loops:
-        raise UserError(f"no loop is called {', '.join(only)}; there are: {'; '.join(loop.name for loop in LOOPS)}")
+        raise UserError(f"no loop is called {', '.join(only)}; there are: {'; '.join(loop.name for loop in here)}")
+    if any(loop.options.get("read") for loop in loops) and find_spec("rapidocr") is None:
+        raise UserError(
+            'reading text needs the extra "ocr": pip install "fourfold[ocr]", or choose other loops by --arm'
+        )
     tasks = [(loop, task) for loop in loops if (task := loop.task(limit, seed)).samples]
     measured: dict[str, Any] = {"model": model.identity, "budget": asdict(Budget()), "max_tokens": _MAX_TOKENS}
     results = []

@@ -47,7 +47,7 @@ def chat(
     quantization: QuantizationOption = None,
     device: DeviceOption = DeviceName.AUTO,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest word.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest word; up to 2.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeat.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     draw: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Save the image with its boxes.")] = None,
@@ -151,6 +151,8 @@ def _check_drawable(path: Path, asked: Asked) -> None:
         raise UserError(f"--draw {path}: the name has to end in {', '.join(sorted(_DRAW_SUFFIXES))}")
     if not path.parent.is_dir():
         raise UserError(f"--draw {path}: there is no directory {path.parent}")
+    if any(path.resolve() == Path(image).resolve() for image in asked.images):
+        raise UserError(f"--draw {path} would overwrite the image that is asked about; give another name")
 
 
 def _load(directory: Path, quantization: QuantizationName | None, device: DeviceName) -> "Engine":

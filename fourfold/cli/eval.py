@@ -64,7 +64,7 @@ def run(
     probe: Annotated[str, typer.Option(help="none, patch-shuffle or distractor.")] = "none",
     box_format: Boxes = None,
     gt_field: Annotated[str, typer.Option(help="VQA's ground truth; OK-VQA has raw_answer too.")] = "answer",
-    source: Annotated[list[str] | None, typer.Option(help="card: only photos, or only scenes.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="card, look-again: only photos, or only scenes.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="refinement: only these kinds of corrections.")] = None,
     arm: Annotated[
         list[str] | None,
@@ -74,11 +74,21 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Ask a model a benchmark's questions and score the answers."""
+    if benchmark in ("card", "look-again", "refinement"):
+        idle: dict[str, object] = {
+            "--annotations": annotations,
+            "--questions": questions,
+            "--box-format": box_format,
+            "--images": asking.images,
+        }
+        idle["--probe"] = probe if probe != "none" else None
+        if given := [name for name, value in idle.items() if value is not None]:
+            raise UserError(f"{benchmark} has questions of its own: leave {', '.join(given)} out")
     if benchmark == "card":
         _card(asking, out, source, control, as_json)
         return
     if benchmark == "look-again":
-        _look_again(asking, out, arm, as_json)
+        _look_again(asking, out, arm, source, as_json)
         return
     if benchmark == "refinement":
         from fourfold.cli.eval_refinement import run_refinement_benchmark
@@ -175,14 +185,21 @@ def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[s
     _keep(card, card_markdown(card), out / "card", as_json)
 
 
-def _look_again(asking: Asking, out: Path, only: list[str] | None, as_json: bool) -> None:
+def _look_again(asking: Asking, out: Path, only: list[str] | None, sources: list[str] | None, as_json: bool) -> None:
+    from fourfold.eval.tasks.held_out import SOURCES
     from fourfold.eval.tasks.look_again import look_again_markdown, run_look_again
 
     if asking.recipe or asking.prompt or asking.max_tokens:
         raise UserError("the loops ask in their own words: leave --recipe, --prompt and --max-tokens out")
     with asking.open_model() as model:
         measured = run_look_again(
-            model, limit=asking.limit or 60, out=out, seed=asking.seed, only=only or (), workers=asking.concurrency
+            model,
+            limit=asking.limit or 60,
+            out=out,
+            seed=asking.seed,
+            only=only or (),
+            sources=sources or SOURCES,
+            workers=asking.concurrency,
         )
     _keep(measured, look_again_markdown(measured), out / "loop", as_json)
 

@@ -24,9 +24,11 @@ def show_result(result: "Result", as_json: bool) -> None:
     headline = result.headline
     low, high = headline.headline.low, headline.headline.high
     interval = "" if low is None or high is None else f" (95 % interval {low:.2f} to {high:.2f})"
+    unknown = str(result.facts.get("clustered_by", "")).startswith("question")
+    images = "(the files name no images)" if unknown else f"on {headline.headline.clusters} images"
     console.print(
         f"[bold]{result.benchmark}[/bold]: {headline.metric} [bold]{headline.headline.value:.3f}[/bold]{interval} "
-        f"under rule {headline.rule}; {result.n} questions on {headline.headline.clusters} images, "
+        f"under rule {headline.rule}; {result.n} questions {images}, "
         f"{len(result.missing)} missing, {result.refusals} refusals",
         highlight=False,
     )

@@ -1,6 +1,7 @@
 """`fourfold refine`: corrections in and out, an adapter that learns them, the gate, promotion and rollback."""
 
 import json
+import signal
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -125,7 +126,7 @@ def train(
 
     corrections, registry = _both(store)
     directory = _model(model)
-    with _telling(progress) as tell:
+    with telling(progress) as tell:
         revision = train_adapter(
             corrections, registry, directory, max_steps=max_steps, seed=seed, recipe=recipe, on_progress=tell
         )
@@ -159,7 +160,7 @@ def gate(
         raise UserError("--endpoint and --served-model go together, and --served-baseline with them")
     corrections, registry = _both(store)
     server = None if endpoint is None else (endpoint, served_baseline, served_model, api_key)
-    with _telling(progress) as tell:
+    with telling(progress) as tell:
         measured = _measure(corrections, registry, registry.find(revision), _model(model), seed, tell, server)
     assert measured.gate is not None
     verdict = "may be promoted" if measured.gate.promotable else "is refused"
@@ -267,7 +268,7 @@ def forget(
         return
     server = _server(endpoint, admin_key)
     reason, directory = "the gate refused the rebuilt one", _model(model)
-    with _telling(progress) as tell:
+    with telling(progress) as tell:
         try:
             rebuilt = train_adapter(corrections, registry, directory, max_steps=max_steps, seed=seed, on_progress=tell)
         except UserError as error:  # nothing is left to learn
@@ -320,8 +321,12 @@ def _measure(
     return registry.gated(revision, promotable=result.promotable, summary=result.summary(), report=result.report)
 
 
-def _telling(form: ProgressForm) -> AbstractContextManager[OnProgress]:
-    return progress_bar(print_progress if form is ProgressForm.JSON else None)
+def telling(form: ProgressForm) -> AbstractContextManager[OnProgress]:
+    if form is ProgressForm.BAR:
+        return progress_bar()
+    # A page that was started in the background (`nohup`, `&` in a script) ignores interrupts, and hands that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return progress_bar(print_progress)
 
 
 def _server(endpoint: str | None, admin_key: str | None) -> "ServerAdmin | None":

@@ -38,8 +38,8 @@ class Sampling:
         # Written as "not inside the range", so that a NaN is refused too.
         if self.max_tokens < 1:
             raise UserError(f"max_tokens is {self.max_tokens}; ask for at least 1")
-        if not 0 <= self.temperature <= 100:
-            raise UserError(f"temperature is {self.temperature}; it goes from 0 (greedy) to 100")
+        if not 0 <= self.temperature <= 2:
+            raise UserError(f"temperature is {self.temperature}; it goes from 0 (greedy) to 2")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it goes from just above 0 to 1")
         if not 0 < self.repetition_penalty <= 100:

@@ -61,6 +61,8 @@ def test_score_shows_every_rule_and_json_is_one_object(files: Path) -> None:
         (("score", "refcoco", "--predictions", "answers.json", "--annotations", "labels.json"), "of refcoco: expected"),
         (("run", "card", "--endpoint", "http://127.0.0.1:9"), "lists no models"),
         (("run", "card", "--source", "films"), "knows no 'films'; it has: photos, scenes"),
+        (("run", "card", "--annotations", "labels.json"), "questions of its own: leave --annotations out"),
+        (("run", "look-again", "--probe", "distractor"), "leave --probe out"),
         (("converse", "refcoco", "--images", "."), "--annotations FILE"),
         (("report", "nowhere"), "holds no finished run"),
     ],
@@ -88,3 +90,10 @@ def test_options_of_asking_reach_the_endpoint_and_json_is_one_object(files: Path
         talk = ("converse", "pope", "--annotations", files / "labels.json", *shared)
         told = json.loads(invoke(*talk, "--out", files / "talk", "--json"))
         assert told["figures"]["accuracy at first"]["value"] == 100
+
+
+def test_without_images_in_the_files_none_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "truth.json").write_text(json.dumps({"1": ["red"] * 10, "2": ["two"] * 10}))
+    (tmp_path / "said.json").write_text(json.dumps({"1": "red", "2": "three"}))
+    words = ("score", "okvqa", "--predictions", tmp_path / "said.json", "--annotations", tmp_path / "truth.json")
+    assert "2 questions (the files name no images)" in " ".join(invoke(*words).split())

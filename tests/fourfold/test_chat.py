@@ -218,6 +218,8 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
     (["good.jpg", "--task", "refer", "--json"], "ask a question"),
     (["good.jpg", "hm?", "--max-tokens", 0], "max_tokens is 0"),
     (["good.jpg", "hm?", "--temperature", -1], "temperature is -1"),
+    (["good.jpg", "hm?", "--temperature", 9], "temperature is 9.0; it goes from 0 (greedy) to 2"),
+    (["good.jpg", "hm?", "--draw", "./good.jpg"], "would overwrite the image"),
     (["good.jpg", "hm?", "--draw", "absent/out.png"], "there is no directory absent"),
     (["good.jpg", "hm?", "--draw", "out.txt"], "has to end in"),
     (["hm?", "--draw", "out.png"], "--draw needs an image"),

@@ -6,7 +6,9 @@ own, here it is about what the commands make of it.
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -342,3 +344,15 @@ def test_a_server_that_is_not_there_changes_nothing(refine: Workshop) -> None:
     assert code == 2
     assert "does not answer" in err
     assert Registry(refine.store.directory).state().current is None
+
+
+def test_a_program_that_reads_the_progress_can_interrupt_though_its_parent_ignores_interrupts(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from fourfold.cli.refine import ProgressForm, telling\n"
+        "with telling(ProgressForm.JSON):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    ignoring = f"trap '' INT; exec {sys.executable} -c \"$CODE\""
+    done = subprocess.run(["sh", "-c", ignoring], env={**os.environ, "CODE": code}, capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr

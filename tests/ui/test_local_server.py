@@ -53,9 +53,10 @@ def test_a_step_of_refinement_runs_as_a_child(tmp_path: Path) -> None:
 
 
 CHILD = """#!{python}
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from fourfold.assistant.progress import Progress, print_progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as `--progress json` does
 print("a warning of a library", file=sys.stderr)
 print_progress(Progress("before", 12, 48))
 while not Path(r"{go}").exists():

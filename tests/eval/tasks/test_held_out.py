@@ -12,6 +12,7 @@ from fourfold.eval.endpoint import EndpointModel
 from fourfold.eval.model import EngineModel
 from fourfold.eval.report.card import card_markdown
 from fourfold.eval.tasks.held_out import held_out_figures, held_out_groups, run_card
+from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
 from tests.serving.api.live import live_server
 
@@ -125,6 +126,11 @@ def test_tiny_run_resumes_and_tells_the_same(tiny_checkpoint: Path, tmp_path: Pa
     assert len(samples) == len(set(samples)) == len(lines)
     assert "| caption | cider | 2 |" in card_markdown(card)
     json.dumps(card, allow_nan=False)
+
+
+def test_one_item_is_too_few_for_a_wrong_image(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with EngineModel(tiny_checkpoint, device="cpu") as model, pytest.raises(UserError, match="ask for more by --limit"):
+        run_card(model, limit=1, out=tmp_path, sources=("scenes",))
 
 
 def test_a_server_gets_the_same_figures_but_no_loss(tiny_checkpoint: Path, tmp_path: Path) -> None:

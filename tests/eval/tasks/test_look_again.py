@@ -146,6 +146,16 @@ def test_one_command_writes_all_and_resumes_without_the_model(tmp_path, tiny_che
     assert json.loads((tmp_path / "loop.json").read_text())["results"] == first["results"]
 
 
+def test_what_is_missing_is_said_before_anything_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("fourfold.eval.tasks.look_again.find_spec", lambda name: None)
+    words = ["run", "look-again", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--source", "scenes"]
+    with pytest.raises(UserError, match="needs the extra"):
+        CliRunner().invoke(app, [*words, "--out", str(tmp_path)], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="no loop is called photos"):
+        CliRunner().invoke(app, [*words, "--arm", "photos", "--out", str(tmp_path)], catch_exceptions=False)
+
+
 def test_an_endpoint_looks_again(tmp_path):
     with endpoint(Script(answer="yes")) as script:
         model = EndpointModel([script.url])
