@@ -2,10 +2,9 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from benchmarks.figures import Figure, in_turns
+from benchmarks.figures import Figure, in_turns, seconds
 from benchmarks.questions import ROOT, SAMPLE
 
 _IMPORTS = """
@@ -31,6 +30,5 @@ def cold_starts(model: Path, rounds: int) -> dict[str, Figure]:
 
 
 def _seconds(arguments: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=ROOT)
-    return time.perf_counter() - started
+    command = [sys.executable, *arguments]
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True, cwd=ROOT))

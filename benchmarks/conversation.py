@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, seconds
 from benchmarks.limits import jpeg_decode_seconds
-from benchmarks.questions import MORE, SHORT, photo, picture, question
+from benchmarks.questions import SHORT, gone_on, photo, picture, question
 from fourfold.assistant.images import load_image_bytes
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 
@@ -31,15 +31,12 @@ def conversation(model: Path, rounds: int, matmul: float) -> dict[str, Figure]:
                 figures[stage].runs.append(first.timings[stage] + (opened if stage == "preprocess" else 0))
             figures["first"].runs.append(opened + first.timings["first_token"])
             figures["follow_up"].runs.append(second.timings["first_token"])
-            figures["evaluation"].runs.append(_evaluate(engine, number))
+            figures["evaluation"].runs.append(_evaluate(engine))
         at = f"its products at {matmul:.0f} GFLOP/s (float32)"
         language_model = engine.model_runner.model.model.language_model
         read = 2 * sum(weight.numel() for weight in language_model.layers.parameters()) * first.prompt_tokens
         limits = {
-            "preprocess": (
-                min(jpeg_decode_seconds(data) for _ in range(3)),
-                "libjpeg alone, at an eighth of the size",
-            ),
+            "preprocess": (min(jpeg_decode_seconds(data) for _ in range(3)), "libjpeg alone, at an eighth of the size"),
             "vision": (vision_flops(engine) / matmul / 1e9, at),
             "prefill": (read / matmul / 1e9, at),
         }
@@ -67,16 +64,12 @@ def _talk(engine: Engine, data: bytes, number: int) -> tuple[float, Completion, 
     image.putpixel((0, 0), (number % 256, number // 256 % 256, 1))  # a picture that no cache knows
     messages = [question(SHORT, image)]
     first = engine.generate([Request(messages, Sampling(max_tokens=16))])[0]
-    messages += [{"role": "assistant", "content": first.text}, question(MORE)]
-    second = engine.generate([Request(messages, Sampling(max_tokens=16))])[0]
+    second = engine.generate([Request(gone_on(messages, first.text), Sampling(max_tokens=16))])[0]
     assert second.cached_tokens > 0
     return opened, first, second
 
 
-def _evaluate(engine: Engine, number: int) -> float:
+def _evaluate(engine: Engine) -> float:
     """Samples a second of 16 questions given to the engine all at once, as `fourfold eval` does."""
-    sampling = Sampling(max_tokens=8)
-    requests = [Request([question(SHORT, picture(-16 * number - place))], sampling) for place in range(16)]
-    started = time.perf_counter()
-    engine.generate(requests)
-    return len(requests) / (time.perf_counter() - started)
+    requests = [Request([question(SHORT, picture())], Sampling(max_tokens=8)) for _ in range(16)]
+    return len(requests) / seconds(lambda: engine.generate(requests))

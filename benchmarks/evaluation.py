@@ -12,17 +12,18 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.files import write_text
-from fourfold.assistant.training.data import Sample, held_out
+from fourfold.assistant.training.data import held_out
 from fourfold.assistant.training.data.sample import photos_directory
 from fourfold.eval.controls import Control, Perturbation
 from fourfold.eval.endpoint import EndpointModel
 from fourfold.eval.model import EngineModel, Model
+from fourfold.eval.predictions import read_json
 from fourfold.eval.prompting import resolve_config
 from fourfold.eval.report.render import figure, markdown_table, signed
 from fourfold.eval.report.runs import build_report, write_report
@@ -55,71 +56,64 @@ _MARKS = ("", "-blind", "-wrong-image", "-text-only")
 _PROBES = ("-patch-shuffle", "-distractor")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One run of a benchmark: what it is about, in which folder, and whether with the right image."""
+def plans(part: str, model: Model, data: Path, out: Path, limit: int, seed: int) -> Iterator[RunOptions]:
+    """The runs of a part, each in a folder of its own: with the image, and without it or with another one."""
 
-    name: str
-    benchmark: str
-    annotations: Path
-    images: Path
-    limit: int | None
-    control: Control = Control.NONE
-    perturbation: Perturbation = Perturbation.NONE
-
-    def options(self, model: Model, out: Path, seed: int) -> RunOptions:
-        """As the runner takes it; each run has a folder of its own."""
-        marks = [mark for mark in (self.control, self.perturbation) if mark != "none"]
+    def plan(
+        name: str,
+        benchmark: str,
+        annotations: Path,
+        control: Control = Control.NONE,
+        perturbation: Perturbation = Perturbation.NONE,
+    ) -> RunOptions:
+        marks = [mark for mark in (control, perturbation) if mark != "none"]
         return RunOptions(
-            benchmark=self.benchmark,
-            images=self.images,
-            annotations=self.annotations,
-            out=out / "-".join([self.name, *marks]),
+            benchmark=benchmark,
+            images=data / ("coco_sample" if part == "sample" else "photos"),
+            annotations=annotations,
+            out=out / "-".join([name, *marks]),
             model=model,
-            limit=self.limit,
-            control=self.control,
-            perturbation=self.perturbation,
-            prompting=resolve_config(None, self.benchmark),
+            limit=None if part == "sample" else limit,
+            control=control,
+            perturbation=perturbation,
+            prompting=resolve_config(None, benchmark),
             seed=seed,
         )
 
-
-def plans(part: str, data: Path, out: Path, limit: int, seed: int) -> Iterator[Plan]:
-    """The runs of a part: the benchmarks' questions with the image, and without it or with another one."""
     if part == "sample":
         for family, file in sample_files(data, out / "annotations").items():
             for control in _CONTROLS:
-                yield Plan(f"sample-{family}", family, file, data / "coco_sample", None, control)
+                yield plan(f"sample-{family}", family, file, control)
         return
-    files, images = photo_files(data, out / "annotations", seed), data / "photos"
+    files = photo_files(data, out / "annotations", seed)
     if part == "photos":
         for name, benchmark in _PHOTOS:
             for control in _CONTROLS:
-                yield Plan(f"photos-{name}", benchmark, files[name], images, limit, control)
+                yield plan(f"photos-{name}", benchmark, files[name], control)
     elif part == "probes":
         for name, benchmark in _PHOTOS[:2]:
             for one in (Perturbation.PATCH_SHUFFLE, Perturbation.DISTRACTOR):
-                yield Plan(f"photos-{name}", benchmark, files[name], images, limit, perturbation=one)
+                yield plan(f"photos-{name}", benchmark, files[name], perturbation=one)
+    elif part == "beaf":
+        yield plan("beaf", "pope", files["labels"])
+    elif part == "converse":
+        yield plan("converse-referents", "refcoco", files["referents"])
+        yield plan("converse-answers", "vqav2", files["answers"])
 
 
 def run_part(part: str, model: Model, data: Path, out: Path, limit: int, seed: int) -> dict[str, Any]:
     """Run a part, or what is left of it; its figures by the name of the run."""
-    if part == "beaf":
-        boxes = photo_files(data, out / "annotations", seed)["labels"]
-        return {"beaf": run_beaf(Plan("beaf", "pope", boxes, data / "photos", limit).options(model, out, seed))}
-    if part == "converse":
-        files = photo_files(data, out / "annotations", seed)
-        talks = (
-            Plan("converse-referents", "refcoco", files["referents"], data / "photos", limit),
-            Plan("converse-answers", "vqav2", files["answers"], data / "photos", limit),
-        )
-        return {talk.name: run_conversation(talk.options(model, out, seed)) for talk in talks}
     found = {}
-    for plan in plans(part, data, out, limit, seed):
-        options = plan.options(model, out, seed)
-        print(f"{options.out.name}", file=sys.stderr, flush=True)
-        run_benchmark(options)
-        found[options.out.name] = json.loads((options.out / "result.json").read_text(encoding="utf-8"))
+    for options in plans(part, model, data, out, limit, seed):
+        name = options.out.name
+        print(name, file=sys.stderr, flush=True)
+        if part == "beaf":
+            found[name] = run_beaf(options)
+        elif part == "converse":
+            found[name] = run_conversation(options)
+        else:
+            run_benchmark(options)
+            found[name] = json.loads((options.out / "result.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -166,46 +160,27 @@ def photo_files(data: Path, out: Path, seed: int) -> dict[str, Path]:
     Raises:
         UserError: the photos are not in the data folder.
     """
-    names = {"existence": "jsonl", "answers": "json", "phrases": "jsonl", "labels": "jsonl", "referents": "json"}
-    files = {name: out / f"{name}-{seed}.{suffix}" for name, suffix in names.items()}
+    names = ("existence", "answers", "phrases", "labels", "referents")
+    files = {name: out / f"{name}-{seed}.json" for name in names}
     if all(file.exists() for file in files.values()):
         return files  # reading all photos' annotations takes a while
-    questions = held_out(Task.VQA, "photos", seed)
-    existence = [sample for sample in questions if sample.turns[0].facts["kind"] == "existence"]
-    answers = [sample for sample in questions if sample.turns[0].facts["kind"] != "existence"]
-    photos = {
-        name: _held_out(data / "photos" / f"{name}.jsonl") for name in ("flickr8k_entities", "coco", "voc2012_100")
-    }
-    content = {
-        "existence": [_pope(number, one) for number, one in enumerate(existence)],
-        "answers": [_vqa(number, one) for number, one in enumerate(answers)],
-        "phrases": photos["flickr8k_entities"],
-        "labels": [*photos["coco"], *photos["voc2012_100"]],
-        "referents": [row for one in photos["flickr8k_entities"] for row in referents(one)],
-    }
+    content: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for sample in held_out(Task.VQA, "photos", seed):
+        turn, image = sample.turns[0], str(sample.image.path)
+        kind, asked = str(turn.facts["kind"]), turn.question.partition("] ")[2]  # the wording of the run adds the tag
+        rows = content["existence" if kind == "existence" else "answers"]
+        if kind == "existence":
+            about: dict[str, Any] = {"text": asked, "label": turn.answer}
+        else:
+            # With ten equal answers the official rule would normalise nothing, not even case.
+            answers = [turn.answer] * 9 + ["another answer"]
+            about = {"question": asked, "answers": answers, "question_type": kind}
+        rows.append({"question_id": len(rows), "image": image, **about})
+    for name, source in (("phrases", "flickr8k_entities"), ("labels", "coco"), ("labels", "voc2012_100")):
+        records = read_json(data / "photos" / f"{source}.jsonl", "photo annotations")
+        content[name] += [record for record in records if record["split"] != "train"]
+    content["referents"] = [row for photo in content["phrases"] for row in referents(photo)]
     return {name: _write(file, content[name]) for name, file in files.items()}
-
-
-def _held_out(path: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [record for record in records if record["split"] != "train"]
-
-
-def _asked(sample: Sample) -> dict[str, str]:
-    """Image and question without its tag, which the wording of the run adds."""
-    return {"image": str(sample.image.path), "question": sample.turns[0].question.partition("] ")[2]}
-
-
-def _pope(number: int, sample: Sample) -> dict[str, Any]:
-    asked = _asked(sample)
-    return {"question_id": number, "image": asked["image"], "text": asked["question"], "label": sample.turns[0].answer}
-
-
-def _vqa(number: int, sample: Sample) -> dict[str, Any]:
-    # With ten equal answers the official rule would normalise nothing, not even case.
-    turn = sample.turns[0]
-    answers = [turn.answer] * 9 + ["another answer"]
-    return {"question_id": number, **_asked(sample), "answers": answers, "question_type": str(turn.facts["kind"])}
 
 
 def referents(photo: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -232,12 +207,8 @@ def referents(photo: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             }
 
 
-def _write(path: Path, records: list[Any]) -> Path:
-    if path.suffix == ".jsonl":
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    else:
-        text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
-    write_text(path, text)
+def _write(path: Path, content: Any) -> Path:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
 
 
@@ -308,9 +279,6 @@ def main() -> None:
     chosen = given.parts.split(",")
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"no part is called {unknown[0]!r}; there are: {', '.join(PARTS)}")
-
-    from fourfold.assistant.checkpoints.resolve import resolve_model
-
     data = photos_directory().parent
     model: Model = (
         EndpointModel(given.endpoint, given.model) if given.endpoint else EngineModel(resolve_model(given.model))
@@ -335,7 +303,7 @@ def main() -> None:
         write_report(report, given.out, shown=12)
     measured["minus"] = {Path(row["folder"]).name: row.get("minus", {}) for row in comparisons}
     tables = evaluation_tables(measured)
-    write_text(given.out / "evaluation.json", json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    _write(given.out / "evaluation.json", measured)
     write_text(given.out / "evaluation.md", tables)
     print(tables)
 

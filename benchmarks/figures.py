@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,6 +35,18 @@ class Figure:
         return {**asdict(self), "value": self.value}
 
 
+def seconds(work: Callable[[], object]) -> float:
+    """Of the wall clock, that some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def reason(error: Exception) -> str:
+    """Why there is no figure, in a line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
 def ratio(part: Figure | None, whole: Figure | None) -> float | None:
     """The quotient of two figures that were taken in turns: the median of the quotients of their rounds."""
     if part is None or whole is None or not part.runs or not whole.runs:
@@ -57,7 +70,7 @@ def in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int, unit: 
             try:
                 figures[name].runs.append(run())
             except Exception as error:  # a peer that fails must not cost the others' figures
-                figures[name].reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                figures[name].reason = reason(error)
                 figures[name].runs.clear()
                 print(f"{name}: {figures[name].reason}", file=sys.stderr)
     return figures

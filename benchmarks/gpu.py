@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, set_seed
+from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, PreTrainedTokenizerFast, set_seed
 
 from benchmarks.conversation import STAGES
+from benchmarks.figures import reason, seconds
 from benchmarks.limits import processor, versions
 from benchmarks.memory import layout
 from benchmarks.questions import question
@@ -36,19 +38,13 @@ from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "nf4": torch.float16}
 TEXT_TOKENS = 32  # about what one short question takes with its marks
-MIB = 1024**2
 
 
 def build(config: MiniGPTv2Config, device: torch.device, dtype: torch.dtype) -> MiniGPTv2ForConditionalGeneration:
     """The model with random weights, made on the device."""
     set_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            return MiniGPTv2ForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with device:
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
 
 
 def quantise_language_model(model: MiniGPTv2ForConditionalGeneration, device: torch.device) -> int:
@@ -59,47 +55,35 @@ def quantise_language_model(model: MiniGPTv2ForConditionalGeneration, device: to
     """
     import bitsandbytes as bnb
 
-    found = [
-        (parent, name, child)
-        for parent in model.model.language_model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear)
-    ]
-    for parent, name, child in found:
-        shape, weight = (child.in_features, child.out_features), child.weight.data
-        small = bnb.nn.Linear4bit(*shape, bias=False, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
-        packed = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
-        small.weight = packed.to(device)
-        setattr(parent, name, small)
-    return len(found)
+    count = 0
+    for parent in model.model.language_model.modules():
+        for name, child in parent.named_children():
+            if not isinstance(child, nn.Linear):
+                continue
+            shape, weight = (child.in_features, child.out_features), child.weight.data
+            small = bnb.nn.Linear4bit(*shape, bias=False, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+            packed = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
+            small.weight = packed.to(device)
+            setattr(parent, name, small)
+            count += 1
+    return count
 
 
-class Clock:
-    """Wall-clock seconds of work that the device has really finished, and the memory it took."""
+def finished(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of work that the device has really done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    return seconds(lambda: (work(), wait()))
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
 
-    def time(self, work: Callable[[], Any]) -> float:
-        self._wait()
-        start = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - start
+def mib(held: int) -> float | None:
+    """None on a CPU, whose memory nobody counts."""
+    return round(held / 2**20, 1) if torch.cuda.is_available() else None
 
-    def held_mib(self) -> float | None:
-        return round(torch.cuda.memory_allocated() / MIB, 1) if self.cuda else None
 
-    def peak_mib(self) -> float | None:
-        return round(torch.cuda.max_memory_allocated() / MIB, 1) if self.cuda else None
-
-    def reset_peak(self) -> None:
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-
-    def _wait(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
+def reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def inputs_for(config: MiniGPTv2Config, batch: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -116,9 +100,7 @@ def inputs_for(config: MiniGPTv2Config, batch: int, like: torch.Tensor) -> dict[
     }
 
 
-def measure(
-    model: MiniGPTv2ForConditionalGeneration, clock: Clock, batch: int, new_tokens: int, repeats: int
-) -> dict[str, Any]:
+def measure(model: MiniGPTv2ForConditionalGeneration, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """Seconds to the first token, tokens a second after it, and the memory at the peak."""
     inputs = inputs_for(model.config, batch, like=model.model.projector.weight)
 
@@ -128,10 +110,10 @@ def measure(
         assert out.shape[1] == inputs["input_ids"].shape[1] + count
 
     generate(3)  # kernels are chosen and memory is reserved outside the measurement
-    clock.reset_peak()
-    images = [clock.time(lambda: model.model.encode_images(inputs["pixel_values"])) for _ in range(repeats)]
-    first = [clock.time(lambda: generate(1)) for _ in range(repeats)]
-    whole = [clock.time(lambda: generate(new_tokens + 1)) for _ in range(repeats)]
+    reset_peak()
+    images = [finished(lambda: model.model.encode_images(inputs["pixel_values"])) for _ in range(repeats)]
+    first = [finished(lambda: generate(1)) for _ in range(repeats)]
+    whole = [finished(lambda: generate(new_tokens + 1)) for _ in range(repeats)]
     decode = statistics.median(whole) - statistics.median(first)
     return {
         "batch": batch,
@@ -142,7 +124,7 @@ def measure(
         "decode_tokens_per_s": batch * new_tokens / decode,
         "decode_ms_per_step": 1000 * decode / new_tokens,
         "requests_per_s": batch / statistics.median(whole),
-        "peak_memory_mib": clock.peak_mib(),
+        "peak_memory_mib": mib(torch.cuda.max_memory_allocated()),
         "all_runs_s": {"image_tower": images, "first": first, "whole": whole},
     }
 
@@ -171,7 +153,7 @@ def make_processor(config: MiniGPTv2Config) -> MiniGPTv2Processor:
     )
 
 
-def measure_engine(engine: Engine, clock: Clock, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
+def measure_engine(engine: Engine, batch: int, new_tokens: int, repeats: int) -> dict[str, Any]:
     """So many requests at once, each with a picture of its own: nothing is in the engine's caches."""
     noise = np.random.default_rng(batch)
     text = " ".join(f"w{i}" for i in noise.integers(3, 31999, TEXT_TOKENS - 10))
@@ -181,7 +163,7 @@ def measure_engine(engine: Engine, clock: Clock, batch: int, new_tokens: int, re
         return [Request([question(text, picture)], Sampling(max_tokens=new_tokens + 1)) for picture in pictures]
 
     engine.generate(requests())
-    clock.reset_peak()
+    reset_peak()
     runs: list[tuple[float, list[Completion]]] = []
     for _ in range(repeats):
         prepared = requests()
@@ -198,7 +180,7 @@ def measure_engine(engine: Engine, clock: Clock, batch: int, new_tokens: int, re
         "output_tokens_per_s": sum(c.completion_tokens for c in completions) / wall,
         "decode_tokens_per_s_per_row": new_tokens / statistics.median(c.timings["decode"] for c in completions),
         "requests_per_s": batch / wall,
-        "peak_memory_mib": clock.peak_mib(),
+        "peak_memory_mib": mib(torch.cuda.max_memory_allocated()),
         "all_runs_s": [seconds for seconds, _ in runs],
     }
 
@@ -207,11 +189,11 @@ class Report:
     """What there is so far: a run that is cut short keeps its figures, one that fails does not cost the others'.
 
     Args:
-        path: where it goes; None for the standard output, at the end.
+        path: where it goes.
         budget: seconds after which nothing new is begun.
     """
 
-    def __init__(self, path: Path | None, budget: float, **about: Any) -> None:
+    def __init__(self, path: Path, budget: float, **about: Any) -> None:
         self.result: dict[str, Any] = {**about, "modes": {}}
         self._path = path
         self._start, self._budget = time.perf_counter(), budget
@@ -223,48 +205,39 @@ class Report:
                 raise TimeoutError("the time was up")
             runs.append(run())
         except Exception as error:
-            runs.append({"batch": batch, "skipped": f"{type(error).__name__}: {error}".splitlines()[0]})
+            runs.append({"batch": batch, "skipped": reason(error)})
         print(title, {key: value for key, value in runs[-1].items() if key != "all_runs_s"}, flush=True)
         self.save()
 
     def save(self) -> None:
         self.result["wall_s"] = time.perf_counter() - self._start
-        if self._path is not None:
-            write_text(self._path, json.dumps(self.result, indent=1))
+        write_text(self._path, json.dumps(self.result, indent=1))
 
 
 def measure_mode(mode: str, device: torch.device, report: Report, options: argparse.Namespace) -> None:
     """Everything in one number format."""
-    found: dict[str, Any] = {"runs": [], "engine": []}
-    report.result["modes"][mode] = found
-    config, clock = layout(options.layout), Clock(device)
+    found = report.result["modes"][mode]
+    config = layout(options.layout)
     model = build(config, device, DTYPES[mode])
     report.result["attention"] = model.config.text_config._attn_implementation
     report.result.setdefault("parameters", sum(p.numel() for p in model.parameters()))
     if mode == "nf4":
-        try:
-            found["quantised_layers"] = quantise_language_model(model, device)
-        except Exception as error:  # a library that is absent or has no kernels here must not cost the other numbers
-            found["skipped"] = f"{type(error).__name__}: {error}"
-            print(f"{mode}: skipped, {found['skipped']}", flush=True)
-            report.save()
-            return
+        found["quantised_layers"] = quantise_language_model(model, device)
     gc.collect()
     torch.cuda.empty_cache()
-    found["weights_mib"] = clock.held_mib()
+    found["weights_mib"] = mib(torch.cuda.memory_allocated())
     batches = [int(batch) for batch in options.batches.split(",")]
     effort = (options.new_tokens, options.repeats)
     for batch in batches:
-        report.add(found["runs"], mode, batch, lambda batch=batch: measure(model, clock, batch, *effort))
+        report.add(found["runs"], mode, batch, partial(measure, model, batch, *effort))
     with Engine(model, make_processor(config), "random", max_num_seqs=max(batches)) as engine:
         for batch in batches:
-            run = lambda batch=batch: measure_engine(engine, clock, batch, *effort)  # noqa: E731
-            report.add(found["engine"], f"{mode} engine", batch, run)
+            report.add(found["engine"], f"{mode} engine", batch, partial(measure_engine, engine, batch, *effort))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--json", type=Path, required=True, help="where the result goes")
     parser.add_argument("--layout", choices=("7b", "tiny"), default="7b")
     parser.add_argument("--modes", default="fp16,nf4", help=f"of {', '.join(DTYPES)}; in this order")
     parser.add_argument("--batches", default="1,8,32")
@@ -272,6 +245,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=200.0, help="seconds after which nothing new is begun")
     options = parser.parse_args()
+    modes = options.modes.split(",")
+    if unknown := sorted(set(modes) - set(DTYPES)):
+        parser.error(f"no mode is called {unknown[0]!r}; there are: {', '.join(DTYPES)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and options.layout == "7b":
         sys.exit("benchmarks.gpu: there is no CUDA device; --layout tiny checks the script on a CPU")
@@ -283,13 +259,17 @@ def main() -> None:
         versions=versions("torch", "transformers", "bitsandbytes"),
         image_tokens=layout(options.layout).image_seq_length,
     )
-    for mode in options.modes.split(","):
-        measure_mode(mode, device, report, options)
+    for mode in modes:
+        found: dict[str, Any] = {"runs": [], "engine": []}
+        report.result["modes"][mode] = found
+        try:
+            measure_mode(mode, device, report, options)
+        except Exception as error:  # a library that is absent or has no kernels here must not cost the other numbers
+            found["skipped"] = reason(error)
+            print(f"{mode}: skipped, {found['skipped']}", flush=True)
         gc.collect()
         torch.cuda.empty_cache()
-    report.save()
-    if options.json is None:
-        print(json.dumps(report.result))
+        report.save()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """How time and memory grow with images, turns, context and people."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from matplotlib.figure import Figure
 
-from benchmarks.questions import MORE, SHORT, picture, question
+from benchmarks.questions import SHORT, gone_on, picture, question
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 
 _WORDS = "the quick brown fox jumps over the lazy dog and "
@@ -18,7 +18,6 @@ AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "people": ("people at once", (1, 2, 4, 8, 16), (1, 2)),
 }
 """Name of an axis: what it is, the places that are measured, and those of a quick run."""
-_numbers = itertools.count(10_000)
 
 
 def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
@@ -28,7 +27,7 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
     had before the engine was loaded.
     """
     asked: dict[str, Callable[[int], list[list[dict[str, Any]]]]] = {
-        "images": lambda x: [[question(SHORT, *(picture(next(_numbers)) for _ in range(x)))]],
+        "images": lambda x: [[question(SHORT, *(picture() for _ in range(x)))]],
         "turns": lambda x: [_dialogue(x)],
         "context": lambda x: [[question(_WORDS * (x // 10) + "why?")]],
         "people": lambda x: [_dialogue(0) for _ in range(x)],
@@ -42,36 +41,29 @@ def growth(model: Path, quick: bool) -> dict[str, list[dict[str, float]]]:
             _answers(engine, [_dialogue(0)])
             for x in AXES[axis][2] if quick else AXES[axis][1]:
                 completions = _answers(engine, conversations(x))
-                found[axis].append(
-                    {
-                        "x": x,
-                        "first_token": max(c.timings["first_token"] for c in completions),
-                        "tokens_per_s": min((c.completion_tokens - 1) / c.timings["decode"] for c in completions),
-                        "memory_mib": (psutil.Process().memory_info().rss - before) / 2**20,
-                    }
-                )
+                point = {
+                    "x": x,
+                    "first_token": max(c.timings["first_token"] for c in completions),
+                    "tokens_per_s": min((c.completion_tokens - 1) / c.timings["decode"] for c in completions),
+                    "memory_mib": (psutil.Process().memory_info().rss - before) / 2**20,
+                }
+                found[axis].append(point)
     return found
 
 
 def plot(found: dict[str, list[dict[str, float]]], directory: Path) -> list[Path]:
     """A picture an axis: time to the first token, speed and memory side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     directory.mkdir(parents=True, exist_ok=True)
     curves = (("first_token", "s to first token"), ("tokens_per_s", "tokens/s of an answer"), ("memory_mib", "MiB"))
     paths = []
     for axis, points in found.items():
-        figure, charts = pyplot.subplots(1, len(curves), figsize=(9, 2.6), layout="constrained")
-        for chart, (key, label) in zip(charts, curves, strict=True):
+        figure = Figure(figsize=(9, 2.6), layout="constrained")
+        for chart, (key, label) in zip(figure.subplots(1, len(curves)), curves, strict=True):
             chart.plot([point["x"] for point in points], [point[key] for point in points], marker="o")
             chart.set(xlabel=AXES[axis][0], ylabel=label, ylim=(0, None))
             chart.grid(alpha=0.3)
         paths.append(directory / f"growth-{axis}.png")
         figure.savefig(paths[-1], dpi=110)
-        pyplot.close(figure)
     return paths
 
 
@@ -80,7 +72,7 @@ def _answers(engine: Engine, conversations: list[list[dict[str, Any]]]) -> list[
 
 
 def _dialogue(turns: int) -> list[dict[str, Any]]:
-    messages = [question(SHORT, picture(next(_numbers)))]
+    messages = [question(SHORT, picture())]
     for number in range(turns):
-        messages += [{"role": "assistant", "content": f"It is number {number}."}, question(MORE)]
+        messages = gone_on(messages, f"It is number {number}.")
     return messages

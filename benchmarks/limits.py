@@ -3,15 +3,13 @@
 import io
 import platform
 import re
-import time
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, seconds
+from fourfold.cli.doctor import installed_version
 
 _BANDWIDTH_BYTES = 256 * 2**20  # far beyond any cache
 _SQUARE = 1024
@@ -33,25 +31,19 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str | list[str
 
 def versions(*packages: str) -> dict[str, str | None]:
     """Of Python and of packages; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}
 
 
 def bandwidth() -> float:
     """GB/s at which weights can be read: one product of a large float32 matrix and a vector."""
     matrix, vector = torch.full((_BANDWIDTH_BYTES // 4 // 4096, 4096), 0.01), torch.ones(4096)
-    return matrix.nbytes / _seconds(lambda: torch.mv(matrix, vector)) / 1e9
+    return matrix.nbytes / seconds(lambda: torch.mv(matrix, vector)) / 1e9
 
 
 def matmul_rate() -> float:
     """GFLOP/s of float32 matrix products."""
     square = torch.ones(_SQUARE, _SQUARE)
-    return 2 * _SQUARE**3 / _seconds(lambda: square @ square) / 1e9
+    return 2 * _SQUARE**3 / seconds(lambda: square @ square) / 1e9
 
 
 def limits(rounds: int) -> dict[str, Figure]:
@@ -73,10 +65,4 @@ def jpeg_decode_seconds(data: bytes) -> float:
             image.draft(None, (image.width // 8, image.height // 8))
             image.load()
 
-    return _seconds(decode)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return seconds(decode)

@@ -1,20 +1,18 @@
 """llama.cpp with the default model's own language model in 4 bit (Q4_1), in a process of its own.
 
-    python -m benchmarks.llama FILE.gguf THREADS PROMPT
-
-reads lines with numbers of tokens and answers with the seconds of saying them. `FOURFOLD_LLAMA_CPP` names the folder
-where `pip install --target` put llama-cpp-python, where it is not installed.
+`FOURFOLD_LLAMA_CPP` names the folder where `pip install --target` put llama-cpp-python, where it is not installed.
 """
 
+import multiprocessing
 import os
-import subprocess
 import sys
-import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-_ROOT = Path(__file__).parents[1]
+from benchmarks.figures import seconds
 
 
 class LlamaCpp:
@@ -26,6 +24,7 @@ class LlamaCpp:
 
     Raises:
         RuntimeError: llama-cpp-python is not here, or the process ended before it was ready.
+        Exception: whatever it raised there.
     """
 
     def __init__(self, prompt: str, threads: int) -> None:
@@ -34,51 +33,36 @@ class LlamaCpp:
         from fourfold.assistant.checkpoints.weights import LANGUAGE_MODEL, fetch
 
         file = LANGUAGE_MODEL.path if LANGUAGE_MODEL.is_cached else fetch(LANGUAGE_MODEL, lambda *progress: None)
-        command = [sys.executable, "-m", "benchmarks.llama", str(file), str(threads), prompt]
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, cwd=_ROOT
-        )
-        self.version = self._read()
+        self._asked = (file, threads, prompt)
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self.version: str = self._process.submit(_version).result()
 
     def rate(self, tokens: int) -> float:
         """Tokens a second of so many."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{tokens}\n")
-        self._process.stdin.flush()
-        return tokens / float(self._read())
+        return tokens / self._process.submit(_seconds, tokens, *self._asked).result()
 
     def close(self) -> None:
         """End the process."""
-        self._process.terminate()
-        self._process.wait()
-        self._said.close()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        if line := self._process.stdout.readline():
-            return line.strip()
-        code = self._process.wait()
-        self._said.seek(0)
-        last = next((line for line in reversed(self._said.read().splitlines()) if line.strip()), "")
-        raise RuntimeError(f"llama.cpp ended with {code}: {last.strip()[:200]}")
+        self._process.shutdown()
 
 
-def main() -> None:
+def _version() -> str:
     sys.path[:0] = [os.environ["FOURFOLD_LLAMA_CPP"]] if "FOURFOLD_LLAMA_CPP" in os.environ else []
     import llama_cpp
 
-    model = llama_cpp.Llama(sys.argv[1], n_ctx=2048, n_threads=int(sys.argv[2]), verbose=False)
-    prompt = model.tokenize(sys.argv[3].encode(), add_bos=True)
-    print(llama_cpp.__version__, flush=True)
-    for line in sys.stdin:
-        tokens = model.generate(prompt, temp=0.0)  # does not stop at an end token
-        next(tokens)
-        started = time.perf_counter()
-        for _ in range(int(line)):
-            next(tokens)
-        print(time.perf_counter() - started, flush=True)
+    return llama_cpp.__version__
 
 
-if __name__ == "__main__":
-    main()
+@cache
+def _loaded(file: Path, threads: int) -> Any:
+    import llama_cpp
+
+    return llama_cpp.Llama(str(file), n_ctx=2048, n_threads=threads, verbose=False)
+
+
+def _seconds(tokens: int, file: Path, threads: int, prompt: str) -> float:
+    """Of saying so many, after the first one."""
+    model = _loaded(file, threads)
+    said = model.generate(model.tokenize(prompt.encode(), add_bos=True), temp=0.0)  # does not stop at an end token
+    next(said)
+    return seconds(lambda: [next(said) for _ in range(tokens)])

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Blip2VisionConfig, LlamaConfig
 
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
+from fourfold.eval.report.render import markdown_table
 
 # NF4 with double quantisation: half a byte a weight; a byte for every 64 weights; 4 bytes for every 256 of those.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -52,30 +53,25 @@ class Part:
 
 def parts(model: MiniGPTv2ForConditionalGeneration) -> list[Part]:
     """The model's parts in the order of an image's way through it, and their sum."""
-    linears = [m for m in model.model.language_model.modules() if isinstance(m, nn.Linear)]
+    language_model = model.model.language_model
+    linears = [m for m in language_model.modules() if isinstance(m, nn.Linear)]
     inside = sum(m.weight.numel() for m in linears)
-    rest = sum(p.numel() for p in model.model.language_model.parameters()) - inside
+    int8 = inside + 4 * sum(m.out_features for m in linears)
     found = [
         _kept("image tower", model.model.vision_tower),
         _kept("norm after it", model.model.vision_norm),
         _kept("projector", model.model.projector),
-        Part("embeddings and norms of the language model", rest, 2 * rest, 2 * rest, 2 * rest),
-        Part(
-            "linear layers of the language model",
-            inside,
-            2 * inside,
-            inside + 4 * sum(m.out_features for m in linears),
-            NF4_BYTES * inside,
-        ),
+        _kept("embeddings and norms of the language model", language_model, without=inside),
+        Part("linear layers of the language model", inside, 2 * inside, int8, NF4_BYTES * inside),
         _kept("vocabulary head", model.lm_head),
     ]
     sums = (sum(getattr(part, field) for part in found) for field in ("parameters", "fp16", "int8", "nf4"))
     return [*found, Part("**whole model**", *sums)]
 
 
-def _kept(name: str, module: nn.Module) -> Part:
-    """A part that stays in 16 bit whatever is asked for."""
-    count = sum(parameter.numel() for parameter in module.parameters())
+def _kept(name: str, module: nn.Module, without: int = 0) -> Part:
+    """A part that stays in 16 bit whatever is asked for; `without` so many parameters of another part."""
+    count = sum(parameter.numel() for parameter in module.parameters()) - without
     return Part(name, count, 2 * count, 2 * count, 2 * count)
 
 
@@ -83,11 +79,11 @@ def table() -> str:
     """Markdown; sizes in 10⁹ bytes."""
     with torch.device("meta"):
         model = MiniGPTv2ForConditionalGeneration(layout("7b"))
-    lines = ["| part | parameters | fp16 | 8 bit | NF4 |", "|---|---:|---:|---:|---:|"]
-    for part in parts(model):
-        sizes = " | ".join(f"{size / 1e9:.3f} GB" for size in (part.fp16, part.int8, part.nf4))
-        lines.append(f"| {part.name} | {part.parameters:,} | {sizes} |")
-    return "\n".join(lines)
+    rows = [
+        [part.name, f"{part.parameters:,}", *(f"{size / 1e9:.3f} GB" for size in (part.fp16, part.int8, part.nf4))]
+        for part in parts(model)
+    ]
+    return "\n".join(markdown_table(["part", "parameters", "fp16", "8 bit", "NF4"], rows, numbers=range(1, 5)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What is asked: pictures that no cache knows, and questions about them, as the engine and as a server take them."""
 
 import io
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ SHORT = "[vqa] what is in the picture?"
 LONG = "Tell me a long and detailed story about what you see, with many sentences."
 MORE = "And what else?"
 STORY = "Tell me a long story about a fox and a bear."
+_numbers = itertools.count()
 
 
 def question(text: str, *images: Image.Image | Attachment) -> dict[str, Any]:
@@ -29,9 +31,14 @@ def question(text: str, *images: Image.Image | Attachment) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 
-def picture(seed: int) -> Image.Image:
-    """640 x 480 pixels of some shapes, different for every seed."""
-    draw_from = random.Random(seed)
+def gone_on(messages: list[dict[str, Any]], answer: str) -> list[dict[str, Any]]:
+    """A conversation with its answer and a further question."""
+    return [*messages, {"role": "assistant", "content": answer}, question(MORE)]
+
+
+def picture() -> Image.Image:
+    """640 x 480 pixels of some shapes, others with every call."""
+    draw_from = random.Random(next(_numbers))
     image = Image.new("RGB", (640, 480), tuple(draw_from.randbytes(3)))
     draw = ImageDraw.Draw(image)
     for _ in range(12):

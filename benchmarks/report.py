@@ -8,6 +8,7 @@ from benchmarks.figures import Figure, ratio
 from benchmarks.growth import plot
 from benchmarks.questions import ROOT
 from fourfold.assistant.files import write_text
+from fourfold.eval.report.render import markdown_table
 
 _RATIOS = """
 decode_vs_limit | decode fourfold | | one answer's tokens a second, of the limit by memory bandwidth | ≥ 0.6
@@ -26,12 +27,7 @@ memory_vs_transformers_serve | memory fourfold | memory transformers serve \
 startup_vs_transformers_serve | startup fourfold | startup transformers serve \
 | the server's start, of `transformers serve` | ≤ 1
 """
-RATIOS = {
-    name: (ours, yardstick, words, wanted)
-    for name, ours, yardstick, words, wanted in (
-        map(str.strip, line.split("|")) for line in _RATIOS.strip().splitlines()
-    )
-}
+RATIOS = {name: told for name, *told in ([*map(str.strip, line.split("|"))] for line in _RATIOS.strip().splitlines())}
 """Each ratio: our figure, its yardstick ("" for the figure's own limit), what it is in words, what was asked of it."""
 COLUMNS = {
     "first token": ("first token, s", 2, min),
@@ -80,10 +76,9 @@ def conditions(result: Mapping[str, Any]) -> str:
     )
 
 
-def servers(result: Mapping[str, Any]) -> Iterator[str]:
+def servers(result: Mapping[str, Any]) -> list[str]:
     """The table of servers, line by line; the best of each column in bold."""
-    yield f"| | {' | '.join(heading for heading, *_ in COLUMNS.values())} |"
-    yield f"|---|{'---:|' * len(COLUMNS)}"
+    rows = []
     values = {(what, server): result["figures"][f"{what} {server}"]["value"] for what in COLUMNS for server in SERVERS}
     for server, title in SERVERS.items():
         cells = []
@@ -92,7 +87,9 @@ def servers(result: Mapping[str, Any]) -> Iterator[str]:
             measured = [values[what, other] for other in SERVERS if values[what, other] is not None]
             cell = "–" if value is None else f"{value:.{decimals}f}"
             cells.append(f"**{cell}**" if value is not None and value == best(measured) else cell)
-        yield f"| {title} | {' | '.join(cells)} |"
+        rows.append([title, *cells])
+    headings = [heading for heading, *_ in COLUMNS.values()]
+    return markdown_table(["", *headings], rows, numbers=range(1, len(COLUMNS) + 1))
 
 
 def measured(result: Mapping[str, Any]) -> Iterator[str]:
@@ -102,26 +99,26 @@ def measured(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"Limits: memory {memory:.1f} GB/s, float32 matrix products {matmul:.0f} GFLOP/s."
     yield ""
     yield from servers(result)
-    yield from ("", "| ratio | here | wanted |", "|---|---:|---:|")
+    quotients = []
     for name, (*_, words, wanted) in RATIOS.items():
         value = result["ratios"].get(name)
         cell = f"**{value:.2f}**" if value is not None else f"– ({result['reasons'].get(name, 'not measured')})"
-        yield f"| {words} | {cell} | {wanted} |"
-    yield from ("", "| figure | median | runs | limit | of the limit |", "|---|---:|---|---:|---:|")
-    for name, figure in result["figures"].items():
-        yield _figure(name, figure)
+        quotients.append([words, cell, wanted])
+    yield from ("", *markdown_table(["ratio", "here", "wanted"], quotients, numbers=(1, 2)), "")
+    rows = [_row(name, figure) for name, figure in result["figures"].items()]
+    yield from markdown_table(["figure", "median", "runs", "limit", "of the limit"], rows, numbers=(1, 3, 4))
 
 
-def _figure(name: str, figure: Mapping[str, Any]) -> str:
+def _row(name: str, figure: Mapping[str, Any]) -> list[str]:
     if figure["value"] is None:
-        return f"| {name} | – | {figure['reason']} | | |"
+        return [name, "–", figure["reason"], "", ""]
     runs = " ".join(f"{run:.3g}" for run in figure["runs"])
     limit, share = "", ""
     if figure["limit"] is not None:
         limit = f"{figure['limit']:.3g} ({figure['limit_is']})"
         # Of a rate the part that is reached; of a time how many times the least.
         share = f"{figure['value'] / figure['limit']:.2f}"
-    return f"| {name} | {figure['value']:.3g} {figure['unit']} | {runs} | {limit} | {share} |"
+    return [name, f"{figure['value']:.3g} {figure['unit']}", runs, limit, share]
 
 
 def _pictures(plots: list[Path]) -> Iterator[str]:

@@ -6,7 +6,6 @@ every server; an answer that ends by itself has the rate of the tokens it has.
 """
 
 import contextlib
-import itertools
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.figures import Figure, in_turns
-from benchmarks.questions import LONG, MORE, ROOT, SHORT, jpeg, picture, question
+from benchmarks.questions import LONG, ROOT, SHORT, gone_on, jpeg, picture, question
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.model.bf16 import has_fast_bf16
 
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 CROWDS = (1, 4, 8, 16)
-_numbers = itertools.count(1)
 
 
 def commands(model: Path, port: int) -> dict[str, list[str]]:
@@ -155,10 +154,8 @@ class Server:
             try:
                 self.ask([question("Hi")], 1)
                 return
-            except openai.APIConnectionError:
-                time.sleep(0.05)
-            except openai.APIStatusError as error:
-                if error.status_code not in (404, 503):  # up, but the model is not
+            except (openai.APIConnectionError, openai.APIStatusError) as error:
+                if getattr(error, "status_code", 503) not in (404, 503):  # up, but the model is not
                     raise
                 time.sleep(0.05)
 
@@ -177,20 +174,20 @@ def compare_servers(model: Path, rounds: int, tokens: int, logs: Path) -> dict[s
         logs: directory for what the servers say.
     """
     servers: dict[str, Server] = {}
-    figures: dict[str, Figure] = {}
-    absent: dict[str, str] = {}
     with contextlib.ExitStack() as running:
-        for name, command in commands(model, 0).items():
-            try:
-                if not Path(command[0]).exists():
-                    raise RuntimeError("its environment is not here (make vllm-env)")
-                servers[name] = running.enter_context(contextlib.closing(Server(name, model, logs)))
-            except (RuntimeError, OSError, openai.APIError) as error:
-                absent[name] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-                print(f"{name}: {absent[name]}", file=sys.stderr)
+
+        def start(name: str, command: list[str]) -> float:
+            if not Path(command[0]).exists():
+                raise RuntimeError("its environment is not here (make vllm-env)")
+            servers[name] = running.enter_context(contextlib.closing(Server(name, model, logs)))
+            return servers[name].startup
+
+        known = commands(model, 0)
+        figures = in_turns({f"startup {name}": partial(start, name, known[name]) for name in known}, 1, "s")
+        absent = {name: figures[f"startup {name}"].reason for name in known if name not in servers}
 
         def take_turns(what: str, unit: str, run: Callable[[Server], float], rounds: int = rounds) -> None:
-            contestants = {f"{what} {name}": lambda server=server: run(server) for name, server in servers.items()}
+            contestants = {f"{what} {name}": partial(run, server) for name, server in servers.items()}
             figures.update(in_turns(contestants, rounds, unit))
             figures.update({f"{what} {name}": Figure(unit, reason=reason) for name, reason in absent.items()})
 
@@ -199,14 +196,13 @@ def compare_servers(model: Path, rounds: int, tokens: int, logs: Path) -> dict[s
         def first_token(server: Server) -> float:
             messages = [_new_question(SHORT)]
             answer = server.ask(messages, 16)
-            talks[server].append([*messages, {"role": "assistant", "content": answer.text}, question(MORE)])
+            talks[server].append(gone_on(messages, answer.text))
             return answer.first
 
         def eight_long(server: Server) -> float:
             seconds, answers = server.crowd(8, LONG, tokens)
             return sum(map(server.count, answers)) / seconds
 
-        take_turns("startup", "s", lambda server: server.startup, 1)
         take_turns("first token", "s", first_token)
         take_turns("follow-up", "s", lambda server: server.ask(talks[server].pop(), 16).first)
         take_turns("alone", "tokens/s", lambda server: server.rate_alone(tokens))
@@ -218,7 +214,7 @@ def compare_servers(model: Path, rounds: int, tokens: int, logs: Path) -> dict[s
 
 
 def _new_question(text: str) -> dict[str, Any]:
-    return question(text, Attachment(jpeg(picture(next(_numbers)))))
+    return question(text, Attachment(jpeg(picture())))
 
 
 def _free_port() -> int:

@@ -24,6 +24,7 @@ LENIENCE = 20  # the same for answers that say "too busy" or "failed"
 _HOPELESS = 3  # so few samples may fail in turn before the endpoint is suspected instead
 FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
+_TIMEOUT = 120.0  # seconds that an answer may take
 REMEMBERED_HEADER = "x-fourfold-remembered"
 _REFUSED = frozenset({400, 413, 422})  # this sample, not the endpoint, is the matter
 
@@ -35,7 +36,7 @@ class Lane:
     url: str
     client: "AsyncOpenAI"
     ceiling: int
-    window: float = field(init=False)
+    window: float
     running: int = 0
     failures: int = 0
     answered: int = 0
@@ -43,9 +44,6 @@ class Lane:
     resting_until: float = 0.0
     dead: str | None = None
     knows_memory: bool = True  # takes the field that turns its memory of corrections off, or ignores it
-
-    def __post_init__(self) -> None:
-        self.window = float(min(_START, self.ceiling))
 
     @property
     def free(self) -> bool:
@@ -59,15 +57,8 @@ class Lane:
         self.failing.clear()
         self.window = min(self.window + 1 / self.window, float(self.ceiling))
 
-    def overrun(self, reason: str, wait: float) -> None:
+    def failed(self, reason: str, wait: float, patience: int) -> None:
         """Halve the window and rest; give the endpoint up where nothing else comes from it any more."""
-        self._slow_down(reason, wait, LENIENCE)
-
-    def unreachable(self, reason: str) -> None:
-        """Rest longer each time; give the endpoint up in the end."""
-        self._slow_down(reason, min(FIRST_WAIT * 2**self.failures, _LONGEST_WAIT), _PATIENCE)
-
-    def _slow_down(self, reason: str, wait: float, patience: int) -> None:
         self.failures += 1
         self.window = max(self.window / 2, 1.0)
         self.resting_until = max(self.resting_until, time.monotonic() + wait)
@@ -104,7 +95,6 @@ class EndpointModel(Model):
         api_key: for all of them.
         seed: sent along, for servers that need one even for greedy decoding.
         concurrency: requests in flight an endpoint at most.
-        timeout: seconds that an answer may take.
     """
 
     ranks_whole_candidates = False
@@ -117,11 +107,9 @@ class EndpointModel(Model):
         api_key: str = "none",
         seed: int = 0,
         concurrency: int = 16,
-        timeout: float = 120.0,
     ) -> None:
         self.urls, self.api_key, self.seed = tuple(urls), api_key, seed
-        self.concurrency, self.timeout = concurrency, timeout
-        self._name = name
+        self.concurrency, self._name = concurrency, name
 
     @cached_property
     def identity(self) -> str:
@@ -141,14 +129,10 @@ class EndpointModel(Model):
         import openai
 
         waiting = deque(_Waiting(sample) for sample in samples)
-        lanes = [
-            Lane(
-                url,
-                openai.AsyncOpenAI(base_url=_base(url), api_key=self.api_key, max_retries=0, timeout=self.timeout),
-                self.concurrency,
-            )
-            for url in self.urls
-        ]
+        lanes = []
+        for url in self.urls:
+            client = openai.AsyncOpenAI(base_url=_base(url), api_key=self.api_key, max_retries=0, timeout=_TIMEOUT)
+            lanes.append(Lane(url, client, self.concurrency, float(min(_START, self.concurrency))))
         running: dict[asyncio.Task[Output], tuple[_Waiting, Lane]] = {}
         try:
             while waiting or running:
@@ -287,9 +271,9 @@ def _settle(task: "asyncio.Task[Output]", one: _Waiting, lane: Lane) -> Output |
         if failure.kind == "unreachable":
             # The endpoint's fault, not the sample's: it may be asked elsewhere as often as it takes.
             one.attempts -= 1
-            lane.unreachable(str(failure))
+            lane.failed(str(failure), min(FIRST_WAIT * 2**lane.failures, _LONGEST_WAIT), _PATIENCE)
         elif failure.kind == "overrun":
-            lane.overrun(str(failure), failure.retry_after or 0.0)
+            lane.failed(str(failure), failure.retry_after or 0.0, LENIENCE)
             lane.failing.add(one.sample.id)
         # Where the endpoint answers others and fails on a few again and again, these cannot be answered.
         hopeless = one.attempts >= _ATTEMPTS and lane.answered and len(lane.failing) <= _HOPELESS

@@ -1,7 +1,7 @@
 """The gate: an adapter is served only if it is better at what was corrected and not worse at the rest."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.assistant.refine.training.samples import ReviewItem
 from fourfold.eval.log import EvalLog
 from fourfold.eval.model import EngineModel, Model
+from fourfold.eval.report.gate import gate_page
 from fourfold.eval.report.render import signed
 from fourfold.eval.run import run
 from fourfold.eval.statistics import Estimate, Paired, clustered_mean, paired
@@ -55,10 +56,6 @@ class SliceResult:
     change: Paired
     verdict: Change
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class GateResult:
@@ -69,7 +66,7 @@ class GateResult:
         reasons: why, a sentence each; what fell, and by how much.
         target: name of the slice that had to improve.
         slices: all that was measured.
-        to_review: corrections that a person should look at.
+        doubts: corrections that a person should look at.
         report: the HTML page; `gate.json` lies beside it.
     """
 
@@ -77,18 +74,12 @@ class GateResult:
     reasons: tuple[str, ...]
     target: str
     slices: tuple[SliceResult, ...]
-    to_review: tuple[ReviewItem, ...]
+    doubts: tuple[ReviewItem, ...]
     report: Path
 
     def summary(self) -> dict[str, Any]:
         """A plain dict without single questions."""
-        return {
-            "promotable": self.promotable,
-            "reasons": list(self.reasons),
-            "target": self.target,
-            "slices": [one.to_json() for one in self.slices],
-            "doubts": [asdict(item) for item in self.to_review],
-        }
+        return {name: value for name, value in asdict(self).items() if name != "report"}
 
 
 def gate(
@@ -176,7 +167,9 @@ def gate(
             )  # fmt: skip
     promotable, target, reasons = judge(measured)
     result = GateResult(promotable, tuple(reasons), target, tuple(measured), taught.to_review, out / "gate.html")
-    _write(result, tasks, items, training, out)
+    told = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "training": training, **result.summary()}
+    write_text(out / "gate.json", json.dumps({**told, "items": items}, indent=1, ensure_ascii=False) + "\n")
+    write_text(result.report, gate_page(told, items, [sample for task in tasks for sample in task.samples]))
     return result
 
 
@@ -248,17 +241,3 @@ def _read_training(adapter: Path) -> dict[str, Any]:
         raise UserError(
             f"{adapter} has no training.json; only what `fourfold refine train` made can be gated"
         ) from None
-
-
-def _write(
-    result: GateResult,
-    tasks: Sequence[Task],
-    items: Sequence[Mapping[str, Any]],
-    training: Mapping[str, Any],
-    out: Path,
-) -> None:
-    from fourfold.eval.report.gate import gate_page
-
-    told = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "training": training, **result.summary()}
-    write_text(out / "gate.json", json.dumps({**told, "items": items}, indent=1, ensure_ascii=False) + "\n")
-    write_text(result.report, gate_page(told, items, [sample for task in tasks for sample in task.samples]))

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from fourfold.assistant.files import write_text
 from fourfold.eval.model import Output
@@ -20,7 +20,7 @@ def configuration_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class EvalLog:
+class EvalLog(AbstractContextManager["EvalLog"]):
     """Appends answers to `path` and knows which samples have one under this configuration.
 
     A line that was cut off by a kill is removed on opening; answers of other configurations stay and are not used; a
@@ -57,21 +57,16 @@ class EvalLog:
     def refresh(self) -> None:
         """Read what is there, what other processes wrote too."""
         for log in (self._main, *sorted(self._main.parent.glob(self._pattern))):
-            if log.exists():
-                self._read(log)
-
-    def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                sample, configuration = record["sample"], record["configuration"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path}, line {number} is no answer record; move the file away to start anew"
-                ) from None
-            if configuration == self.hash and "error" not in record:
-                self.done[sample] = Output.from_record(record)
+            content = log.read_bytes() if log.exists() else b""
+            for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+                try:
+                    record = json.loads(line)
+                    sample, configuration = record["sample"], record["configuration"]
+                except (ValueError, KeyError, TypeError):
+                    message = f"{log}, line {number} is no answer record; move the file away to start anew"
+                    raise UserError(message) from None
+                if configuration == self.hash and "error" not in record:
+                    self.done[sample] = Output.from_record(record)
 
     def add(self, sample: str, output: Output) -> None:
         """Write an answer down for good."""
@@ -81,17 +76,8 @@ class EvalLog:
         os.fsync(self._file.fileno())
         self.done[sample] = output
 
-    def close(self) -> None:
-        """Close the file."""
+    def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def claim(out: Path, configuration: Mapping[str, Any]) -> None:
@@ -103,13 +89,9 @@ def claim(out: Path, configuration: Mapping[str, Any]) -> None:
     path = out / "run.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
-        changed = [name for name in configuration if before.get(name) != configuration[name]]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{out} holds another run ({name} {before.get(name)!r}, now {configuration[name]!r}); "
-                "give another --out"
-            )
+        for name, now in configuration.items():
+            if (then := before.get(name)) != now:
+                raise UserError(f"{out} holds another run ({name} {then!r}, now {now!r}); give another --out")
         return
     content = {"configuration": configuration, "begun": datetime.now(UTC).isoformat(timespec="seconds")}
     write_text(path, json.dumps(content, indent=1) + "\n")

@@ -116,10 +116,9 @@ def _entries(key: str, value: Any) -> list[dict[str, Any]]:
 def _prediction(record: Any, where: str) -> Prediction:
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: expected an object with an id and an answer, got {str(record)[:60]!r}")
-    identifier = next((record[name] for name in _ID_FIELDS if name in record), None)
-    if identifier is None:
-        # Official files without question ids name the image instead (VizWiz), or the referent (RefCOCO).
-        identifier = next((record[name] for name in ("img_id", "image") if name in record), None)
+    # Official files without question ids name the image instead (VizWiz), or the referent (RefCOCO).
+    names = (*_ID_FIELDS, "img_id", "image")
+    identifier = next((record[name] for name in names if record.get(name) is not None), None)
     if identifier is None:
         raise UserError(f"{where}: no question_id or id; its fields are {', '.join(map(str, record)) or 'none'}")
     boxes = _numeric_boxes(record, where)
@@ -187,13 +186,10 @@ def join(predictions: Iterable[Prediction], ids: Iterable[str], *, allow_missing
     Raises:
         UserError: for duplicate or unknown ids, and for missing ones unless `allow_missing`; with counts and examples.
     """
-    wanted = list(ids)
+    wanted, given = list(ids), list(predictions)
     known = set(wanted)
-    by_id: dict[str, Prediction] = {}
-    counts: Counter[str] = Counter()
-    for prediction in predictions:
-        counts[prediction.id] += 1
-        by_id[prediction.id] = prediction
+    by_id = {prediction.id: prediction for prediction in given}
+    counts = Counter(prediction.id for prediction in given)
     duplicates = [identifier for identifier, count in counts.items() if count > 1]
     unknown = [identifier for identifier in by_id if identifier not in known]
     missing = [identifier for identifier in wanted if identifier not in by_id]

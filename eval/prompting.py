@@ -1,7 +1,7 @@
 """How a benchmark's questions are put: wording, length, and what the chat template is told; by name or one by one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fourfold.eval.benchmarks import Benchmark, benchmark_named
 from fourfold.eval.scorers.boxes import BoxFormat
@@ -28,22 +28,12 @@ class PromptConfig:
     template: Mapping[str, bool] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    wording: str
-    max_tokens: int
-    box_format: BoxFormat
-    one_bos: frozenset[str]  # benchmarks asked with a single BOS; all others have two
-    without: frozenset[str]  # benchmarks that it says nothing about
-
-
-RECIPES: Mapping[str, _Recipe] = {
-    # MiniGPT-v2's evaluation scripts: greedy, at most 20 new tokens, one way of asking a benchmark. They tokenise the
-    # prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
-    "minigpt-v2": _Recipe(
-        "minigpt4", 20, BoxFormat.TOKENS, frozenset({"iconvqa"}), frozenset({"phrase-grounding", "detection"})
-    ),
-}
+# MiniGPT-v2's evaluation scripts: greedy, at most 20 new tokens, one way of asking a benchmark. They tokenise the
+# prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
+RECIPES = {"minigpt-v2": PromptConfig("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2")}
+_ONE_BOS = frozenset({"iconvqa"})
+_WITHOUT = frozenset({"phrase-grounding", "detection"})
+"""Benchmarks that the recipe says nothing about."""
 
 
 def resolve_config(
@@ -73,10 +63,9 @@ def resolve_config(
             raise UserError(
                 f"{option} {asked} is not the recipe {recipe}, which has {wanted}; leave one of the two out"
             )
-    if bench.name in fixed.without:
+    if bench.name in _WITHOUT:
         raise UserError(f"the recipe {recipe} has no {bench.name}; leave --recipe out")
-    template = {"double_bos": bench.name not in fixed.one_bos}
-    return PromptConfig(fixed.wording, fixed.max_tokens, fixed.box_format, recipe, template)
+    return replace(fixed, template={"double_bos": bench.name not in _ONE_BOS})
 
 
 def prompt_of(bench: Benchmark, words: str, config: PromptConfig) -> str:

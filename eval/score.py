@@ -50,14 +50,13 @@ def score_files(
     questions: Path | None = None,
     rule: str | None = None,
     allow_missing: bool = False,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> Result:
     """Read the files, join them by id, score under every rule (or the one named).
 
     Raises:
         UserError: for files that cannot be read, are another benchmark's, or do not match each other.
     """
-    options = options or Options()
     bench = benchmark_named(benchmark)
     if rule is not None and rule not in bench.known_rules:
         raise UserError(f"{bench.name} has no rule {rule!r}; it has: {', '.join(bench.known_rules)}")
@@ -65,14 +64,9 @@ def score_files(
     facts = {"predictions": str(predictions), "annotations": str(annotations)}
     if questions:
         facts["questions"] = str(questions)
+    given = read_predictions(predictions)
     return score_predictions(
-        bench,
-        samples,
-        read_predictions(predictions),
-        rule=rule,
-        allow_missing=allow_missing,
-        options=options,
-        facts=facts,
+        bench, samples, given, rule=rule, allow_missing=allow_missing, options=options, facts=facts
     )
 
 
@@ -82,17 +76,16 @@ def score_predictions(
     predictions: Sequence[Prediction],
     *,
     rule: str | None = None,
-    allow_missing: bool = False,
-    options: Options | None = None,
-    facts: dict[str, Any] | None = None,
+    allow_missing: bool,
+    options: Options,
+    facts: dict[str, Any],
 ) -> Result:
     """Join and score what was read already."""
-    options = options or Options()
     joined = join(bench.rekey(predictions, samples), [sample.id for sample in samples], allow_missing=allow_missing)
     if not joined.by_id:
         raise UserError("not one question has a prediction; there is nothing to score")
     scores = tuple(bench.score(samples, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))
-    told: dict[str, Any] = dict(facts or {}) | bench.facts(samples)
+    told = facts | bench.facts(samples)
     if bench.name in ("okvqa", "vqav2", "textvqa", "vizwiz"):
         told["gt_field"] = options.gt_field
     if bench.name.startswith("refcoco"):

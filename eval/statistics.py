@@ -14,8 +14,9 @@ import numpy as np
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
-BOOTSTRAP_DRAWS = 2000
-PERMUTATIONS = 10_000
+BOOTSTRAP_DRAWS, WEIGHTED_DRAWS = 2000, 400
+"""How often whole clusters are drawn with replacement; the seed is always 0, so that a report can be made again."""
+PERMUTATIONS, _BLOCK = 10_000, 500
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,6 @@ def bootstrap(
     columns: Sequence[Sequence[float] | np.ndarray],
     clusters: Sequence[Hashable],
     statistic: Callable[[np.ndarray], np.ndarray],
-    *,
-    draws: int = BOOTSTRAP_DRAWS,
-    seed: int = 0,
 ) -> Estimate:
     """Percentile bootstrap over clusters for a statistic of column sums, such as F1 from true and false positives.
 
@@ -111,36 +109,28 @@ def bootstrap(
         columns: k sequences of n numbers; `statistic` sees their sums.
         clusters: the image of each of the n samples.
         statistic: from sums of shape (draws, k) to values of shape (draws,); a draw without a value may be NaN.
-        draws: how often whole clusters are drawn with replacement.
-        seed: of the generator, so that a report can be made again.
     """
     table = np.asarray(columns, dtype=np.float64)
     codes, count = cluster_codes(clusters)
     per_cluster = np.stack([np.bincount(codes, weights=column, minlength=count) for column in table], axis=1)
     value = float(statistic(per_cluster.sum(axis=0, keepdims=True))[0])
-    drawn = statistic(_draw(count, draws, seed) @ per_cluster) if count > 1 else np.empty(0)
+    drawn = statistic(_draw(count, BOOTSTRAP_DRAWS) @ per_cluster) if count > 1 else np.empty(0)
     return _percentiles(value, drawn, table.shape[1], count)
 
 
-def bootstrap_weighted(
-    statistic: Callable[[np.ndarray], float],
-    clusters: Sequence[Hashable],
-    *,
-    draws: int = 400,
-    seed: int = 0,
-) -> Estimate:
+def bootstrap_weighted(statistic: Callable[[np.ndarray], float], clusters: Sequence[Hashable]) -> Estimate:
     """Percentile bootstrap over clusters for a statistic of sample weights that no sums give (average precision)."""
     codes, count = cluster_codes(clusters)
     value = statistic(np.ones(len(codes)))
-    weights = _draw(count, draws, seed) if count > 1 else ()
+    weights = _draw(count, WEIGHTED_DRAWS) if count > 1 else ()
     drawn = np.array([statistic(row[codes].astype(np.float64)) for row in weights])
     return _percentiles(value, drawn, len(codes), count)
 
 
 @lru_cache(maxsize=1)  # drawing takes longest, and the figures of a run share it
-def _draw(count: int, draws: int, seed: int) -> np.ndarray:
+def _draw(count: int, draws: int) -> np.ndarray:
     """How often each of `count` clusters is drawn, with replacement, in each of `draws`: (draws, count)."""
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=draws)
     weights.setflags(write=False)
     return weights
 
@@ -164,36 +154,26 @@ class Paired:
     equal: int
 
 
-def paired(
-    first: Sequence[float],
-    second: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    scale: float = 100.0,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> Paired:
+def paired(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]) -> Paired:
     """Compare two runs sample by sample: clustered interval of the difference, sign-flip test over whole images.
 
-    The p value is two-sided, (hits + 1) / (permutations + 1) (Phipson & Smyth 2010), so that it is never zero.
+    The p value is two-sided, (hits + 1) / (PERMUTATIONS + 1) (Phipson & Smyth 2010), so that it is never zero.
     """
     if len(first) != len(second) or len(first) != len(clusters):
         raise ValueError("paired runs need the same samples")
     change = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    estimate = clustered_mean(change, clusters, scale=scale, ceiling=None)
+    estimate = clustered_mean(change, clusters, ceiling=None)
     codes, count = cluster_codes(clusters)
     sums = np.bincount(codes, weights=change, minlength=count)
-    generator = np.random.default_rng(seed)
-    hits, done = 0, 0
-    while done < permutations:
-        block = min(500, permutations - done)
-        signs = generator.integers(0, 2, size=(block, count), dtype=np.int8) * 2 - 1
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(PERMUTATIONS // _BLOCK):
+        signs = generator.integers(0, 2, size=(_BLOCK, count), dtype=np.int8) * 2 - 1
         # A hair of slack, so that flips equal to the observed sum count as such in floating point.
         hits += int(np.sum(np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9))
-        done += block
     return Paired(
         estimate,
-        (hits + 1) / (permutations + 1),
+        (hits + 1) / (PERMUTATIONS + 1),
         int(np.sum(change > 0)),
         int(np.sum(change < 0)),
         int(np.sum(change == 0)),

@@ -25,7 +25,6 @@ from fourfold.eval.scorers.boxes import (
     Pixels,
     check_units,
     iou,
-    iou_inclusive,
     read_box,
     read_box_minigpt4,
     scale_box,
@@ -79,14 +78,13 @@ class RefCOCO(Benchmark):
     def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
         """acc@0.5 in percent; mean IoU (0..1), both by object size; answers without a usable box count as wrong."""
         check_units((box for one in answers.values() for box in one.boxes or ()), options.box_format)
-        overlap = iou if rule == "official" else iou_inclusive
         ious: dict[str, float] = {}
         failures = 0
         for sample in samples:
             prediction = answers.get(sample.id)
             box = None if prediction is None else predicted_box(prediction, sample.reference, rule, options.box_format)
             failures += prediction is not None and box is None
-            ious[sample.id] = 0.0 if box is None else overlap(box, sample.reference.box)
+            ious[sample.id] = 0.0 if box is None else iou(box, sample.reference.box, int(rule == "minigpt4"))
         values = {key: float(value >= 0.5 if rule == "official" else value > 0.5) for key, value in ious.items()}
         overall, groups = mean_by_group(samples, values)
         sub_scores: dict[str, Estimate | float] = dict(groups)
@@ -107,7 +105,7 @@ class RefCOCO(Benchmark):
         rows: dict[str, list[str]] = defaultdict(list)
         for sample in samples:
             rows[sample.reference.referent].append(sample.id)
-            rows[_key(sample.reference.referent, sample.prompt)].append(sample.id)
+            rows[f"{sample.reference.referent}: {sample.prompt}"].append(sample.id)
         taken: dict[str, int] = defaultdict(int)
         result = []
         for prediction in predictions:
@@ -117,7 +115,7 @@ class RefCOCO(Benchmark):
                 continue
             words = prediction.fields.get("sents", prediction.fields.get("sent"))
             if isinstance(words, str):
-                key = _key(key, words)
+                key = f"{key}: {words}"
             place = taken[key]
             taken[key] += 1
             found = rows.get(key, [])
@@ -146,16 +144,10 @@ def predicted_box(prediction: Prediction, referent: Referent, rule: str, declare
     """
     width, height = referent.width, referent.height
     if prediction.boxes is not None:
-        unit = BoxFormat.PIXELS if declared in (None, BoxFormat.TOKENS) else declared
-        assert unit is not None
-        return scale_box(prediction.boxes[0], unit, width, height) if prediction.boxes else None
+        return scale_box(prediction.boxes[0], declared, width, height) if prediction.boxes else None
     if rule == "minigpt4" and declared in (None, BoxFormat.TOKENS):
         return read_box_minigpt4(text_of(prediction), width, height)
     return read_box(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
-
-
-def _key(referent: str, words: str) -> str:
-    return f"{referent}: {words}"
 
 
 def _sample(number: int, record: Mapping[str, Any], where: str) -> Sample:

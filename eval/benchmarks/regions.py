@@ -117,12 +117,8 @@ def _box(numbers: Any, where: str) -> Pixels:
 
 def hull(boxes: tuple[Pixels, ...]) -> Pixels:
     """The smallest box around all."""
-    return (
-        min(box[0] for box in boxes),
-        min(box[1] for box in boxes),
-        max(box[2] for box in boxes),
-        max(box[3] for box in boxes),
-    )
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return min(x1), min(y1), max(x2), max(y2)
 
 
 def predicted_boxes(prediction: Prediction | None, region: Region, declared: BoxFormat | None) -> list[Pixels]:
@@ -131,9 +127,7 @@ def predicted_boxes(prediction: Prediction | None, region: Region, declared: Box
         return []
     if prediction.boxes is None:
         return read_boxes(prediction.answer or "", declared or BoxFormat.TOKENS, region.width, region.height)
-    unit = BoxFormat.PIXELS if declared in (None, BoxFormat.TOKENS) else declared
-    assert unit is not None
-    scaled = (scale_box(numbers, unit, region.width, region.height) for numbers in prediction.boxes)
+    scaled = (scale_box(numbers, declared, region.width, region.height) for numbers in prediction.boxes)
     return [box for box in scaled if box is not None]
 
 
@@ -228,12 +222,10 @@ class Detection(RegionBenchmark):
         images = [sample.cluster for sample in samples]
         figures = precision_recall(list(zip(*columns, strict=True)), images)
         sub_scores |= {f"{name} over all boxes": figure for name, figure in figures.items()}
-        absent = [
-            (row[1], sample.cluster) for row, sample in zip(columns, samples, strict=True) if not sample.reference.boxes
-        ]
+        absent = [row for row, sample in enumerate(samples) if not sample.reference.boxes]
         if absent:
-            unboxed = [float(not written) for written, _ in absent]
-            sub_scores["absent left unboxed"] = clustered_mean(unboxed, [image for _, image in absent])
+            unboxed = [float(not columns[row][1]) for row in absent]
+            sub_scores["absent left unboxed"] = clustered_mean(unboxed, [images[row] for row in absent])
         return RuleScore(rule, "f1 a question", overall, values, sub_scores, failures)
 
 

@@ -226,7 +226,7 @@ def _remembered(tasks: Sequence[Task], store: Path) -> Outputs:
 
 def _compare(task: Task, before: Outputs, after: Outputs) -> dict[str, Any]:
     was, now = (scores_of(task, answers_of(task, outputs)) for outputs in (before, after))
-    return compare(task.name, "untouched", was, now, task.clusters).to_json()
+    return asdict(compare(task.name, "untouched", was, now, task.clusters))
 
 
 def _digest(values: Any) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from fourfold.eval.report.render import figure, markdown_table, page, signed, th
 from fourfold.eval.report.reported import SOURCE, TRAINED_ON, reported
 from fourfold.eval.statistics import Paired, paired
 from fourfold.prompts.errors import UserError
+
+_OF_HEADLINE = ("metric", "rule", "value", "low", "high", "n", "clusters", "missing", "parse_failures", "refusals")
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,13 @@ def build_report(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _headline(run: RunFolder, runs: Sequence[RunFolder]) -> dict[str, Any]:
-    result, benchmark = run.result, run.configuration["benchmark"]
+    benchmark = run.configuration["benchmark"]
     row = {
         "folder": str(run.path),
         "name": run.name,
-        "benchmark": benchmark,
-        "model": run.configuration["model"],
-        "control": run.configuration["control"],
-        "probe": run.configuration["probe"],
+        **{key: run.configuration[key] for key in ("benchmark", "model", "control", "probe")},
         "zero_shot_in_paper": benchmark not in TRAINED_ON,
-        **{key: result[key] for key in ("metric", "rule", "value", "low", "high", "n", "clusters", "missing")},
-        "parse_failures": result["parse_failures"],
-        "refusals": result["refusals"],
+        **{key: run.result[key] for key in _OF_HEADLINE},
         "reported": reported(benchmark),
     }
     if run.configuration["control"] == "none":
@@ -104,22 +102,17 @@ def _headline(run: RunFolder, runs: Sequence[RunFolder]) -> dict[str, Any]:
 
 def _comparisons(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
     rows = []
-    for index, first in enumerate(runs):
-        for second in runs[index + 1 :]:
-            found = compare(first, second)
-            if found:
-                outcome, common = found
-                left_out = max(len(first.scores), len(second.scores)) - common
-                rows.append(
-                    {
-                        "benchmark": first.configuration["benchmark"],
-                        "first": first.name,
-                        "second": second.name,
-                        "common": common,
-                        "left_out": left_out,
-                        **asdict(outcome),
-                    }
-                )
+    for first, second in combinations(runs, 2):
+        if found := compare(first, second):
+            outcome, common = found
+            row = {
+                "benchmark": first.configuration["benchmark"],
+                "first": first.name,
+                "second": second.name,
+                "common": common,
+                "left_out": max(len(first.scores), len(second.scores)) - common,
+            }
+            rows.append(row | asdict(outcome))
     return rows
 
 
@@ -183,19 +176,8 @@ def _markdown(report: dict[str, Any]) -> str:
         gains = [signed(row.get("minus", {}).get(control)) for control in ("blind", "wrong-image")]
         told = [row[name] for name in ("name", "benchmark", "metric", "rule")]
         rows.append([*told, figure(row), row["n"], *gains, row["parse_failures"], row["missing"]])
-    heads = [
-        "run",
-        "benchmark",
-        "metric",
-        "rule",
-        "result_(95_%)",
-        "n",
-        "−_blind",
-        "−_wrong_image",
-        "unread",
-        "missing",
-    ]
-    lines = ["# Evaluation", "", *markdown_table([head.replace("_", " ") for head in heads], rows)]
+    heads = ["run", "benchmark", "metric", "rule", "result (95 %)", "n", "− blind", "− wrong image"]
+    lines = ["# Evaluation", "", *markdown_table([*heads, "unread", "missing"], rows)]
     lines += ["", f"Beside them, {report['reported_source']} (not measured here):", ""]
     for benchmark, numbers in {row["benchmark"]: row["reported"] for row in report["headline"]}.items():
         lines.append(f"- {benchmark}: {', '.join(f'{name} {value}' for name, value in numbers.items()) or 'none'}")

@@ -29,14 +29,17 @@ class BoxFormat(StrEnum):
     PIXELS = "pixels"
 
 
-def scale_box(numbers: Sequence[float], box_format: BoxFormat, width: int, height: int) -> Pixels | None:
-    """Four numbers in `box_format` to pixels; None if the corners are swapped or a share is beyond the image."""
+def scale_box(numbers: Sequence[float], declared: BoxFormat | None, width: int, height: int) -> Pixels | None:
+    """Four numbers to pixels; None if the corners are swapped or a share is beyond the image.
+
+    They are pixels unless declared to be shares: TOKENS says how text is read, and None nothing.
+    """
     x1, y1, x2, y2 = numbers
     if not (x1 <= x2 and y1 <= y2):
         return None
-    if box_format is BoxFormat.PIXELS:
+    if declared not in (BoxFormat.UNIT, BoxFormat.PERCENT):
         return x1, y1, x2, y2
-    whole = 1.0 if box_format is BoxFormat.UNIT else 100.0
+    whole = 1.0 if declared is BoxFormat.UNIT else 100.0
     if x1 < 0 or y1 < 0 or x2 > whole or y2 > whole:
         return None
     return x1 / whole * width, y1 / whole * height, x2 / whole * width, y2 / whole * height
@@ -84,21 +87,15 @@ def read_box_minigpt4(answer: str, width: int, height: int) -> Pixels | None:
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
-def iou(a: Pixels, b: Pixels) -> float:
-    """Intersection over union of continuous rectangles, 0..1; 0 where both are empty."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    overlap = max(width, 0.0) * max(height, 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
-    return overlap / union if union > 0 else 0.0
+def iou(a: Pixels, b: Pixels, last: int = 0) -> float:
+    """Intersection over union of continuous rectangles, 0..1; 0 where both are empty.
 
-
-def iou_inclusive(a: Pixels, b: Pixels) -> float:
-    """Intersection over union with the last pixel counted in ("+1"), as MiniGPT-v2's script computes it."""
-    width = max(min(a[2], b[2]) - max(a[0], b[0]) + 1, 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]) + 1, 0.0)
+    With `last` 1 the last pixel is counted in ("+1"), as MiniGPT-v2's script computes it.
+    """
+    width = max(min(a[2], b[2]) - max(a[0], b[0]) + last, 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]) + last, 0.0)
     overlap = width * height
-    union = (a[2] - a[0] + 1) * (a[3] - a[1] + 1) + (b[2] - b[0] + 1) * (b[3] - b[1] + 1) - overlap
+    union = (a[2] - a[0] + last) * (a[3] - a[1] + last) + (b[2] - b[0] + last) * (b[3] - b[1] + last) - overlap
     return overlap / union if union > 0 else 0.0
 
 

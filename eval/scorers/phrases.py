@@ -30,14 +30,12 @@ def names_the_noun(answer: str, names: Iterable[str]) -> bool:
     return noun is not None and noun in {noun_of(name) for name in names}
 
 
-def agree(noun: str | None, boxes: Sequence[Box], other: str | None, others: Sequence[Box], threshold: float) -> bool:
-    """Same head noun, and some pair of boxes with IoU >= `threshold`."""
-    return noun is not None and noun == other and any(a.iou(b) >= threshold for a in boxes for b in others)
+def agree(noun: str | None, boxes: Sequence[Box], other: str | None, others: Sequence[Box]) -> bool:
+    """Same head noun, and some pair of boxes with IoU >= 0.5."""
+    return noun is not None and noun == other and any(a.iou(b) >= 0.5 for a in boxes for b in others)
 
 
-def grounded_phrases(
-    written: Sequence[GroundedPhrase], references: Sequence[Reference], threshold: float = 0.5
-) -> tuple[int, int, int, int]:
+def grounded_phrases(written: Sequence[GroundedPhrase], references: Sequence[Reference]) -> tuple[int, int, int, int]:
     """Counts for the phrase accuracy of one grounded caption.
 
     Returns:
@@ -46,6 +44,6 @@ def grounded_phrases(
     """
     said = [(noun_of(phrase.phrase or ""), phrase.boxes) for phrase in written]
     true = [(noun_of(phrase), boxes) for phrase, boxes in references if boxes]
-    right = sum(any(agree(*one, *two, threshold) for two in true) for one in said)
-    found = sum(any(agree(*one, *two, threshold) for one in said) for two in true)
+    right = sum(any(agree(*one, *two) for two in true) for one in said)
+    found = sum(any(agree(*one, *two) for one in said) for two in true)
     return right, len(said), found, len(true)

@@ -14,7 +14,6 @@ from typing import Any
 from fourfold.eval.benchmarks.benchmark import read_records
 from fourfold.eval.controls import PaintOut
 from fourfold.eval.images import ImageFolder
-from fourfold.eval.log import claim
 from fourfold.eval.run import main_process
 from fourfold.eval.scorers.yes_no import first_verdict
 from fourfold.eval.statistics import Estimate, clustered_mean
@@ -144,7 +143,6 @@ def run_beaf(options: RunOptions) -> dict[str, Any] | None:
     files = {removal.image: path for removal in removals if (path := folder.find(removal.image))}
     known = options.configuration(suite="beaf")
     configuration = {name: known[name] for name in _CONFIGURATION}
-    claim(options.out, configuration)
     samples = removal_samples(removals, files, options.prompting.wording)
     outputs = ask(samples, options, configuration)
     if not main_process():

@@ -117,7 +117,6 @@ def run_benchmark(options: RunOptions) -> Run:
         seed=options.seed,
     )
     configuration = options.configuration()
-    claim(options.out, configuration)
     outputs = ask(asked, options, configuration)
     if not main_process():
         return Run(None, 0, 0)
@@ -179,7 +178,12 @@ def read_samples(bench: Benchmark, options: RunOptions) -> tuple[list[Sample], i
 
 
 def ask(samples: Sequence[Sample], options: RunOptions, configuration: Mapping[str, Any]) -> Mapping[str, Output]:
-    """What the model makes of the samples, with the run's length and template, from its log or anew."""
+    """What the model makes of the samples, with the run's length and template, from its log or anew.
+
+    Raises:
+        UserError: the run's folder holds another run, or nobody answers.
+    """
+    claim(options.out, configuration)
     task = Task("asking", samples, options.prompting.max_tokens, options.prompting.template)
     with EvalLog(options.out / "answers.jsonl", configuration) as log:
         return run(task, options.model, log)

@@ -16,7 +16,6 @@ from fourfold.eval.benchmarks.benchmark import right_answer
 from fourfold.eval.benchmarks.refcoco import Referent
 from fourfold.eval.controls import Control, Perturbation
 from fourfold.eval.images import ImageFolder
-from fourfold.eval.log import claim
 from fourfold.eval.predictions import Prediction
 from fourfold.eval.prompting import prompt_of
 from fourfold.eval.run import main_process
@@ -43,7 +42,6 @@ def run_conversation(options: RunOptions) -> dict[str, Any] | None:
         raise UserError("conversations have no controls or probes; leave --control and --probe out")
     samples, skipped, folder = read_samples(bench, replace(options, limit=None))
     configuration = options.configuration(suite="conversation")
-    claim(options.out, configuration)
     pointing = isinstance(samples[0].reference, Referent)
     talk = _Talk(bench, options, configuration, folder)
     figures = _pointing(talk, samples) if pointing else _answering(talk, samples)

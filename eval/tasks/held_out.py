@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.grounding import Box, parse
-from fourfold.assistant.progress import OnProgress
 from fourfold.assistant.training import data
 from fourfold.assistant.training.data import ImageRef, Turn
 from fourfold.eval.log import EvalLog
@@ -114,7 +113,6 @@ def run_card(
     sources: Sequence[str] = SOURCES,
     controls: Sequence[str] = CONTROLS,
     seed: int = 0,
-    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Ask a model everything on the card and return it as one JSON-ready object.
 
@@ -127,7 +125,6 @@ def run_card(
         sources: of "photos" and "scenes".
         controls: of "image", "wrong-image" and "blind".
         seed: of the held-out draw.
-        progress: as for `eval.run.run`.
 
     Raises:
         UserError: nobody answers (any more), or the photos are not here.
@@ -143,7 +140,7 @@ def run_card(
         samples += [_loss_of(sample) for group, _, part in asked if group.kind == "caption" for sample in part]
     with EvalLog(out / "answers.jsonl", configuration) as log:
         known = all(sample.id in log.done for sample in samples)
-        outputs = run(Task("card", samples), model, log, progress=progress)
+        outputs = run(Task("card", samples), model, log)
     figures: dict[str, Any] = {source: {} for source in sources}
     for group, control, part in asked:
         answers = [outputs.get(sample.id) for sample in part]

@@ -27,7 +27,6 @@ from fourfold.assistant.chat.look_again import (
     yes_or_no,
 )
 from fourfold.assistant.english import related, singular, words_of
-from fourfold.assistant.progress import OnProgress
 from fourfold.assistant.training import data
 from fourfold.assistant.training.data import Turn
 from fourfold.eval.endpoint import EndpointModel
@@ -185,7 +184,6 @@ def run_look_again(
     only: Sequence[str] = (),
     sources: Sequence[str] = SOURCES,
     workers: int = 4,
-    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Measure all loops, or those whose name holds one of `only`; every figure as JSON.
 
@@ -197,7 +195,6 @@ def run_look_again(
         only: parts of names.
         sources: of "photos" and "scenes".
         workers: questions at the same time; 1 for honest seconds.
-        progress: as for `eval.run.run`.
     """
     here = [loop for loop in LOOPS if loop.source in sources]
     loops = [loop for loop in here if not only or any(part in loop.name for part in only)]
@@ -213,7 +210,7 @@ def run_look_again(
     with EvalLog(out / "answers.jsonl", {"suite": "loops", **measured}) as log:
         for loop, task in tasks:
             looking = LookAgain(model.identity, _ask_of(model), loop.options, workers)
-            results.append(summary(loop, task, run(task, looking, log, progress=progress)))
+            results.append(summary(loop, task, run(task, looking, log)))
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {**measured, "seed": seed, "workers": workers, "date": date, "results": results}
 
@@ -290,6 +287,12 @@ def _details(turns: Sequence[Turn], before: Sequence[float], rows: Sequence[Outp
 _AGREES = {"True": "agree", "False": "contradict each other", "None": "cannot be compared"}
 
 
+def _parts(found: Mapping[str, Mapping[str, Any]], whose: str) -> str:
+    return ", ".join(
+        f"{name} {part['n']} ({part['right_percent']:.1f} % {whose} right)" for name, part in found.items()
+    )
+
+
 def look_again_markdown(measured: Mapping[str, Any]) -> str:
     """What `run_look_again` returns as Markdown."""
     rows, told = [], []
@@ -307,16 +310,10 @@ def look_again_markdown(measured: Mapping[str, Any]) -> str:
                 f"{after['right']:.2f} right and {after['wrong']:.2f} wrong after."
             )
         if "verdicts" in r:
-            cells = (
-                f"{k} {v['n']} ({v['right_percent']:.1f} % of them right)" for k, v in sorted(r["verdicts"].items())
-            )
-            told.append(f"- {r['loop']}, what was said: {', '.join(cells)}.")
+            told.append(f"- {r['loop']}, what was said: {_parts(dict(sorted(r['verdicts'].items())), 'of them')}.")
         if "agrees" in r:
-            cells = (
-                f"{_AGREES[k]} {v['n']} ({v['right_percent']:.1f} % of the first answers right)"
-                for k, v in sorted(r["agrees"].items(), reverse=True)
-            )
-            told.append(f"- {r['loop']}, number, yes or no, and boxes: {', '.join(cells)}.")
+            agrees = {_AGREES[k]: v for k, v in sorted(r["agrees"].items(), reverse=True)}
+            told.append(f"- {r['loop']}, number, yes or no, and boxes: {_parts(agrees, 'of the first answers')}.")
     heads = ["loop", "items", "before", "after", "difference [95 %]", "p", "mended / broken", "right ones broken"]
     lines = [
         f"Model `{measured['model']}`, measured {measured['date'][:10]}; "

@@ -86,7 +86,7 @@ def test_a_gate_from_store_to_page(store, adapter, tiny_checkpoint, tmp_path):
     assert names[:2] == ["corrections seen", "corrections held out"] and "scenes/existence" in names
     assert found.slices[0].after.n == 6 and found.slices[1].after.n == 2
     assert isinstance(found.promotable, bool) and found.reasons
-    assert {doubt.id for doubt in found.to_review} == {"against-0", "against-1"}
+    assert {doubt.id for doubt in found.doubts} == {"against-0", "against-1"}
     page = found.report.read_text()
     assert page.count("<img") >= 8 and "against-0" in page and "http" not in page.replace("http-equiv", "")
     told = json.loads((tmp_path / "gate" / "gate.json").read_text())
