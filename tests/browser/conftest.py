@@ -14,6 +14,7 @@ import pytest
 
 from tests.ui.scripted import Scripted
 
+CALL = pytest.StashKey[pytest.TestReport]()
 PATIENCE = 120_000  # milliseconds; a test machine may be busy with something else
 
 
@@ -81,9 +82,23 @@ def chromium():
 
 
 @pytest.fixture
-def tab(chromium, served: Served):
+def tab(chromium, served: Served, request: pytest.FixtureRequest):
     """A fresh tab at the first screen. At the end nothing may have been asked of any other machine."""
-    yield from open_tab(chromium, served.url)
+    for page in open_tab(chromium, served.url):
+        yield page
+        if (report := request.node.stash.get(CALL, None)) is not None and report.failed:
+            report.sections.append(("what the page showed", page.locator("body").aria_snapshot()))
+            if folder := os.environ.get("SCREENSHOTS"):
+                page.screenshot(path=Path(folder) / f"{request.node.name}.png")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Keep how a test's call ended, so that its page can say what it showed."""
+    report = yield
+    if call.when == "call":
+        item.stash[CALL] = report
+    return report
 
 
 def open_tab(chromium, url: str, **options):

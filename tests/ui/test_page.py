@@ -15,6 +15,7 @@ from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.store import CorrectionStore
+from fourfold.ui.state.answering import under_way
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.settings import Settings, configure
 from fourfold.ui.views.welcome import SAMPLES
@@ -93,6 +94,24 @@ def test_one_click_on_a_sample_gets_an_answer_and_a_conversation(settings: Setti
     assert info.title == "What colour is the ball?" and info.messages == 2
     assert app.query_params["c"] in (info.id, [info.id])
     assert "4 tokens" in words(app)
+
+
+def test_an_answer_that_is_complete_while_the_page_is_drawn_is_not_called_empty(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ChatHistory.messages
+
+    def messages(self: ChatHistory, conversation: str):
+        before = read(self, conversation)
+        asked, end = under_way(conversation), time.monotonic() + 60
+        while asked is not None and not asked.done and time.monotonic() < end:  # stored after this page read the store
+            time.sleep(0.01)
+        return before
+
+    monkeypatch.setattr(ChatHistory, "messages", messages)
+    app = press(page(), "sample-0-0")
+    assert not app.warning and "retry" not in keys(app)
+    assert "The ball is red" in words(app) and "up-0" in keys(app)
 
 
 def test_the_address_brings_a_conversation_back_and_an_unknown_one_is_a_new_chat(settings: Settings) -> None:

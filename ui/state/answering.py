@@ -184,6 +184,11 @@ class PendingTurn:
         self.done = False
         self.trouble: str | None = None  # with the history, as a sentence
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended without an answer to keep. An answer may be complete at any moment: ask once a drawing."""
+        return self.done and not self.stored
+
     def stop(self) -> None:
         for answer in self.answers:
             answer.cancel()

@@ -35,14 +35,15 @@ def show_chat(found: Session) -> None:
     judged = found.judged if before and not found.preferences.private else {}
     for turn in before:
         _show_turn(found, turns, turn, judged.get(said(turn)), last=turn is before[-1] and asked is None)
+    busy = asked is not None and not asked.failed
     if asked is not None:
         _show_question(asked.keep, asked.words, asked.pictures, asked.picture)
-        if asked.done:
-            _show_failed(found, asked)
+        if busy:
+            _show_arriving(asked.conversation)  # where it was stored since, this draws the page again
         else:
-            _show_arriving(asked.conversation)
-    busy = asked is not None and not asked.done
-    keep_in_sight(f"{found.conversation} {asked.began if asked else 0}", busy=busy)
+            _show_failed(found, asked)
+    latest = asked.keep if asked is not None else before[-1].position if before else None
+    keep_in_sight(found.conversation, latest, busy=busy)
     show_connection(found)
     picture = before[-1].picture if before else None
     show_composer(found, picture, busy=busy)

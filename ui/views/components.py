@@ -38,23 +38,28 @@ def copy_button(text: str, *, key: str) -> None:
 
 
 # The page scrolls inside Streamlit's main section; pictures load and grow after the element was drawn, hence the
-# observer. Scrolling up by hand ends the following until the next question.
+# observer. Scrolling up by hand, or pressing something there, ends the following until the next question: a page that
+# grows must not slide away under a box that is being dragged.
 _FOLLOW_JS = """
 const seen = new Map();
 export default function ({ data }) {
   const main = document.querySelector('[data-testid="stMain"]');
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (!content) return;
-  const known = seen.get("token");
-  seen.set("token", data.token);
-  if (known === data.token || (known === undefined && !data.busy)) return;
+  const { conversation, question } = seen.get("last") ?? {};
+  seen.set("last", data);
+  if (conversation === data.conversation && question === data.question) return;
+  if (conversation === undefined && !data.busy) return; // the tab's first
   seen.get("observer")?.disconnect();
   let following = true;
   const away = (event) => {
     if (event.type !== "wheel" || event.deltaY < 0) following = false;
   };
-  main.addEventListener("wheel", away, { passive: true });
-  main.addEventListener("touchmove", away, { passive: true });
+  seen.get("listeners")?.abort();
+  const listeners = new AbortController();
+  seen.set("listeners", listeners);
+  for (const kind of ["wheel", "touchmove", "pointerdown"])
+    main.addEventListener(kind, away, { passive: true, signal: listeners.signal });
   const observer = new ResizeObserver(() => {
     if (following) main.scrollTo({ top: main.scrollHeight });
   });
@@ -66,13 +71,16 @@ export default function ({ data }) {
 _follow: Any = st.components.v2.component("fourfold.scrolling", js=_FOLLOW_JS)
 
 
-def keep_in_sight(token: str, *, busy: bool) -> None:
-    """Scroll to the end of the conversation when `token` changes, and follow it from then on.
+def keep_in_sight(conversation: str | None, question: int | None, *, busy: bool) -> None:
+    """Scroll to the end when a conversation is opened or a question is asked, and follow it from then on.
 
-    Where no answer is on its way (`busy`), a conversation that is opened to be read stays at its beginning.
+    Args:
+        conversation: that is shown. The first one of a tab stays at its beginning, to be read.
+        question: position of the latest one; None before the first.
+        busy: whether its answer is on its way.
     """
     with st.container(key="scrolling"):
-        _follow(key="follow", data={"token": token, "busy": busy})
+        _follow(key="follow", data={"conversation": conversation, "question": question, "busy": busy})
 
 
 def icon_button(label: str, icon: str, key: str, *, on: bool = False) -> bool:

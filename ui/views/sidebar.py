@@ -100,12 +100,14 @@ def _export(found: Session, info: ConversationInfo) -> None:
     st.markdown(f"**{plain(info.title)}** as text (Markdown), as JSON, with its pictures.")
     st.download_button(
         "Download",
-        lambda: zipped(lambda folder: export_conversation(found.history, info.id, folder)),
+        # At once, not when it is pressed: a button that waits for its file loses the focus, and Escape goes nowhere.
+        zipped(lambda folder: export_conversation(found.history, info.id, folder)),
         file_name="conversation.zip",
         mime="application/zip",
         type="primary",
         icon=":material/download:",
         key="download-export",
+        on_click="ignore",  # drawn again, a dialog that was closed meanwhile would come back
     )
 
 
