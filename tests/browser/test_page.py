@@ -66,6 +66,22 @@ def still(element):
     raise AssertionError("the element does not come to rest")
 
 
+def scrolled_by_growing(tab) -> float:
+    """How far the conversation scrolls by itself, in pixels, when something appears at its end."""
+    return tab.evaluate(
+        """async () => {
+            const main = document.querySelector('[data-testid="stMain"]'), before = main.scrollTop;
+            const more = document.createElement('div');
+            more.style.height = '3000px';
+            main.querySelector('[data-testid="stMainBlockContainer"]').append(more);
+            for (let frame = 0; frame < 5; frame++) await new Promise(requestAnimationFrame);
+            const by = main.scrollTop - before;
+            more.remove();
+            return by;
+        }"""
+    )
+
+
 def shape(tab, selector: str) -> Box:
     """A box on the screen, in parts of its picture, by the geometry that the browser computed."""
     end = time.monotonic() + PATIENCE / 1000
@@ -138,6 +154,7 @@ def test_upload_ask_point_identify_correct(tab, served: Served) -> None:
     tab.get_by_role("button", name="Correct this answer").nth(1).click()
     panel = tab.locator(".st-key-correction")
     panel.locator(".stage .box").wait_for()
+    assert scrolled_by_growing(tab) == 0  # or the picture would slide away under a hand that draws on it
     middle = ((BOTTLE[0] + BOTTLE[2]) / 2, (BOTTLE[1] + BOTTLE[3]) / 2)
     drag(tab, panel.locator(".stage"), middle, (middle[0] - 0.2, middle[1] + 0.05))
     panel.get_by_role("button", name="Undo").and_(tab.locator(":enabled")).wait_for()
