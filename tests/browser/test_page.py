@@ -258,6 +258,7 @@ def test_edit_and_another_answer(tab, served: Served) -> None:
     tab.get_by_role("button", name="Another answer").click()
     tab.get_by_text("temperature 0.7", exact=False).first.wait_for()
     assert served.endpoint.requests[-1]["temperature"] == 0.7
+    assert scrolled_by_growing(tab) > 0  # it is followed, although a button was pressed
     tab.get_by_role("button", name="Edit the question").focus()
     tab.get_by_role("button", name="Edit the question").press("Enter")
     tab.get_by_label("Your question").fill("What colour is the ball?")

@@ -1,6 +1,6 @@
 """The page's one component of its own: words and a picture with coloured boxes, to look at, draw on and correct."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,6 @@ def canvas(
     alt: str = "The picture",
     revision: str = "",
     tall: bool = True,
-    on_change: Callable[[], None] | None = None,
 ) -> list[BoxAnnotation]:
     """Show words and a picture with boxes.
 
@@ -39,7 +38,6 @@ def canvas(
         alt: what the picture is, for those who do not see it.
         revision: a new value makes "region" and "edit" begin again with `marks`.
         tall: whether the picture may take most of the screen's height.
-        on_change: called before the rerun that a change causes.
 
     Returns:
         The boxes as the person left them; in "view" mode those given.
@@ -57,7 +55,7 @@ def canvas(
         "revision": revision,
         "tall": tall,
     }
-    changed = _component(key=key, data=data, on_boxes_change=on_change or _nothing)
+    changed = _component(key=key, data=data, on_boxes_change=_nothing)
     if mode == "view":
         return list(marks)
     drawn = changed.get("boxes")

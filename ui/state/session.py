@@ -31,6 +31,7 @@ class Session:
     models: list[Served] = field(default_factory=list)
     trouble: str | None = None  # why there are none, as a sentence
     conversation: str | None = None  # the one that is shown; None before the first question
+    asked_at: float | None = None  # when the latest question that was seen under way was asked
     pending: list[Attachment] = field(default_factory=list)  # pictures that wait for their question
     region: Box | None = None  # a rectangle that goes with the next question
     pointing: bool = False  # whether a rectangle is being drawn on an earlier picture

@@ -42,8 +42,9 @@ def show_chat(found: Session) -> None:
             _show_arriving(asked.conversation)  # where it was stored since, this draws the page again
         else:
             _show_failed(found, asked)
-    latest = asked.keep if asked is not None else before[-1].position if before else None
-    keep_in_sight(found.conversation, latest, busy=busy)
+    if asked is not None:
+        found.asked_at = asked.began
+    keep_in_sight(found.conversation, found.asked_at, busy=busy)
     show_connection(found)
     picture = before[-1].picture if before else None
     show_composer(found, picture, busy=busy)

@@ -46,9 +46,9 @@ export default function ({ data }) {
   const main = document.querySelector('[data-testid="stMain"]');
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (!content) return;
-  const { conversation, question } = seen.get("last") ?? {};
+  const { conversation, asked } = seen.get("last") ?? {};
   seen.set("last", data);
-  if (conversation === data.conversation && question === data.question) return;
+  if (conversation === data.conversation && asked === data.asked) return;
   if (conversation === undefined && !data.busy) return; // the tab's first
   seen.get("observer")?.disconnect();
   let following = true;
@@ -71,16 +71,16 @@ export default function ({ data }) {
 _follow: Any = st.components.v2.component("fourfold.scrolling", js=_FOLLOW_JS)
 
 
-def keep_in_sight(conversation: str | None, question: int | None, *, busy: bool) -> None:
+def keep_in_sight(conversation: str | None, asked_at: float | None, *, busy: bool) -> None:
     """Scroll to the end when a conversation is opened or a question is asked, and follow it from then on.
 
     Args:
         conversation: that is shown. The first one of a tab stays at its beginning, to be read.
-        question: position of the latest one; None before the first.
+        asked_at: of its latest question; it stays what it was once the answer is there.
         busy: whether its answer is on its way.
     """
     with st.container(key="scrolling"):
-        _follow(key="follow", data={"conversation": conversation, "question": question, "busy": busy})
+        _follow(key="follow", data={"conversation": conversation, "asked": asked_at, "busy": busy})
 
 
 def icon_button(label: str, icon: str, key: str, *, on: bool = False) -> bool:

@@ -1,10 +1,12 @@
 """The first screen: what the page can do, one click away."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import streamlit as st
 
+from fourfold.assistant.images import Attachment
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
 from fourfold.ui.state.asking import send, words_for
@@ -72,7 +74,7 @@ def show_welcome(found: Session) -> None:
 
 
 def _show_sample(found: Session, number: int, sample: Sample) -> None:
-    picture = take(sample.file.read_bytes())
+    picture = _picture(sample)
     with st.container(key=f"sample-{number}", border=True, horizontal=True, vertical_alignment="center"):
         st.image(shown(picture, 480).uri, width=160, alt=sample.alt)
         with st.container(key=f"sample-questions-{number}", width="content"):
@@ -83,6 +85,11 @@ def _show_sample(found: Session, number: int, sample: Sample) -> None:
             if st.button("Draw on it yourself", key=f"sample-{number}-draw", icon=":material/draw:", type="tertiary"):
                 found.pending = [picture]
                 st.rerun()
+
+
+@cache  # the page's script draws the first screen again and again
+def _picture(sample: Sample) -> Attachment:
+    return take(sample.file.read_bytes())
 
 
 def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
