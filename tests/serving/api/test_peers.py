@@ -132,7 +132,7 @@ class TestLangChain(ChatModelIntegrationTests):
       the server says so with a 400.
     - structured output and JSON mode (5): the server cannot guarantee JSON, and says so with a 400.
     - audio and PDF (3): the models read images only.
-    - images by URL (a part of one): no URL is fetched unless an operator allows its host; tests/serving/test_attacks.py
+    - images by URL (a part of one): no URL is fetched unless an operator allows its host; tests/serving/api/attacks
       covers that. The image that the suite downloads is replaced by one made here, since tests use no network.
     - Anthropic's message format (1): this is OpenAI's.
     - recorded traffic, `test_stream_time` (1): the server is live, nothing is recorded.

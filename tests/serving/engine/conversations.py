@@ -120,3 +120,11 @@ class Reference:
         with torch.inference_mode():
             logits = self.model(input_ids=ids, pixel_values=inputs.get("pixel_values")).logits
         return logits[0, -len(token_ids) - 1 : -1].log_softmax(-1)
+
+    def check_logprobs(self, messages: Messages, completion: Completion, tolerance: float) -> None:
+        """The log-probabilities of an answer's tokens are those of `logprobs`."""
+        assert completion.logprobs is not None
+        expected = self.logprobs(messages, completion.token_ids)
+        for step, entry in enumerate(completion.logprobs):
+            wanted = pytest.approx(float(expected[step, entry.token_id]), abs=tolerance)
+            assert entry.logprob == wanted, f"token {step}: {entry.logprob} is not {wanted}"

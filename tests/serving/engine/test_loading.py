@@ -69,10 +69,7 @@ def test_bfloat16_answers_about_as_float32_does(tiny_checkpoint: Path) -> None:
     with Engine.load(tiny_checkpoint, dtype="bfloat16", device="cpu") as low:
         completion = ask(low, messages, max_tokens=6, logprobs=0)
         assert low.dtype == torch.bfloat16
-    assert completion.logprobs is not None
-    expected = reference.logprobs(messages, completion.token_ids)
-    for step, entry in enumerate(completion.logprobs):
-        assert entry.logprob == pytest.approx(float(expected[step, entry.token_id]), abs=0.1)
+    reference.check_logprobs(messages, completion, 0.1)
 
 
 def test_a_closed_engine_refuses_and_fails_what_is_running(tiny_checkpoint: Path) -> None:
@@ -171,10 +168,7 @@ def test_int8_answers_about_as_float32_does(checkpoint: Path, reference: Referen
     with Engine.load(checkpoint, dtype="int8", device="cpu") as engine:
         for messages in conversations():
             completion = ask(engine, messages, max_tokens=8, logprobs=0)
-            assert completion.logprobs is not None
-            expected = reference.logprobs(messages, completion.token_ids)
-            for step, entry in enumerate(completion.logprobs):
-                assert entry.logprob == pytest.approx(float(expected[step, entry.token_id]), abs=0.2)
+            reference.check_logprobs(messages, completion, 0.2)
             assert ask(engine, messages, max_tokens=8).token_ids == completion.token_ids
 
 
@@ -195,10 +189,7 @@ def test_only_the_language_model_is_quantised_and_it_answers(
         # Rounding moves the log-probabilities of a random model a little, not a lot.
         reference = Reference(tiny_checkpoint)
         for messages, completion in zip(conversations(), completions, strict=True):
-            assert completion.logprobs is not None
-            expected_logprobs = reference.logprobs(messages, completion.token_ids)
-            for step, entry in enumerate(completion.logprobs):
-                assert entry.logprob == pytest.approx(float(expected_logprobs[step, entry.token_id]), abs=0.3)
+            reference.check_logprobs(messages, completion, 0.3)
         # Adapters go on top of quantised weights, and off again.
         before = ask(engine, conversations()[0], max_tokens=6).token_ids
         engine.load_adapter("loud", save_adapter(tiny_checkpoint, tmp_path / "loud", seed=3))

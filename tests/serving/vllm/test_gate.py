@@ -1,4 +1,4 @@
-"""The front door that vLLM's server loads. Here before a small application; `tests/serving/vllm` has the real one."""
+"""The front door that vLLM's server loads. Here before a small application; `test_server.py` has the real one."""
 
 import hashlib
 import json
