@@ -7,7 +7,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from fourfold.assistant.chat.export import export_conversation
 from fourfold.assistant.chat.history import MIGRATIONS, ChatHistory
 from fourfold.assistant.images import Attachment, image_url
 from fourfold.prompts.errors import UserError
+from tests.assistant.threads import run_in_threads
 
 ROOT = Path(__file__).parents[3]
 
@@ -167,21 +167,12 @@ def test_a_bad_image_stores_nothing(history):
 
 def test_threads_write_beside_each_other(history):
     chat = history.create()
-    errors = []
 
     def write(number):
-        try:
-            for turn in range(10):
-                history.append(chat, [HumanMessage(f"{number} {turn}"), AIMessage(f"{number} {turn}")])
-        except BaseException as error:
-            errors.append(error)
+        for turn in range(10):
+            history.append(chat, [HumanMessage(f"{number} {turn}"), AIMessage(f"{number} {turn}")])
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    run_in_threads(write)
     said = [message.content for message in history.messages(chat)]
     assert said[::2] == said[1::2]  # nobody came between a question and its answer
     assert sorted(said[::2]) == sorted(f"{number} {turn}" for number in range(6) for turn in range(10))

@@ -7,7 +7,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from fourfold.assistant.refine.record import CorrectedBox
 from fourfold.assistant.refine.store import MIGRATIONS, CorrectionStore, default_directory
 from fourfold.prompts.errors import UserError
 from tests.assistant.refine.corrections import correction, encoded, picture
+from tests.assistant.threads import run_in_threads
 
 ROOT = Path(__file__).parents[3]
 
@@ -170,22 +170,12 @@ def test_an_image_file_that_changes_during_an_import_is_refused(store: Correctio
 
 
 def test_threads_write_beside_each_other(store: CorrectionStore) -> None:
-    errors = []
-
     def write(number: int) -> None:
-        try:
-            for turn in range(10):
-                batch = [store.prepare(correction(number, chosen=f"{turn}"), encoded(picture(turn))) for _ in "ab"]
-                store.add_all(batch)
-        except BaseException as error:
-            errors.append(error)
+        for turn in range(10):
+            batch = [store.prepare(correction(number, chosen=f"{turn}"), encoded(picture(turn))) for _ in "ab"]
+            store.add_all(batch)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    run_in_threads(write)
     records = store.list()
     assert len(records) == 120
     # Nobody came between the two of a batch.
