@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 # Of version 2 of the control groups, and of version 1, where "no limit" is a number beyond any memory.
@@ -39,6 +37,8 @@ def cores() -> int:
 
 def memory() -> tuple[int, int]:
     """Bytes of main memory: (in all, free for a new program), a container's limit taken into account."""
+    import psutil  # not at the start of every command
+
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
     for directory in _cgroups("memory"):

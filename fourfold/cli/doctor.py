@@ -86,8 +86,9 @@ def doctor(
 
 def examine(network: bool = False) -> list[Finding]:
     """Look at everything; quick, and without the network unless it is asked for."""
-    needed = [_python(), _packages(), _processor(), _memory(), _disk(), _gpu(), _weights()]
-    findings = [*needed, _local(needed), _four_bit(), _vllm(), _ocr(), _chromium()]
+    gpus = machine.gpus()
+    needed = [_python(), _packages(), _processor(), _memory(), _disk(), _gpu(gpus), _weights()]
+    findings = [*needed, _local(needed), _four_bit(gpus), _vllm(gpus), _ocr(), _chromium()]
     return [*findings, _network()] if network else findings
 
 
@@ -140,11 +141,11 @@ def _disk() -> Finding:
     return Finding("disk", Status.OK, detail)
 
 
-def _gpu() -> Finding:
-    found, cuda = machine.gpus(), torch_cuda()
-    if not found:
+def _gpu(gpus: list[machine.Gpu]) -> Finding:
+    cuda = torch_cuda()
+    if not gpus:
         return Finding("gpu", Status.OK, "none that NVIDIA's driver reports; fourfold runs on the processor")
-    names = ", ".join(f"{gpu.name} ({gpu.memory / 2**30:.0f} GiB)" for gpu in found)
+    names = ", ".join(f"{gpu.name} ({gpu.memory / 2**30:.0f} GiB)" for gpu in gpus)
     if cuda is None:
         mend = f"{sys.executable} -m pip install --force-reinstall 'torch==2.13.0' from an index with CUDA builds"
         return Finding("gpu", Status.NOTE, f"{names}, but this torch was built without CUDA", mend)
@@ -186,18 +187,18 @@ def _local(needed: list[Finding]) -> Finding:
     return Finding("local", Status.OK, "fourfold's own engine")
 
 
-def _four_bit() -> Finding:
+def _four_bit(gpus: list[machine.Gpu]) -> Finding:
     bitsandbytes = installed_version("bitsandbytes")
     if bitsandbytes is None:
         mend = f"{sys.executable} -m pip install bitsandbytes"
         return Finding("4bit", Status.NOTE, "--quantization needs bitsandbytes", mend)
     detail = f"--quantization 4bit and 8bit, by bitsandbytes {bitsandbytes}"
-    if not machine.gpus():
+    if not gpus:
         detail += "; meant for a GPU: on a processor answers take about seven times as long"
     return Finding("4bit", Status.OK, detail)
 
 
-def _vllm() -> Finding:
+def _vllm(gpus: list[machine.Gpu]) -> Finding:
     installed = installed_version("vllm")
     if installed is not None:
         unmet = unmet_requirements("vllm")
@@ -205,7 +206,7 @@ def _vllm() -> Finding:
             detail = f"vLLM {installed} is installed, fourfold knows {unmet[0].requirement}"
             return Finding("vllm", Status.NOTE, detail, f"{sys.executable} -m pip install '{unmet[0].requirement}'")
         return Finding("vllm", Status.OK, f"--engine vllm, by vLLM {installed}")
-    if machine.gpus():
+    if gpus:
         mend = f"{sys.executable} -m pip install 'fourfold[vllm]'"
         return Finding("vllm", Status.NOTE, "not installed; it serves many users from a GPU", mend)
     detail = "not installed, and there is no GPU for it; the local engine is the one for this machine"

@@ -12,7 +12,9 @@ from fourfold.cli.eval_options import (
     Annotations,
     Asking,
     Boxes,
+    GroundTruth,
     Json,
+    Out,
     Questions,
     with_asking,
 )
@@ -30,7 +32,7 @@ def score(
     questions: Annotated[Path | None, typer.Option(help="VQA question file: texts, and images to cluster by.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule; without it, every rule is shown.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Unanswered counts as wrong.")] = False,
-    gt_field: Annotated[str, typer.Option(help="VQA's ground truth; OK-VQA has raw_answer too.")] = "answer",
+    gt_field: GroundTruth = "answer",
     box_format: Boxes = None,
     as_json: Json = False,
 ) -> None:
@@ -57,13 +59,13 @@ def run(
     benchmark: Annotated[str, typer.Argument(help="A benchmark, card (the held-out suite), look-again, refinement.")],
     annotations: Annotations = None,
     questions: Questions = None,
-    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run goes on there.")] = Path("out/eval"),
+    out: Out = Path("out/eval"),
     control: Annotated[
         list[str] | None, typer.Option(help="none, blind, wrong-image, text-only; card: image, wrong-image, blind.")
     ] = None,
     probe: Annotated[str, typer.Option(help="none, patch-shuffle or distractor.")] = "none",
     box_format: Boxes = None,
-    gt_field: Annotated[str, typer.Option(help="VQA's ground truth; OK-VQA has raw_answer too.")] = "answer",
+    gt_field: GroundTruth = "answer",
     source: Annotated[list[str] | None, typer.Option(help="card, look-again: only photos, or only scenes.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="refinement: only these kinds of corrections.")] = None,
     arm: Annotated[
@@ -80,8 +82,8 @@ def run(
             "--questions": questions,
             "--box-format": box_format,
             "--images": asking.images,
+            "--probe": probe if probe != "none" else None,
         }
-        idle["--probe"] = probe if probe != "none" else None
         if given := [name for name, value in idle.items() if value is not None]:
             raise UserError(f"{benchmark} has questions of its own: leave {', '.join(given)} out")
     if benchmark == "card":
@@ -132,7 +134,7 @@ def converse(
     benchmark: Annotated[str, typer.Argument(help="refcoco, refcoco+, refcocog, or one that is answered in words.")],
     annotations: Annotations = None,
     questions: Questions = None,
-    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run goes on there.")] = Path("out/converse"),
+    out: Out = Path("out/converse"),
     box_format: Boxes = None,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +154,7 @@ def converse(
 def beaf(
     asking: Asking,
     boxes: Annotated[Path, typer.Option("--boxes", help="JSON Lines: image, width, height, boxes (box, label).")],
-    out: Annotated[Path, typer.Option(help="Folder of this run; a stopped run goes on there.")] = Path("out/beaf"),
+    out: Out = Path("out/beaf"),
     as_json: Json = False,
 ) -> None:
     """Ask about an object, paint it over, ask again."""

@@ -23,6 +23,8 @@ ANNOTATIONS_HELP = "The benchmark's official annotation file, or a map from ques
 Annotations = Annotated[Path | None, typer.Option("--annotations", help=ANNOTATIONS_HELP)]
 Questions = Annotated[Path | None, typer.Option("--questions", help="Question file; alone it means a test split.")]
 Boxes = Annotated[BoxFormat | None, typer.Option("--box-format", help="How the model writes boxes.")]
+GroundTruth = Annotated[str, typer.Option("--gt-field", help="VQA's ground truth; OK-VQA has raw_answer too.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of this run; a stopped run goes on there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourfold.assistant.progress import OnProgress, print_progress, progress_bar
-from fourfold.assistant.refine.registry import SERVED_NAME, Registry, Revision, State
-from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.cli.refined import StoreOption, store_directory
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from fourfold.assistant.refine.deploy import ServerAdmin
+    from fourfold.assistant.refine.registry import Registry, Revision, State
+    from fourfold.assistant.refine.store import CorrectionStore
 
 
 class ProgressForm(StrEnum):
@@ -287,15 +287,16 @@ def forget(
 
 
 def _measure(
-    store: CorrectionStore,
-    registry: Registry,
+    store: "CorrectionStore",
+    registry: "Registry",
     revision: str,
     model: Path,
     seed: int,
     tell: OnProgress,
     server: tuple[str, str | None, str | None, str] | None = None,
-) -> Revision:
+) -> "Revision":
     """Gate a revision; `server`: endpoint, names of baseline and adapter there, and key."""
+    from fourfold.assistant.refine.registry import SERVED_NAME
     from fourfold.assistant.refine.steps import gate_baseline
     from fourfold.eval.endpoint import EndpointModel
     from fourfold.eval.gate import gate as measure
@@ -335,11 +336,15 @@ def _server(endpoint: str | None, admin_key: str | None) -> "ServerAdmin | None"
     return ServerAdmin(endpoint, admin_key) if endpoint else None
 
 
-def _store(directory: Path | None) -> CorrectionStore:
+def _store(directory: Path | None) -> "CorrectionStore":
+    from fourfold.assistant.refine.store import CorrectionStore
+
     return CorrectionStore(store_directory(directory))
 
 
-def _both(directory: Path | None) -> tuple[CorrectionStore, Registry]:
+def _both(directory: Path | None) -> "tuple[CorrectionStore, Registry]":
+    from fourfold.assistant.refine.registry import Registry
+
     store = _store(directory)
     return store, Registry(store.directory)
 
@@ -350,14 +355,14 @@ def _model(name: str | None) -> Path:
     return resolve_model(name)
 
 
-def _record(store: CorrectionStore, name: str) -> str:
+def _record(store: "CorrectionStore", name: str) -> str:
     found = [correction.id for correction in store.list() if name and correction.id.startswith(name)]
     if len(found) > 1 and name not in found:
         raise UserError(f"several corrections are called {name!r}: {', '.join(found[:5])}")
     return name if len(found) != 1 else found[0]
 
 
-def _print_current(as_json: bool, state: State, endpoint: str | None) -> None:
+def _print_current(as_json: bool, state: "State", endpoint: str | None) -> None:
     current = f"the adapter {state.current}" if state.current else "the model as it was shipped, without an adapter"
     where = f" (here and in {endpoint})" if endpoint else ""
     _print(as_json, {"current": state.current, "previous": state.previous}, f"current is {current}{where}")
