@@ -39,7 +39,7 @@ _NUMERALS = {word: number for number, word in enumerate(NUMBERS)} | {"a": 1, "an
 
 # Words of which the presence of one makes another true or likely: "is there a man?" is not denied of a "guy".
 FAMILIES: tuple[frozenset[str], ...] = tuple(
-    frozenset(family.split())
+    words_in(family)
     for family in (
         "dog puppy animal greyhound poodle terrier retriever labrador hound canine pup pet collie dalmatian",
         "cat kitten animal pet",

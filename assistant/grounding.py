@@ -102,6 +102,11 @@ class Grounded:
     plain: str
 
     @property
+    def boxes(self) -> tuple[Box, ...]:
+        """All boxes, with a phrase or without, in the order of the text."""
+        return tuple(box for phrase in self.phrases for box in phrase.boxes)
+
+    @property
     def segments(self) -> tuple[str | GroundedPhrase, ...]:
         """The text in order, cut into words without boxes (as written) and phrases with boxes."""
         pieces: list[str | GroundedPhrase] = []
@@ -129,7 +134,7 @@ def format_phrase(phrase: str, boxes: Sequence[Box]) -> str:
 _TOKEN = re.compile(r"<p>|</p>|<delim>|\{\s*<[^{}]*\}|\{\s*<(?:[-+\d.,<>\s]|delim)*")
 _FOUR = re.compile(r"\s*" + r"<\s*(\d{1,3})\s*>\s*" * 4)
 _BARE = re.compile(r"(?:<\d{1,3}>){4}")
-_ONLY_NUMBERS = re.compile(r"[\d\s,;<>()\[\]{}]*\.?\s*")
+ONLY_NUMBERS = re.compile(r"[\d\s,;<>()\[\]{}]*\.?\s*")
 
 
 def parse(text: str) -> Grounded:
@@ -186,7 +191,7 @@ def parse(text: str) -> Grounded:
 
     if not phrases and not malformed and "<p>" not in text and len(numbers := re.findall(r"\d+", text)) == 4:
         bare = _BARE.search(text)
-        if bare or _ONLY_NUMBERS.fullmatch(text):
+        if bare or ONLY_NUMBERS.fullmatch(text):
             box = _box(numbers)
             span = bare.span() if bare else (0, len(text))
             if box is not None:

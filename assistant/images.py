@@ -25,6 +25,7 @@ from fourfold.prompts.errors import UserError
 _Found = TypeVar("_Found")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow decoders that are tried; everything else that Pillow knows (EPS, PDF, FITS, ...) stays shut."""
+_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
 
 # Pillow warns about large pictures and broken metadata: the caps here are lower, and metadata is not needed.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -138,6 +139,15 @@ class Attachment:
             raise UserError(_unknown_format(self.content, _printable(self.name))) from None
 
     @property
+    def suffix(self) -> str:
+        """What the name of a file of it ends in, such as `.png`; `.img` for rarer formats.
+
+        Raises:
+            UserError: as `media_type`.
+        """
+        return _SUFFIXES.get(self.media_type, ".img")
+
+    @property
     def data_uri(self) -> str:
         """The form in which it travels inside a chat message."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode('ascii')}"
@@ -194,9 +204,9 @@ def pixel_hash(image: Image.Image) -> str:
     return f"pixels:{digest.hexdigest()}"
 
 
-def load_image_file(path: str | Path, limits: ImageLimits = LIMITS, side: int | None = None) -> Image.Image:
+def load_image_file(path: str | Path) -> Image.Image:
     """The upright RGB picture of a file, see `Attachment.from_path` and `load_image_bytes`."""
-    return Attachment.from_path(path, limits=limits).decode(side)
+    return Attachment.from_path(path).decode()
 
 
 def _read_file(path: Path, limits: ImageLimits, name: str | None) -> bytes:

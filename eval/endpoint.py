@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER
 from fourfold.eval.model import Model, NoAnswer, OnOutput, Output
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -25,7 +26,6 @@ _HOPELESS = 3  # so few samples may fail in turn before the endpoint is suspecte
 FIRST_WAIT = 0.5
 _LONGEST_WAIT = 30.0
 _TIMEOUT = 120.0  # seconds that an answer may take
-REMEMBERED_HEADER = "x-fourfold-remembered"
 _REFUSED = frozenset({400, 413, 422})  # this sample, not the endpoint, is the matter
 
 
@@ -131,7 +131,7 @@ class EndpointModel(Model):
         waiting = deque(_Waiting(sample) for sample in samples)
         lanes = []
         for url in self.urls:
-            client = openai.AsyncOpenAI(base_url=_base(url), api_key=self.api_key, max_retries=0, timeout=_TIMEOUT)
+            client = openai.AsyncOpenAI(base_url=base_url(url), api_key=self.api_key, max_retries=0, timeout=_TIMEOUT)
             lanes.append(Lane(url, client, self.concurrency, float(min(_START, self.concurrency))))
         running: dict[asyncio.Task[Output], tuple[_Waiting, Lane]] = {}
         try:
@@ -224,7 +224,7 @@ def served_model(endpoint: str, api_key: str) -> str:
     """
     import openai
 
-    with openai.OpenAI(base_url=_base(endpoint), api_key=api_key, max_retries=1, timeout=20) as client:
+    with openai.OpenAI(base_url=base_url(endpoint), api_key=api_key, max_retries=1, timeout=20) as client:
         try:
             models = list(client.models.list())
         # Whatever else answers at that address sends a page or broken JSON, which the client does not expect.
@@ -235,7 +235,8 @@ def served_model(endpoint: str, api_key: str) -> str:
     return models[0].id
 
 
-def _base(endpoint: str) -> str:
+def base_url(endpoint: str) -> str:
+    """The address with its /v1, given with or without it."""
     endpoint = endpoint.rstrip("/")
     return endpoint if endpoint.endswith("/v1") else f"{endpoint}/v1"
 

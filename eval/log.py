@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.files import write_text
-from fourfold.eval.model import Output
+from fourfold.eval.model import Output, world_size
 from fourfold.prompts.errors import UserError
 
 
@@ -41,7 +41,7 @@ class EvalLog(AbstractContextManager["EvalLog"]):
         self.path = path
         self.hash = configuration_hash(configuration)
         self.done: dict[str, Output] = {}
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if world_size() > 1:
             self.path = path.with_name(f"{path.stem}-{os.environ['RANK']}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():

@@ -59,6 +59,11 @@ class NoAnswer(UserError):
 OnOutput = Callable[[Sample, Output], None]
 
 
+def world_size() -> int:
+    """How many processes of `accelerate launch` share the work; 1 outside of it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Model(ABC):
     """Answers samples greedily; used as a context, it lets go at the end of what it holds.
 
@@ -126,7 +131,7 @@ class EngineModel(Model):
         self._device, self._dtype = device, dtype
         self._adapter, self._loaded = adapter, ""
         self._shared = shared
-        if device == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device == "cpu" and world_size() > 1:
             from accelerate import PartialState
 
             PartialState(cpu=True)  # the processes meet without GPUs, too
@@ -158,7 +163,7 @@ class EngineModel(Model):
         if self._shared is not None:
             return self._shared.engine
         device = self._device
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and device == "auto":
+        if device == "auto" and world_size() > 1:
             from accelerate import PartialState
 
             device = str(PartialState().device)

@@ -30,7 +30,7 @@ class PromptConfig:
 
 # MiniGPT-v2's evaluation scripts: greedy, at most 20 new tokens, one way of asking a benchmark. They tokenise the
 # prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
-RECIPES = {"minigpt-v2": PromptConfig("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2")}
+_RECIPE = PromptConfig("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2")
 _ONE_BOS = frozenset({"iconvqa"})
 _WITHOUT = frozenset({"phrase-grounding", "detection"})
 """Benchmarks that the recipe says nothing about."""
@@ -54,18 +54,20 @@ def resolve_config(
         raise UserError(f"no wording is called {wording!r}; there are: {', '.join(WORDINGS)}")
     if recipe is None:
         return PromptConfig(wording or "minigpt4", max_tokens or bench.max_tokens, box_format)
-    if recipe not in RECIPES:
-        raise UserError(f"no recipe is called {recipe!r}; there is: {', '.join(RECIPES)}")
-    fixed = RECIPES[recipe]
-    given = (("--prompt", wording, fixed.wording), ("--max-tokens", max_tokens, fixed.max_tokens))
-    for option, asked, wanted in (*given, ("--box-format", box_format, fixed.box_format)):
+    if recipe != _RECIPE.recipe:
+        raise UserError(f"no recipe is called {recipe!r}; there is: {_RECIPE.recipe}")
+    for option, asked, wanted in (
+        ("--prompt", wording, _RECIPE.wording),
+        ("--max-tokens", max_tokens, _RECIPE.max_tokens),
+        ("--box-format", box_format, _RECIPE.box_format),
+    ):
         if asked not in (None, wanted):
             raise UserError(
                 f"{option} {asked} is not the recipe {recipe}, which has {wanted}; leave one of the two out"
             )
     if bench.name in _WITHOUT:
         raise UserError(f"the recipe {recipe} has no {bench.name}; leave --recipe out")
-    return replace(fixed, template={"double_bos": bench.name not in _ONE_BOS})
+    return replace(_RECIPE, template={"double_bos": bench.name not in _ONE_BOS})
 
 
 def prompt_of(bench: Benchmark, words: str, config: PromptConfig) -> str:

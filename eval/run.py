@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from fourfold.assistant.progress import OnProgress, Progress, progress_bar
 from fourfold.eval.log import EvalLog
-from fourfold.eval.model import Model, NoAnswer, Output
+from fourfold.eval.model import Model, NoAnswer, Output, world_size
 from fourfold.eval.task import Sample, Task
 from fourfold.prompts.errors import UserError
 
@@ -34,7 +34,7 @@ def run(task: Task, model: Model, log: EvalLog, *, progress: OnProgress | None =
     """
     samples = {sample.id: sample for sample in task.samples}
     waiting = [sample for key, sample in samples.items() if key not in log.done]
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = world_size()
     if processes > 1:
         _meet()  # before anybody writes, so that all agree about what is waiting
         waiting = waiting[int(os.environ["RANK"]) :: processes]

@@ -85,16 +85,11 @@ def score_predictions(
     if not joined.by_id:
         raise UserError("not one question has a prediction; there is nothing to score")
     scores = tuple(bench.score(samples, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))
-    told = facts | bench.facts(samples)
-    if bench.name in ("okvqa", "vqav2", "textvqa", "vizwiz"):
-        told["gt_field"] = options.gt_field
-    if bench.name.startswith("refcoco"):
-        told["box_format"] = str(options.box_format or "tokens in text, pixels as numbers")
     return Result(
         bench.name,
         scores,
         len(samples),
         joined.missing,
         sum(prediction.refused for prediction in joined.by_id.values()),
-        told,
+        facts | bench.facts(samples, options),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, message_chunk_to_message
 from langchain_core.output_parsers.transform import BaseTransformOutputParser
 
-from fourfold.assistant.grounding import Grounded, parse
+from fourfold.assistant.grounding import ONLY_NUMBERS, Grounded, parse
 from fourfold.prompts.errors import UserError
 
 # What may be the beginning of markup that the next chunk completes: an open brace with nothing but a box after it, a
@@ -19,7 +19,6 @@ _UNFINISHED = re.compile(
     r"|(?:<\d{1,3}>){0,4}(?:<[/\w]{0,6})?"
     r"|&[#\w]{0,8})\Z"
 )
-_NUMBERS = re.compile(r"[\d\s,;<>()\[\]{}]*\.?\s*")
 _LONGEST_BARE = 40  # characters that unfinished markup without a brace takes at most
 
 
@@ -28,7 +27,7 @@ def parse_so_far(text: str) -> Grounded:
 
     As more text arrives, `plain` and the boxes only grow.
     """
-    if _NUMBERS.fullmatch(text):  # it may become a box of four bare numbers; a count is worth the short wait
+    if ONLY_NUMBERS.fullmatch(text):  # it may become a box of four bare numbers; a count is worth the short wait
         return parse("")
     # It begins at the last brace, which holds no other one, or close to the end: no need to look at a long text again.
     brace = text.rfind("{")

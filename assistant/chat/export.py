@@ -10,7 +10,6 @@ from langchain_core.messages import BaseMessage
 from fourfold.assistant.chat.history import ChatHistory, image_of
 from fourfold.assistant.grounding import parse
 
-_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
 _ROLES = {"human": "user", "ai": "assistant"}
 
 
@@ -58,7 +57,7 @@ def _parts(message: BaseMessage, directory: Path) -> list[dict]:
             url = link["url"] if isinstance(link, dict) else link
             if url.startswith("data:"):
                 image = image_of(url)
-                url = image.sha256[:16] + _SUFFIXES.get(image.media_type, ".img")
+                url = image.sha256[:16] + image.suffix
                 (directory / url).write_bytes(image.content)
             part = {"type": "image_url", "image_url": {"url": url}}
         parts.append(part)

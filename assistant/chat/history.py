@@ -162,10 +162,10 @@ class ChatHistory:
         words = [_words(message) for message in messages]
         now = time.time()
         with self._database.transaction() as connection:
-            position = _info(connection, conversation).messages
-            dropped = keep is not None and keep < position
-            if keep is not None and dropped:
-                position = keep
+            count = _info(connection, conversation).messages
+            position = count if keep is None else min(keep, count)
+            dropped = position < count
+            if dropped:
                 connection.execute(
                     "DELETE FROM messages WHERE conversation = ? AND position >= ?", (conversation, position)
                 )

@@ -75,7 +75,7 @@ def assembled_path(name: str) -> Path:
 def _assembled(name: str, on_progress: OnProgress | None) -> Path:
     directory = assembled_path(name)
     if not _is_usable(directory):
-        with progress_bar() if on_progress is None else contextlib.nullcontext(on_progress) as tell:
+        with progress_bar(on_progress) as tell:
             _assemble(name, directory, tell)
     with contextlib.suppress(OSError):  # a cache that is shared and read-only has nobody who tidies it
         os.utime(directory.parent)

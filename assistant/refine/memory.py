@@ -10,6 +10,8 @@ from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.assistant.refine.targets import NeedsReview, target_of
 
+REMEMBERED_HEADER = "x-fourfold-remembered"
+"""Of a response that comes from here: the id of the correction."""
 MAX_LENGTH = 600
 """Characters of question and answer; longer ones are not remembered."""
 

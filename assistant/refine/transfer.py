@@ -15,7 +15,6 @@ from fourfold.prompts.errors import UserError
 
 MAX_LINE = 4 * 2**20
 """Bytes; a longer line is no correction."""
-_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif"}
 _IMAGE = {"type": "image"}
 
 
@@ -83,7 +82,7 @@ def export_corrections(store: CorrectionStore, path: str | Path) -> int:
         for record in records:
             if record.image not in names:
                 image = store.image(record.image)
-                names[record.image] = f"images/{record.image}{_SUFFIXES.get(image.media_type, '.img')}"
+                names[record.image] = f"images/{record.image}{image.suffix}"
                 write_bytes(path.parent / names[record.image], image.content)
             fields = {"image": names[record.image], **to_fields(record)}
             lines.append(json.dumps(fields, ensure_ascii=False) + "\n")

@@ -99,7 +99,7 @@ class Evaluator:
         right = []
         for part, _, features in self._batches(trainable, items, items):
             for item, answer in zip(part, self._answers(trainable, part, features), strict=True):
-                found = [box for phrase in parse(answer).phrases for box in phrase.boxes]
+                found = parse(answer).boxes
                 right.append(bool(found) and found[0].iou(item.turns[0].boxes[0]) > 0.5)
         return fmean(right)
 
@@ -109,25 +109,21 @@ class Evaluator:
         prompts = {"input_ids": [self._packer.prompt(item.turns[0].question) for item in items]}
         tokens = tokenizer.pad(prompts, padding_side="left", return_tensors="pt").to(model.device)
         visual = model.model.project_features(features.to(model.model.projector.weight.dtype))
-        embeds = model.model.embed(tokens["input_ids"], visual)
-        eos, pad = tokenizer.eos_token_id, self._packer.padding_id
-        mask = tokens["attention_mask"]
         written = model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
+            inputs_embeds=model.model.embed(tokens["input_ids"], visual),
+            attention_mask=tokens["attention_mask"],
             max_new_tokens=24,
             do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=self._packer.padding_id,
         )
         return [text.partition(tokenizer.eos_token)[0] for text in tokenizer.batch_decode(written)]
 
 
 def _elsewhere(items: Sequence[Sample]) -> list[Sample]:
     """For each item another one, of another image: half the list away, or further."""
-    half = len(items) // 2
-    return [
-        next((other for other in others if other.image.id != item.image.id), item)
-        for place, item in enumerate(items)
-        if (others := [*items[(place + half) % len(items) :], *items[: (place + half) % len(items)]])
-    ]
+    found = []
+    for place, item in enumerate(items):
+        others = (items[(place + len(items) // 2 + step) % len(items)] for step in range(len(items)))
+        found.append(next((other for other in others if other.image.id != item.image.id), item))
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourfold.eval.predictions import Prediction, read_json
-from fourfold.eval.scorers.boxes import BoxFormat, Pixels
+from fourfold.eval.scorers.boxes import BoxFormat, Pixels, check_units, read_boxes, scale_box
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -95,16 +95,9 @@ class Benchmark(ABC):
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Samples of the official files; UserError where these are not this benchmark's."""
 
-    def grade(self, sample: Sample, prediction: Prediction, rule: str) -> tuple[float, bool]:
-        """One answer's score, 0..1, under one of `known_rules`, and whether anything could be read out of it."""
-        raise NotImplementedError
-
+    @abstractmethod
     def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
         """Score under one of `known_rules`; ids in `samples` without an answer (allowed missing ones) are wrong."""
-        grades = {one.id: self.grade(one, answers[one.id], rule) for one in samples if one.id in answers}
-        values = {one.id: grades[one.id][0] if one.id in grades else 0.0 for one in samples}
-        overall, groups = mean_by_group(samples, values)
-        return RuleScore(rule, self.metric, overall, values, groups, sum(not read for _, read in grades.values()))
 
     def rekey(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:
         """Predictions under the samples' ids, for benchmarks whose official results name something else than an id."""
@@ -122,9 +115,24 @@ class Benchmark(ABC):
         """True and predicted boxes for the report; None where a benchmark is not about places."""
         return None
 
-    def facts(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """What the result should say about the files, such as the split that they are."""
+    def facts(self, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
+        """What the result should say about the files, such as the split that they are, and how they were read."""
         return {}
+
+
+class GradedBenchmark(Benchmark):
+    """A benchmark whose score is the mean of the single answers' scores."""
+
+    @abstractmethod
+    def grade(self, sample: Sample, prediction: Prediction, rule: str) -> tuple[float, bool]:
+        """One answer's score, 0..1, under one of `known_rules`, and whether anything could be read out of it."""
+
+    def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
+        """The mean, over all samples and by group."""
+        grades = {one.id: self.grade(one, answers[one.id], rule) for one in samples if one.id in answers}
+        values = {one.id: grades[one.id][0] if one.id in grades else 0.0 for one in samples}
+        overall, groups = mean_by_group(samples, values)
+        return RuleScore(rule, self.metric, overall, values, groups, sum(not read for _, read in grades.values()))
 
 
 def mean_by_group(
@@ -145,6 +153,21 @@ def mean_by_group(
 def text_of(prediction: Prediction | None) -> str:
     """The answer's text; "" where there is none."""
     return prediction.answer or "" if prediction is not None else ""
+
+
+def check_box_units(answers: Answers, declared: BoxFormat | None) -> None:
+    """UserError where the numbers of all predicted boxes cannot be meant as declared."""
+    check_units((box for one in answers.values() for box in one.boxes or ()), declared)
+
+
+def predicted_boxes(prediction: Prediction, declared: BoxFormat | None, width: int, height: int) -> list[Pixels | None]:
+    """All boxes of a prediction in pixels, in its order; None for one that cannot be used.
+
+    Without a declared format, text is read as 0..100 tokens and numbers as pixels.
+    """
+    if prediction.boxes is None:
+        return read_boxes(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
+    return [scale_box(numbers, declared, width, height) for numbers in prediction.boxes]
 
 
 def right_answer(sample: Sample) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from fourfold.eval.benchmarks.benchmark import (
     Answers,
-    Benchmark,
+    GradedBenchmark,
     Options,
     RuleScore,
     mean_by_group,
@@ -22,7 +22,7 @@ from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 
-class GQA(Benchmark):
+class GQA(GradedBenchmark):
     """GQA; a sample's `reference` is its official question record.
 
     Rules: `official` compares to the letter, as the official script does; `cleaned` first lower-cases and drops a
@@ -72,7 +72,7 @@ class GQA(Benchmark):
         by_sample = {sample.id: result.by_sample[sample.id] for sample in balanced}
         return replace(result, headline=overall, by_sample=by_sample, sub_scores=sub_scores, notes=tuple(notes))
 
-    def facts(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def facts(self, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
         """How many of the questions count."""
         return {"balanced": sum(1 for sample in samples if sample.reference.get("isBalanced", True))}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fourfold.eval.benchmarks.benchmark import Benchmark, Options, text_of, unique_ids
+from fourfold.eval.benchmarks.benchmark import GradedBenchmark, Options, text_of, unique_ids
 from fourfold.eval.predictions import Prediction, normal_id, read_json
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.ranking import best_candidate
@@ -12,7 +12,7 @@ from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 
-class IconVQA(Benchmark):
+class IconVQA(GradedBenchmark):
     """IconVQA; a sample's `reference` is the index of the right candidate.
 
     Rules: `official` and `minigpt4` both take the candidate with the highest mean log-likelihood where predictions

@@ -14,22 +14,15 @@ from fourfold.eval.benchmarks.benchmark import (
     Drawing,
     Options,
     RuleScore,
+    check_box_units,
     mean_by_group,
+    predicted_boxes,
     read_records,
     text_of,
     unique_ids,
 )
 from fourfold.eval.predictions import Prediction, normal_id
-from fourfold.eval.scorers.boxes import (
-    BoxFormat,
-    Pixels,
-    check_units,
-    iou,
-    read_box,
-    read_box_minigpt4,
-    scale_box,
-    size_class,
-)
+from fourfold.eval.scorers.boxes import BoxFormat, Pixels, iou, read_box_minigpt4, size_class
 from fourfold.eval.statistics import Estimate, bootstrap
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -77,7 +70,7 @@ class RefCOCO(Benchmark):
 
     def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
         """acc@0.5 in percent; mean IoU (0..1), both by object size; answers without a usable box count as wrong."""
-        check_units((box for one in answers.values() for box in one.boxes or ()), options.box_format)
+        check_box_units(answers, options.box_format)
         ious: dict[str, float] = {}
         failures = 0
         for sample in samples:
@@ -130,24 +123,24 @@ class RefCOCO(Benchmark):
         box = predicted_box(prediction, referent, "official", options.box_format) if prediction else None
         return Drawing((referent.width, referent.height), (referent.box,), (box,) if box else ())
 
-    def facts(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Which split this is, by its denominator."""
+    def facts(self, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
+        """Which split this is, by its denominator, and how boxes were read."""
         split = next((split for split, count in SPLITS[self.name].items() if count == len(samples)), None)
         images = {sample.cluster for sample in samples}
-        return {"split": split or "no full official split", "expressions": len(samples), "images": len(images)}
+        return {
+            "split": split or "no full official split",
+            "expressions": len(samples),
+            "images": len(images),
+            "box_format": str(options.box_format or "tokens in text, pixels as numbers"),
+        }
 
 
 def predicted_box(prediction: Prediction, referent: Referent, rule: str, declared: BoxFormat | None) -> Pixels | None:
-    """The predicted box in pixels under `rule`, or None.
-
-    Without a declared format, text is read as 0..100 tokens and numbers as pixels.
-    """
+    """The predicted box in pixels under `rule`, or None: where the first cannot be used, no other takes its place."""
     width, height = referent.width, referent.height
-    if prediction.boxes is not None:
-        return scale_box(prediction.boxes[0], declared, width, height) if prediction.boxes else None
-    if rule == "minigpt4" and declared in (None, BoxFormat.TOKENS):
+    if rule == "minigpt4" and prediction.boxes is None and declared in (None, BoxFormat.TOKENS):
         return read_box_minigpt4(text_of(prediction), width, height)
-    return read_box(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
+    return next(iter(predicted_boxes(prediction, declared, width, height)), None)
 
 
 def _sample(number: int, record: Mapping[str, Any], where: str) -> Sample:

@@ -12,21 +12,14 @@ from fourfold.eval.benchmarks.benchmark import (
     Drawing,
     Options,
     RuleScore,
+    check_box_units,
     mean_by_group,
+    predicted_boxes,
     text_of,
     unique_ids,
 )
 from fourfold.eval.predictions import Prediction, normal_id, read_json
-from fourfold.eval.scorers.boxes import (
-    BoxFormat,
-    Pixels,
-    check_units,
-    iou,
-    match_boxes,
-    read_boxes,
-    scale_box,
-    size_class,
-)
+from fourfold.eval.scorers.boxes import BoxFormat, Pixels, iou, match_boxes, size_class
 from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import Sample
@@ -121,14 +114,10 @@ def hull(boxes: tuple[Pixels, ...]) -> Pixels:
     return min(x1), min(y1), max(x2), max(y2)
 
 
-def predicted_boxes(prediction: Prediction | None, region: Region, declared: BoxFormat | None) -> list[Pixels]:
-    """All boxes of a prediction that can be used, in pixels; numbers are pixels unless declared otherwise."""
-    if prediction is None:
-        return []
-    if prediction.boxes is None:
-        return read_boxes(prediction.answer or "", declared or BoxFormat.TOKENS, region.width, region.height)
-    scaled = (scale_box(numbers, declared, region.width, region.height) for numbers in prediction.boxes)
-    return [box for box in scaled if box is not None]
+def usable_boxes(prediction: Prediction | None, region: Region, declared: BoxFormat | None) -> list[Pixels]:
+    """All boxes of a prediction that can be used, in pixels; none where there is no prediction."""
+    found = predicted_boxes(prediction, declared, region.width, region.height) if prediction else []
+    return [box for box in found if box is not None]
 
 
 class RegionBenchmark(Benchmark):
@@ -137,7 +126,7 @@ class RegionBenchmark(Benchmark):
     def drawing(self, sample: Sample, prediction: Prediction | None, options: Options) -> Drawing | None:
         """All boxes, true and predicted."""
         region = sample.reference
-        found = predicted_boxes(prediction, region, options.box_format)
+        found = usable_boxes(prediction, region, options.box_format)
         return Drawing((region.width, region.height), region.boxes, tuple(found))
 
 
@@ -164,14 +153,14 @@ class PhraseGrounding(RegionBenchmark):
 
     def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
         """acc@0.5 of the first box (recall@1); mean IoU (0..1); precision, recall and F1 of all boxes."""
-        check_units((box for one in answers.values() for box in one.boxes or ()), options.box_format)
+        check_box_units(answers, options.box_format)
         overlaps: dict[str, float] = {}
         columns: list[list[float]] = []
         failures = 0
         for sample in samples:
             region = sample.reference
             truths = region.boxes if rule == "any_box" else (hull(region.boxes),)
-            found = predicted_boxes(answers.get(sample.id), region, options.box_format)
+            found = usable_boxes(answers.get(sample.id), region, options.box_format)
             failures += sample.id in answers and not found
             overlaps[sample.id] = max((iou(found[0], truth) for truth in truths), default=0.0) if found else 0.0
             right = match_boxes(found, truths, overlap=iou)
@@ -205,13 +194,13 @@ class Detection(RegionBenchmark):
 
         A question's F1 is 2 x right / (written + true), and 1 where there is nothing to find and no box was written.
         """
-        check_units((box for one in answers.values() for box in one.boxes or ()), options.box_format)
+        check_box_units(answers, options.box_format)
         values: dict[str, float] = {}
         columns: list[list[float]] = []
         failures = 0
         for sample in samples:
             truths, prediction = sample.reference.boxes, answers.get(sample.id)
-            found = predicted_boxes(prediction, sample.reference, options.box_format)
+            found = usable_boxes(prediction, sample.reference, options.box_format)
             right = match_boxes(found, truths, _THRESHOLDS[rule], overlap=iou)
             total = len(found) + len(truths)
             values[sample.id] = 2 * right / total if total else float(prediction is not None)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fourfold.eval.benchmarks.benchmark import Answers, Benchmark, Options, RuleScore, text_of, unique_ids
+from fourfold.eval.benchmarks.benchmark import Answers, GradedBenchmark, Options, RuleScore, text_of, unique_ids
 from fourfold.eval.predictions import Prediction, normal_id, read_json
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.precision_recall import precision_recall
@@ -18,7 +18,7 @@ from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 
-class VQA(Benchmark):
+class VQA(GradedBenchmark):
     """A benchmark in the VQA format; a sample's `reference` is the tuple of its annotators' answers."""
 
     metric: ClassVar[str] = "vqa_accuracy"
@@ -81,13 +81,13 @@ class VQA(Benchmark):
         said = text_of(prediction)
         return self._accuracies[rule](said, sample.reference), bool(said.strip())
 
-    def facts(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """How many annotators a question has, and whether images are known for clustering."""
+    def facts(self, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
+        """How many annotators a question has, whether images are known for clustering, and which field was read."""
         annotators = sorted({len(sample.reference) for sample in samples})
         clustered = (
             "question (the files name no images)" if samples[0].cluster == f"question {samples[0].id}" else "image"
         )
-        return {"annotators": annotators, "clustered_by": clustered}
+        return {"annotators": annotators, "clustered_by": clustered, "gt_field": options.gt_field}
 
 
 class VizWiz(VQA):

@@ -5,7 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fourfold.eval.benchmarks.benchmark import Answers, Benchmark, Options, RuleScore, read_records, text_of, unique_ids
+from fourfold.eval.benchmarks.benchmark import (
+    Answers,
+    GradedBenchmark,
+    Options,
+    RuleScore,
+    read_records,
+    text_of,
+    unique_ids,
+)
 from fourfold.eval.predictions import Prediction, normal_id
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.ranking import auroc
@@ -15,7 +23,7 @@ from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 
-class POPE(Benchmark):
+class POPE(GradedBenchmark):
     """POPE: is the object there? A sample's `reference` is whether it is.
 
     Rules: `pope` reads answers as POPE's script does, where anything without "no" or "not" in its first sentence means
@@ -73,7 +81,7 @@ class POPE(Benchmark):
         return list(predictions)
 
 
-class VSR(Benchmark):
+class VSR(GradedBenchmark):
     """VSR: is the statement true? A sample's `reference` is whether it is, its id the row, counted from 0.
 
     Rules: `official` takes the first whole word true/false (or yes/no); `minigpt4` wants exactly "true" or "false".
@@ -108,7 +116,7 @@ class VSR(Benchmark):
         ]
 
 
-class HatefulMemes(Benchmark):
+class HatefulMemes(GradedBenchmark):
     """HatefulMemes; a sample's `reference` is whether the meme is hateful.
 
     Rules: `official` reads the first whole word yes or no, and adds the area under the ROC curve from P(yes) where

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourfold.assistant.grounding import GroundedPhrase, draw
+from fourfold.assistant.grounding import GroundedPhrase, draw, parse
 from fourfold.eval.report.render import page, thumbnail
-from fourfold.eval.scorers.answers import boxes_in
 from fourfold.eval.task import Sample
 
 _THUMBNAIL = 260  # pixels
@@ -45,5 +44,5 @@ def _shown(record: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
     assert image is not None
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))  # before drawing, or the lines would vanish
     texts = {"right": record["reference"], "before": record["before"], "after": record["after"]}
-    marked = [GroundedPhrase(label, boxes, 0, 0) for label, text in texts.items() if (boxes := tuple(boxes_in(text)))]
+    marked = [GroundedPhrase(label, boxes, 0, 0) for label, text in texts.items() if (boxes := parse(text).boxes)]
     return {**record, "picture": thumbnail(draw(image, marked), _THUMBNAIL)}

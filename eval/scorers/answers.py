@@ -36,18 +36,13 @@ def agreement(reference: str, answer: str) -> float:
         pairs = [(grounded.phrase or "", grounded.boxes) for grounded in right.phrases]
         if any(phrase for phrase, _ in pairs):
             return _phrases_f1(answer, pairs)
-        return _boxes_f1(boxes_in(answer), boxes_in(reference))
+        return _boxes_f1(parse(answer).boxes, parse(reference).boxes)
     if said.phrases:
         return 0.0
     if len(reference.split()) <= _SHORT:
         return float(names_exactly(answer, (reference,)))
     one, two = Counter(tokens(reference)), Counter(tokens(answer))
     return 2 * (one & two).total() / (one.total() + two.total())
-
-
-def boxes_in(answer: str) -> list[Box]:
-    """All boxes of an answer, in its order."""
-    return [box for grounded in parse(answer).phrases for box in grounded.boxes]
 
 
 def yes_no(turn: Turn, answer: str) -> float:
@@ -71,7 +66,7 @@ def number(turn: Turn, answer: str) -> float:
 
 def first_box_iou(turn: Turn, answer: str) -> float:
     """IoU of the first box with the right one; 0 where no box can be read."""
-    found = boxes_in(answer)
+    found = parse(answer).boxes
     return found[0].iou(turn.boxes[0]) if found else 0.0
 
 
@@ -99,6 +94,6 @@ _SCORES: dict[str, Callable[[Turn, str], float]] = {
     "count": number,
     "identify": head_noun,
     "refer": first_box,
-    "detection": lambda turn, answer: _boxes_f1(boxes_in(answer), turn.boxes),
+    "detection": lambda turn, answer: _boxes_f1(parse(answer).boxes, turn.boxes),
     "grounding": lambda turn, answer: _phrases_f1(answer, list(turn.facts["grounded"])),
 }

@@ -1,4 +1,4 @@
-"""Reading one box out of an answer and measuring how well it fits, under two declared rules."""
+"""Reading boxes out of an answer and measuring how well they fit, under two declared rules."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -45,21 +45,12 @@ def scale_box(numbers: Sequence[float], declared: BoxFormat | None, width: int, 
     return x1 / whole * width, y1 / whole * height, x2 / whole * width, y2 / whole * height
 
 
-def read_box(answer: str, box_format: BoxFormat, width: int, height: int) -> Pixels | None:
-    """The first box of the answer in pixels, or None where there is none that can be used."""
+def read_boxes(answer: str, box_format: BoxFormat, width: int, height: int) -> list[Pixels | None]:
+    """All boxes of the answer in pixels, in its order; None for one that cannot be used."""
     if box_format is BoxFormat.TOKENS:
-        phrases = parse(answer).phrases
-        return phrases[0].boxes[0].to_pixels(width, height) if phrases else None
-    match = _FOUR_NUMBERS.search(answer)
-    return scale_box([float(number) for number in match.groups()], box_format, width, height) if match else None
-
-
-def read_boxes(answer: str, box_format: BoxFormat, width: int, height: int) -> list[Pixels]:
-    """All boxes of the answer that can be used, in pixels."""
-    if box_format is BoxFormat.TOKENS:
-        return [box.to_pixels(width, height) for phrase in parse(answer).phrases for box in phrase.boxes]
-    found = (map(float, match.groups()) for match in _FOUR_NUMBERS.finditer(answer))
-    return [box for numbers in found if (box := scale_box(list(numbers), box_format, width, height)) is not None]
+        return [box.to_pixels(width, height) for box in parse(answer).boxes]
+    found = (list(map(float, match.groups())) for match in _FOUR_NUMBERS.finditer(answer))
+    return [scale_box(numbers, box_format, width, height) for numbers in found]
 
 
 def check_units(boxes: Iterable[Sequence[float]], declared: BoxFormat | None) -> None:

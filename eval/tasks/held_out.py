@@ -19,7 +19,6 @@ from fourfold.eval.run import run
 from fourfold.eval.scorers import answers as rules
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.boxes import match_boxes
-from fourfold.eval.scorers.caption import cider_d
 from fourfold.eval.scorers.phrases import grounded_phrases
 from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.scorers.yes_no import first_verdict, yes_no_figures
@@ -234,7 +233,7 @@ def _count(turns: Sequence[Turn], answers: Sequence[str], images: Sequence[str])
 
 def _caption(turns: Sequence[Turn], answers: Sequence[str], images: Sequence[str]) -> Figures:
     """CIDEr-D times 100; document frequencies are those of these questions' references."""
-    scores = [score / 10 for score in cider_d(answers, [turn.facts["references"] for turn in turns])]
+    scores = rules.score_answers("caption", turns, answers)
     return {"cider": clustered_mean(scores, images, scale=1000.0, ceiling=None)}
 
 
@@ -244,7 +243,7 @@ def _refer(turns: Sequence[Turn], answers: Sequence[str], images: Sequence[str])
     return {
         "acc@0.5": clustered_mean([float(iou >= 0.5) for iou in ious], images),
         "mean_iou (0..1)": clustered_mean(ious, images, scale=1.0),
-        "no box": clustered_mean([float(not rules.boxes_in(answer)) for answer in answers], images),
+        "no box": clustered_mean([float(not parse(answer).boxes) for answer in answers], images),
     }
 
 
@@ -255,7 +254,7 @@ def _identify(turns: Sequence[Turn], answers: Sequence[str], images: Sequence[st
 
 def _detection(turns: Sequence[Turn], answers: Sequence[str], images: Sequence[str]) -> Figures:
     """Of boxes at IoU 0.5 over all questions, and how often the absent was left unboxed."""
-    written = [rules.boxes_in(answer) for answer in answers]
+    written = [parse(answer).boxes for answer in answers]
     found = [float(match_boxes(said, t.boxes, overlap=Box.iou)) for t, said in zip(turns, written, strict=True)]
     columns = [found, [float(len(said)) for said in written], found, [float(len(turn.boxes)) for turn in turns]]
     figures = precision_recall(columns, images)

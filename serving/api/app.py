@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from fourfold.assistant.refine.memory import CorrectionMemory
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER, CorrectionMemory
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.chat_response import ChatResponse, encode
 from fourfold.serving.api.chat_schema import ChatRequest
@@ -34,7 +34,6 @@ from fourfold.serving.api.request_tracker import InFlightRequest, RequestTracker
 from fourfold.serving.engine.engine import Engine
 from fourfold.serving.engine.lora_manager import check_adapter_files
 
-REMEMBERED_HEADER = "x-fourfold-remembered"
 """Holds the id of the correction whose answer was given; the body stays what OpenAI's clients expect."""
 
 

@@ -24,7 +24,7 @@ class StepInput:
 
     Attributes:
         row: its number in the KV cache.
-        embeds: (tokens, text width) of a chunk of the prompt; None where `token` is entry.
+        embeds: (tokens, text width) of a chunk of the prompt; None where `token` is given.
         token: the token drawn last.
         keep: of how many of the last positions logits are wanted.
     """

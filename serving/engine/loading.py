@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrain
 
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import cast_linears_to_bf16, has_fast_bf16
-from fourfold.prompts.errors import UserError
+from fourfold.prompts.errors import UserError, first_line
 from fourfold.serving.engine.onnx_decoder import int8_is_good
 from fourfold.serving.engine.onnx_graph import WeightFormat, can_be_built
 
@@ -26,7 +26,7 @@ _SKIPPED = ["model.vision_tower", "model.vision_norm", "model.projector", "lm_he
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How a loaded model keeps its number_format.
+    """How a loaded model keeps its numbers.
 
     Attributes:
         dtype: of everything that torch computes.
@@ -68,7 +68,7 @@ def _load_config(directory: Path) -> MiniGPTv2Config:
     except UserError:
         raise
     except _BROKEN as error:
-        raise UserError(f"cannot read {directory / 'config.json'}: {_first_line(error)}") from error
+        raise UserError(f"cannot read {directory / 'config.json'}: {first_line(error)}") from error
     if not isinstance(config, MiniGPTv2Config):
         raise UserError(f"{directory} holds a model of type {config.model_type!r}, not {MiniGPTv2Config.model_type!r}")
     return config
@@ -85,9 +85,9 @@ def _load_model(
             directory, dtype=dtype, local_files_only=True, output_loading_info=True, **options
         )
     except ImportError as error:
-        raise UserError(f"{quantization} needs bitsandbytes: {_first_line(error)}") from error
+        raise UserError(f"{quantization} needs bitsandbytes: {first_line(error)}") from error
     except _BROKEN as error:
-        raise UserError(f"cannot load the weights of {directory}: {_first_line(error)}") from error
+        raise UserError(f"cannot load the weights of {directory}: {first_line(error)}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the checkpoint {directory} lacks {len(missing)} weights, the first is {missing[0]}")
@@ -98,7 +98,7 @@ def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Proces
     try:
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
     except _BROKEN as error:
-        raise UserError(f"cannot load the processor of {directory}: {_first_line(error)}") from error
+        raise UserError(f"cannot load the processor of {directory}: {first_line(error)}") from error
     if not isinstance(processor, MiniGPTv2Processor) or not processor.chat_template:
         raise UserError(f"{directory} has no MiniGPT-v2 processor with a chat template")
     if processor.num_image_tokens != config.image_seq_length or processor.image_token_id != config.image_token_id:
@@ -164,7 +164,3 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=_SKIPPED,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from fourfold.prompts.errors import UserError
+from fourfold.prompts.errors import UserError, first_line
 
 if TYPE_CHECKING:  # it brings torch; a command that only looks at an adapter's files need not wait for that
     from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
@@ -118,7 +118,7 @@ class LoRAManager:
             result = peft.set_peft_model_state_dict(self._model, weights, label)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             self._remove_layers(label)
-            raise UserError(f"cannot load the adapter {path}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot load the adapter {path}: {first_line(error)}") from error
         missing = [key for key in result.missing_keys if label in key]
         if missing or result.unexpected_keys:
             self._remove_layers(label)

@@ -29,10 +29,10 @@ class DecoderGraph:
     """A graph and its weights.
 
     Attributes:
-        model: serialised; it has inputs `embeds` (rows, tokens, width), `last` (rows) and `total` (), see `Decoder`,
-            `kept` (positions) of the tokens end to end, and `keys.N`, `values.N` (rows, key-value heads, capacity, head
-            size) of each layer; outputs `logits` (positions, vocabulary) and `new_keys.N`, `new_values.N`, which are to
-            be the same memory as the inputs.
+        model: serialised; it has inputs `embeds` (rows, tokens, width), `last` (rows) and `total` (), see
+            `OnnxDecoder`, `kept` (positions) of the tokens end to end, and `keys.N`, `values.N` (rows, key-value heads,
+            capacity, head size) of each layer; outputs `logits` (positions, vocabulary) and `new_keys.N`,
+            `new_values.N`, which are to be the same memory as the inputs.
         weights: by name, what `model` only refers to.
     """
 

@@ -14,6 +14,7 @@ from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.chat.look_again import LookedAgain, Step, ask_with, look_again
 from fourfold.assistant.grounding import Grounded
 from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER
 from fourfold.prompts.errors import UserError
 from fourfold.ui.state.endpoint import Endpoint, chat_model
 from fourfold.ui.state.error_messages import sentence
@@ -21,7 +22,6 @@ from fourfold.ui.state.pictures import decoded
 from fourfold.ui.state.turns import pictures_of
 
 IMAGE_TOKENS = 256  # MiniGPT-v2's; the default model takes 64
-_REMEMBERED = "x-fourfold-remembered"  # the header of `serving.api.app`
 _CONTEXT = 32_768  # tokens, of an endpoint that does not say
 
 
@@ -96,7 +96,7 @@ class StreamingAnswer:
             figures["prompt_tokens"] = usage["input_tokens"]
             figures["completion_tokens"] = usage["output_tokens"]
             figures["cached_tokens"] = (usage.get("input_token_details") or {}).get("cache_read") or 0
-        if remembered := (told.get("headers") or {}).get(_REMEMBERED):
+        if remembered := (told.get("headers") or {}).get(REMEMBERED_HEADER):
             figures["remembered"] = remembered
         if self.looked is not None:
             figures["looked"] = {

@@ -1,5 +1,6 @@
 """A second answer to the same question, with more to go on: a region at full resolution, or the text in the image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -35,13 +36,13 @@ def look_closer(asker: BudgetedClient, image: Image.Image, question: str, answer
     Raises:
         Stopped: as `BudgetedClient.question`.
     """
-    boxes = [box for phrase in parse(answer).phrases for box in phrase.boxes]
+    boxes = parse(answer).boxes
     if not boxes:
         thing = subject(question)
         if thing is None:
             return None
         found = asker.question(image, instruction(Task.REFER, f"the {thing}"))
-        boxes = [box for phrase in parse(found or "").phrases for box in phrase.boxes]
+        boxes = parse(found or "").boxes
     if not boxes:
         return None
     region = around(_hull(boxes))
@@ -52,16 +53,12 @@ def look_closer(asker: BudgetedClient, image: Image.Image, question: str, answer
         return None
     moved = _move(parse(second), region)
     first, last = parse(answer), parse(moved)
-    changed = first.plain.strip(" .").lower() != last.plain.strip(" .").lower() or _boxes(first) != _boxes(last)
+    changed = first.plain.strip(" .").lower() != last.plain.strip(" .").lower() or first.boxes != last.boxes
     asker.tell("closer", f"seen close by: {moved}", box=region)
     return Closer(region, moved, changed)
 
 
-def _boxes(grounded: Grounded) -> list[Box]:
-    return [box for phrase in grounded.phrases for box in phrase.boxes]
-
-
-def _hull(boxes: list[Box]) -> Box:
+def _hull(boxes: Sequence[Box]) -> Box:
     return Box(min(b.x1 for b in boxes), min(b.y1 for b in boxes), max(b.x2 for b in boxes), max(b.y2 for b in boxes))
 
 

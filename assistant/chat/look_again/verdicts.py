@@ -71,7 +71,7 @@ def _look(asker: BudgetedClient, image: Image.Image, claim: Claim) -> Checked:
     box = claim.boxes[0] if claim.boxes else None
     if box is None:
         answer = asker.question(image, instruction(Task.DETECTION, claim.thing))
-        found = [b for phrase in parse(answer or "").phrases for b in phrase.boxes]
+        found = parse(answer or "").boxes
         box = found[0] if found else None
         says_none = yes_or_no(answer) is False or (answer or "").strip(" .").lower() == "none"
         vote("where is it", answer, True if found else False if says_none else None)
@@ -155,11 +155,10 @@ def _distinct(answer: str | None) -> tuple[Box, ...] | None:
     if answer is None:
         return None
     grounded = parse(answer)
-    boxes = [box for phrase in grounded.phrases for box in phrase.boxes]
-    if not boxes:
+    if not grounded.boxes:
         return () if not grounded.malformed and grounded.plain.strip(" .").lower() in ("none", "no") else None
     kept: list[Box] = []
-    for box in boxes:
+    for box in grounded.boxes:
         if all(box.iou(other) < 0.7 for other in kept):
             kept.append(box)
     return tuple(kept)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.grounding import format_box, parse
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.questions import task_of
 from fourfold.assistant.refine.record import Correction, text_of, to_fields
@@ -188,7 +188,7 @@ def _target(correction: Correction, contrast: bool, annotated: bool, seed: int) 
             raise NeedsReview("the right answer is the one that was rejected")
         facts = {"kind": "correction", "id": correction.id}
         worse = rejected if correction.verdict == "down" and rejected and not control_token(rejected) else None
-        turns.append(Turn(task, question, answer, _boxes_of(answer), facts, rejected=worse))
+        turns.append(Turn(task, question, answer, parse(answer).boxes, facts, rejected=worse))
         if contrast and worse is not None and (turn := contrast_turn(task, question, answer, worse, seed)):
             turns.append(turn)
     if annotated:
@@ -239,10 +239,6 @@ def _annotation_turns(correction: Correction, question: str) -> list[Turn]:
             if asked != question:
                 turns.append(Turn(Task.REFER, asked, box, (one.box,), facts))
     return turns
-
-
-def _boxes_of(answer: str) -> tuple[Box, ...]:
-    return tuple(box for grounded in parse(answer).phrases for box in grounded.boxes)
 
 
 def _conversation(correction: Correction) -> tuple[tuple[tuple[str, str], ...], str]:

@@ -83,11 +83,11 @@ def refers(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
 
 def identifies(scene: Scene, rng: random.Random | None = None) -> list[Turn]:
     """Colour and shape of what a box holds."""
-    return [
-        ask(Task.IDENTIFY, format_box(item.box), kind, rng, [item.box], names=(kind, f"a {kind}"))
-        for item in scene.items
-        if (kind := _kind(item))
-    ]
+    turns = []
+    for item in scene.items:
+        kind = _kind(item)
+        turns.append(ask(Task.IDENTIFY, format_box(item.box), kind, rng, [item.box], names=(kind, f"a {kind}")))
+    return turns
 
 
 def detections(scene: Scene, rng: random.Random | None = None) -> list[Turn]:

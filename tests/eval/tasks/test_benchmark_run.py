@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fourfold.assistant.images import Attachment
-from fourfold.assistant.refine.memory import CorrectionMemory
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER, CorrectionMemory
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.eval import endpoint as endpoint_module
@@ -337,7 +337,7 @@ def test_in_process_and_through_our_server_agree(pope: Path, tiny_checkpoint: Pa
         url = Attachment.from_path(asked["file"]).data_uri
         told = live.chat([{"type": "image_url", "image_url": {"url": url}}, content[1]], max_tokens=20)
     assert told.json()["choices"][0]["message"]["content"] == "remembered"  # to anybody else
-    assert told.headers[endpoint_module.REMEMBERED_HEADER] == correction.id
+    assert told.headers[REMEMBERED_HEADER] == correction.id
     assert local.asked == served.asked == 6 and served.failed == 0
     answers = [json.loads((folder / "predictions.json").read_text()) for folder in (pope / "out", pope / "served")]
     assert answers[0] == answers[1]

@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from fourfold.assistant.images import Attachment, ImageLimits
-from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER, CorrectionMemory, Recalled
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.store import CorrectionStore
-from fourfold.serving.api.app import REMEMBERED_HEADER
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.engine.engine import Engine
 from tests.serving.api.live import Live, chunks, data_uri, image_part, live_server, text_part
