@@ -56,7 +56,7 @@ $(VENV)/.installed: pyproject.toml
 # lmms-eval is not installed: one file of it serves as an independent scorer in tests.
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --editable '.[test,ocr]'
-	$(PIP) download --quiet --no-deps --dest .whl lmms-eval==0.7.3
+	$(PIP) download --quiet --no-deps --dest .whl lmms-eval==0.7.3 ms-vlmeval==0.0.20
 	@touch $@
 
 clean:

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from benchmarks.cold import cold_starts
 from benchmarks.conversation import conversation
+from benchmarks.decisions import decisions
 from benchmarks.decode import decode_rates
 from benchmarks.growth import growth
 from benchmarks.limits import limits, processor, versions
@@ -45,6 +46,8 @@ def measure(model: Path, quick: bool, logs: Path) -> dict[str, Any]:
     figures |= {f"decode {name}": figure for name, figure in decoded.items()}
     _say("servers")
     figures |= compare_servers(model, rounds, tokens, logs)
+    _say("decisions")
+    figures |= decisions(model, rounds, 10 if quick else 100, logs)
     _say("cold starts")
     figures |= {f"cold start {name}": figure for name, figure in cold_starts(model, rounds).items()}
     _say("growth")

@@ -13,7 +13,7 @@ class Figure:
     """One thing that was measured.
 
     Attributes:
-        unit: "s", "tokens/s", "requests/s", "samples/s", "MiB", "GB/s" or "GFLOP/s".
+        unit: "s", "tokens/s", "requests/s", "questions/s", "samples/s", "MiB", "GB/s" or "GFLOP/s".
         runs: in the order in which they were taken; empty where there is no figure.
         limit: the best that this machine could do, in the same unit; None where there is no such thing.
         limit_is: how that is known.

@@ -60,6 +60,9 @@ class Answer:
 class Server:
     """A server process that answers.
 
+    Attributes:
+        client: of it, and the name by which it is `called` there.
+
     Args:
         name: of `commands`.
         model: checkpoint directory.
@@ -74,8 +77,8 @@ class Server:
         port = _free_port()
         command = commands(model, port)[name]
         # vLLM and ours know the model by its directory's name, transformers by the directory.
-        self._called = str(model) if name.startswith("transformers") else model.resolve().name
-        self._client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600)
+        self.called = str(model) if name.startswith("transformers") else model.resolve().name
+        self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600)
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._log = logs / f"{name}.log"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -97,8 +100,8 @@ class Server:
             openai.APIError: it is not there, refused, or said in the stream that it failed.
         """
         answer, started = Answer(), time.perf_counter()
-        stream: Any = self._client.chat.completions.create(
-            model=self._called,
+        stream: Any = self.client.chat.completions.create(
+            model=self.called,
             messages=messages,  # type: ignore[arg-type]
             max_tokens=max_tokens,
             temperature=0,

@@ -4,14 +4,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fourfold.eval.benchmarks.benchmark import Benchmark, right_answer
 from fourfold.eval.prompting import PromptConfig, prompt_of
-from fourfold.eval.task import FileImage, Sample
+from fourfold.eval.task import ImageSource, Sample
 from fourfold.prompts.errors import UserError
 
 
@@ -43,14 +42,14 @@ class Perturbation(StrEnum):
 def prepare(
     bench: Benchmark,
     samples: Sequence[Sample],
-    find: Callable[[str], Path | None],
+    find: Callable[[str], ImageSource | None],
     *,
     control: Control,
     perturbation: Perturbation,
     config: PromptConfig,
     seed: int,
 ) -> list[Sample]:
-    """What to ask for each sample of a benchmark's files; `find` gives the file of an image.
+    """What to ask for each sample of a benchmark's files; `find` gives an image by its name.
 
     The wrong image is that of another sample, drawn by the seed among the images of this run.
 
@@ -58,6 +57,8 @@ def prepare(
         UserError: only one image is there, so that none is a wrong one; or no wrong answer in words can be claimed.
     """
     images = list(dict.fromkeys(sample.cluster for sample in samples))
+    if control is Control.WRONG_IMAGE:
+        images = [name for name in images if find(name) is not None]  # a question without an image keeps none
     if control is Control.WRONG_IMAGE and len(images) < 2:
         raise UserError("the control wrong-image needs questions about at least two images")
     rng = random.Random(seed)
@@ -74,14 +75,13 @@ def prepare(
     edit = Shuffle(seed=seed) if perturbation is Perturbation.PATCH_SHUFFLE else None
     asked = []
     for sample, claim in zip(samples, claims, strict=True):
-        file: Path | None = None
+        image: ImageSource | None = None
         if control is Control.NONE:
-            file = find(sample.cluster)
-        elif control is Control.WRONG_IMAGE:
-            file = find(following[sample.cluster])
+            image = find(sample.cluster)
+        elif control is Control.WRONG_IMAGE and sample.cluster in following:
+            image = find(following[sample.cluster])
         prompt = sample.prompt if control is Control.TEXT_ONLY else prompt_of(bench, sample.prompt, config)
-        image = FileImage(file) if file else None
-        asked.append(replace(sample, prompt=with_claim(prompt, claim), image=image, edit=edit if file else None))
+        asked.append(replace(sample, prompt=with_claim(prompt, claim), image=image, edit=edit if image else None))
     return asked
 
 

@@ -3,22 +3,29 @@
 import asyncio
 import math
 import random
+import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fourfold.assistant.refine.memory import REMEMBERED_HEADER
-from fourfold.eval.model import Model, NoAnswer, OnOutput, Output
+from fourfold.assistant.unicode import well_formed
+from fourfold.eval.dialect import Dialect, sent_fields
+from fourfold.eval.model import AllRefused, Model, NoAnswer, OnOutput, Output
 from fourfold.eval.task import Sample
+from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-_START = 4  # requests in flight at first
+_START = 3  # requests in flight at first
+_COMMON = 3  # refusals for the same reason, and nothing else, that stop a run
+_WAYS = 6  # of asking one question that a server may refuse
 _ATTEMPTS = 6  # of one sample, before its failure is written down
 _PATIENCE = 6  # connection failures in a row after which an endpoint is given up
 LENIENCE = 20  # the same for answers that say "too busy" or "failed"
@@ -43,7 +50,9 @@ class Lane:
     failing: set[str] = field(default_factory=set)  # samples that failed here since the last answer
     resting_until: float = 0.0
     dead: str | None = None
-    knows_memory: bool = True  # takes the field that turns its memory of corrections off, or ignores it
+    dialect: Dialect = field(default_factory=Dialect)
+    taken: set[str] = field(default_factory=set)  # fields that it has accepted
+    other_address: str = ""  # where to ask instead if the first answer is 404
 
     @property
     def free(self) -> bool:
@@ -79,7 +88,7 @@ class _Failed(Exception):
 
     def __init__(self, message: str, *, retry_after: float | None = None, kind: str) -> None:
         super().__init__(message)
-        self.kind = kind  # "overrun", "unreachable", "sample" or "setup"
+        self.kind = kind  # "overrun", "unreachable", "sample", "refused" (a sample, by the server) or "setup"
         self.retry_after = retry_after
 
 
@@ -90,7 +99,7 @@ class EndpointModel(Model):
     answer that is marked as remembered all the same counts as none.
 
     Args:
-        urls: base URLs, with or without /v1.
+        urls: base URLs as the servers have them; one that is a host alone gets /v1.
         name: of the served model; None for the first that the first endpoint lists.
         api_key: for all of them.
         seed: sent along, for servers that need one even for greedy decoding.
@@ -131,8 +140,10 @@ class EndpointModel(Model):
         waiting = deque(_Waiting(sample) for sample in samples)
         lanes = []
         for url in self.urls:
-            client = openai.AsyncOpenAI(base_url=base_url(url), api_key=self.api_key, max_retries=0, timeout=_TIMEOUT)
-            lanes.append(Lane(url, client, self.concurrency, float(min(_START, self.concurrency))))
+            address, other = addresses(url)
+            client = openai.AsyncOpenAI(base_url=address, api_key=self.api_key, max_retries=0, timeout=_TIMEOUT)
+            lanes.append(Lane(url, client, self.concurrency, float(min(_START, self.concurrency)), other_address=other))
+        refusals: Counter[str] = Counter()
         running: dict[asyncio.Task[Output], tuple[_Waiting, Lane]] = {}
         try:
             while waiting or running:
@@ -152,11 +163,14 @@ class EndpointModel(Model):
                 for task in finished:
                     one, lane = running.pop(task)
                     lane.running -= 1
-                    output = _settle(task, one, lane)
+                    output = _settle(task, one, lane, refusals)
                     if output is None:
                         waiting.append(one)
-                    else:
-                        on_output(one.sample, output)
+                        continue
+                    on_output(one.sample, output)
+                    common = output.error and refusals[_alike(output.error)] >= _COMMON
+                    if common and not any(one.answered for one in lanes):
+                        raise AllRefused(f"{lane.url} refuses every question: {output.error}")
         finally:
             for task in running:
                 task.cancel()
@@ -165,41 +179,13 @@ class EndpointModel(Model):
                 await lane.client.close()
 
     async def _ask(self, lane: Lane, sample: Sample, max_tokens: int, template: Mapping[str, bool]) -> Output:
-        import openai
-
         try:
             shown = sample.attachment()
             image = None if shown is None else {"type": "image_url", "image_url": {"url": shown.data_uri}}
         except UserError as error:
             raise _Failed(str(error), kind="sample") from None
-        options: dict[str, Any] = {"logprobs": True, "top_logprobs": 20} if sample.candidates else {}
-        body: dict[str, Any] = {"chat_template_kwargs": dict(template)} if template else {}
-        if lane.knows_memory:
-            body["memory"] = False
         begun = time.monotonic()
-        try:
-            raw = await lane.client.chat.completions.with_raw_response.create(
-                model=self.identity,
-                messages=sample.messages(image),  # type: ignore[arg-type]
-                max_tokens=sample.max_tokens or max_tokens,
-                temperature=0,
-                seed=self.seed,
-                extra_body=body,
-                **options,
-            )
-            reply = raw.parse()
-        except (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError) as error:
-            raise _Failed(_short(error), retry_after=_retry_after(error), kind="overrun") from None
-        except openai.APIConnectionError as error:
-            raise _Failed(_short(error), kind="unreachable") from None
-        except openai.APIStatusError as error:
-            if error.status_code in _REFUSED and "memory" in body and "memory" in str(error):
-                lane.knows_memory = False  # a server that takes no fields but its own has no such memory either
-                return await self._ask(lane, sample, max_tokens, template)
-            kind = "sample" if error.status_code in _REFUSED else "setup"
-            raise _Failed(_short(error), kind=kind) from None
-        except ValueError as error:
-            raise _Failed(f"an answer that is no JSON ({_short(error)})", kind="overrun") from None
+        raw, reply, dialect = await self._request(lane, sample, image, max_tokens, template)
         if remembered := raw.headers.get(REMEMBERED_HEADER):
             raise _Failed(f"answered from the correction {remembered}, not by the model", kind="sample")
         answer = _answer_in(reply)
@@ -212,8 +198,67 @@ class EndpointModel(Model):
             listed = [(one.token, one.logprob) for one in first.top_logprobs] if first else []
             scores = rank_by_first_token(sample.candidates, listed)
         seconds = round(time.monotonic() - begun, 3)
-        fields = {"finish_reason": choice.finish_reason, "seconds": seconds, "endpoint": lane.url}
-        return Output(answer, None if scores is None else tuple(scores), fields=fields)
+        told = split_thought(answer)
+        apart = getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None)
+        thought = "\n".join(filter(None, (apart if isinstance(apart, str) else None, told.thought)))
+        fields = {"finish_reason": choice.finish_reason, "seconds": seconds, "endpoint": lane.url, **dialect.told}
+        if thought:
+            fields["thought"] = well_formed(thought)
+        return Output(told.answer, None if scores is None else tuple(scores), fields=fields)
+
+    async def _request(
+        self, lane: Lane, sample: Sample, image: dict[str, Any] | None, max_tokens: int, template: Mapping[str, bool]
+    ) -> tuple[Any, Any, Dialect]:
+        """The raw response, what it holds, and how it was asked for in the end.
+
+        What a server refuses of a request is left out or said in another way, until it has accepted it once.
+
+        Raises:
+            _Failed: there is none.
+        """
+        import openai
+
+        dialect = begun = lane.dialect
+        ways = 0
+        while True:
+            ways, client = ways + 1, lane.client
+            fields = dialect.fields(
+                max_tokens=sample.max_tokens or max_tokens,
+                seed=self.seed,
+                ranked=bool(sample.candidates),
+                template=template,
+            )
+            try:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=self.identity,
+                    messages=sample.messages(image),  # type: ignore[arg-type]
+                    **fields,
+                )
+                reply = raw.parse()
+                break
+            except (openai.APITimeoutError, openai.RateLimitError, openai.InternalServerError) as error:
+                raise _Failed(_short(error), retry_after=_retry_after(error), kind="overrun") from None
+            except openai.APIConnectionError as error:
+                raise _Failed(_short(error), kind="unreachable") from None
+            except openai.NotFoundError as error:
+                if client is lane.client:  # else another request has found the way meanwhile
+                    if not lane.other_address or lane.answered:
+                        raise _Failed(_short(error), kind="setup") from None
+                    lane.client = client.with_options(base_url=lane.other_address)
+                    lane.other_address = ""
+            except openai.APIStatusError as error:
+                if error.status_code not in _REFUSED:
+                    raise _Failed(_short(error), kind="setup") from None
+                other = dialect.otherwise(str(error), sent_fields(fields), lane.taken)
+                if other is None or ways == _WAYS:
+                    raise _Failed(_short(error), kind="refused") from None
+                dialect = other
+            except ValueError as error:
+                raise _Failed(f"an answer that is no JSON ({_short(error)})", kind="overrun") from None
+        lane.taken |= sent_fields(fields)
+        if dialect != begun:
+            lane.dialect = dialect
+        return raw, reply, dialect
 
 
 def served_model(endpoint: str, api_key: str) -> str:
@@ -224,25 +269,49 @@ def served_model(endpoint: str, api_key: str) -> str:
     """
     import openai
 
-    with openai.OpenAI(base_url=base_url(endpoint), api_key=api_key, max_retries=1, timeout=20) as client:
+    trouble: Exception | None = None
+    for address in filter(None, addresses(endpoint)):
         try:
-            models = list(client.models.list())
+            with openai.OpenAI(base_url=address, api_key=api_key, max_retries=1, timeout=20) as client:
+                models = list(client.models.list())
+        except openai.NotFoundError as error:
+            trouble = trouble or error
+            continue
         # Whatever else answers at that address sends a page or broken JSON, which the client does not expect.
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
-            raise UserError(f"{endpoint} lists no models ({_short(error)}); is it up, and the address right?") from None
-    if not models:
-        raise UserError(f"{endpoint} lists no models; name one with --model")
-    return models[0].id
+            trouble = error
+            break
+        if not models:
+            raise UserError(f"{endpoint} lists no models; name one with --model")
+        return models[0].id
+    assert trouble is not None
+    raise UserError(f"{endpoint} lists no models ({_short(trouble)}); is it up, and the address right?")
 
 
-def base_url(endpoint: str) -> str:
-    """The address with its /v1, given with or without it."""
-    endpoint = endpoint.rstrip("/")
-    return endpoint if endpoint.endswith("/v1") else f"{endpoint}/v1"
+def addresses(endpoint: str) -> tuple[str, str]:
+    """Where an endpoint is asked, and where instead if that is nowhere: as given, then with /v1; a host alone with it.
+
+    Raises:
+        UserError: it is no address.
+    """
+    given = endpoint.strip().rstrip("/")
+    for path in ("/chat/completions", "/completions", "/models"):
+        given = given.removesuffix(path)
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UserError(f"{endpoint!r} is no address of an endpoint; it begins with http:// or https://")
+    if given.endswith("/v1"):
+        return given, ""
+    return (given, f"{given}/v1") if parts.path else (f"{given}/v1", given)
 
 
 def _short(error: Exception) -> str:
-    return str(error).replace("\n", " ")[:200] or type(error).__name__
+    return well_formed(str(error)).replace("\n", " ")[:300] or type(error).__name__
+
+
+def _alike(reason: str) -> str:
+    """What two refusals for one reason have in common: no numbers, no quoted names."""
+    return re.sub(r"'[^']{0,40}'|\d+|[0-9a-f]{8,}", "", reason)
 
 
 def _next(waiting: "deque[_Waiting]", avoid: str) -> _Waiting | None:
@@ -256,8 +325,8 @@ def _next(waiting: "deque[_Waiting]", avoid: str) -> _Waiting | None:
     return None
 
 
-def _settle(task: "asyncio.Task[Output]", one: _Waiting, lane: Lane) -> Output | None:
-    """The output; None where the sample has to be asked again.
+def _settle(task: "asyncio.Task[Output]", one: _Waiting, lane: Lane, refusals: Counter[str]) -> Output | None:
+    """The output; None where the sample has to be asked again. Refusals are counted by their reason.
 
     Raises:
         UserError: the endpoint does not know the model or the key.
@@ -278,7 +347,9 @@ def _settle(task: "asyncio.Task[Output]", one: _Waiting, lane: Lane) -> Output |
             lane.failing.add(one.sample.id)
         # Where the endpoint answers others and fails on a few again and again, these cannot be answered.
         hopeless = one.attempts >= _ATTEMPTS and lane.answered and len(lane.failing) <= _HOPELESS
-        if failure.kind == "sample" or hopeless:
+        if failure.kind == "refused":
+            refusals[_alike(str(failure))] += 1
+        if failure.kind in ("sample", "refused") or hopeless:
             return Output(error=str(failure), fields={"endpoint": lane.url})
         pause = failure.retry_after or min(FIRST_WAIT * 2**one.attempts, _LONGEST_WAIT)
         one.not_before = time.monotonic() + pause * random.uniform(0.5, 1.0)

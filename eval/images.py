@@ -1,47 +1,75 @@
-"""Finding a benchmark's images in the user's folder, whatever the files are called there."""
+"""Finding a benchmark's images in the user's folder, under the names that the benchmark has for them."""
 
+import os
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
 
+from PIL import Image
+
+from fourfold.assistant.images import FORMATS
 from fourfold.prompts.errors import UserError
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
-_COCO = re.compile(r"^(?:COCO_[a-z]+\d{4}_)?0*(\d+)$")
+_COCO = re.compile(r"^(?:COCO_[a-z]+\d{4}_)?(\d{12})$")
 
 
 class ImageFolder:
-    """The images under a folder, by name.
+    """The images under a folder, by name; links to folders are followed.
 
-    An image is found by its relative path, its file name, its name without suffix, or, for COCO, by its number:
-    `COCO_val2014_000000297147`, `000000297147.jpg` and the id 297147 are one image.
+    An image is found by its path, or as much of it as both sides know: `val2014/a.jpg` is `a.jpg` where the folder is
+    `val2014` itself. A name without suffix stands for any. Where the benchmark's images are COCO's (`coco`), they also
+    have their number: `COCO_val2014_000000297147`, `000000297147.jpg` and the id 297147 are one image.
 
     Raises:
         UserError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, coco: bool = False) -> None:
         if not directory.is_dir():
             raise UserError(f"no image folder at {directory}")
-        self.directory = directory
-        self._by_name: dict[str, Path] = {}
-        for path in sorted(directory.rglob("*")):
-            if path.suffix.lower() in _SUFFIXES:
-                relative = path.relative_to(directory)
-                names = [str(relative), str(relative.with_suffix("")), path.name, path.stem]
-                # IconQA keeps every image as ID/image.png.
-                names += [path.parent.name] if path.stem == "image" else []
-                for name in (*names, _number(path.stem)):
-                    if name:
-                        self._by_name.setdefault(name, path)
+        self.directory, self._coco = directory, coco
+        suffixes = suffixes_read()
+        self._by_name: dict[str, list[PurePath]] = defaultdict(list)
+        self._by_stem: dict[str, list[PurePath]] = defaultdict(list)
+        self._by_number: dict[int, list[PurePath]] = defaultdict(list)
+        for path in sorted(_files(directory)):
+            if path.suffix.lower() not in suffixes:
+                continue
+            self._by_name[_plain(path.name)].append(path)
+            self._by_stem[path.stem].append(path)
+            if path.stem == "image":  # IconQA keeps every image as ID/image.png
+                self._by_stem[path.parent.name].append(path)
+            if coco and (match := _COCO.match(path.stem)):
+                self._by_number[int(match[1])].append(path)
         if not self._by_name:
-            raise UserError(f"no image (jpg, png, webp, gif, bmp) under {directory}")
+            raise UserError(f"no image ({', '.join(sorted(suffixes))}) under {directory}")
+        self._suffixes = suffixes
 
     def find(self, name: str) -> Path | None:
-        """The file of an image, or None."""
-        path = Path(name)
-        keys = (name, path.name, path.stem, _number(path.stem if path.suffix.lower() in _SUFFIXES else path.name))
-        return next((self._by_name[key] for key in keys if key and key in self._by_name), None)
+        """The file of an image, or None.
+
+        Raises:
+            UserError: several pictures have this name.
+        """
+        path = PurePath(name)
+        suffixed = path.suffix.lower() in self._suffixes
+        found = self._by_name.get(_plain(path.name), []) if suffixed else self._by_stem.get(path.name, [])
+        found = [file for file in found if _agree(file.parent.parts, path.parent.parts) or file.parent.name == name]
+        if not found and self._coco and (number := _number(path.stem if suffixed else path.name)) is not None:
+            found = self._by_number.get(number, [])
+        exact = [file for file in found if file == path or (not suffixed and file.with_suffix("") == path)]
+        return self._only(exact or found, name)
+
+    def _only(self, found: Sequence[PurePath], name: str) -> Path | None:
+        files = [self.directory / path for path in found]
+        for other in files[1:]:
+            if files[0].stat().st_size != other.stat().st_size or files[0].read_bytes() != other.read_bytes():
+                raise UserError(
+                    f"two pictures are called {name}: {found[0]} and {other.relative_to(self.directory)} under "
+                    f"{self.directory}; give the folder of one of them"
+                )
+        return files[0] if files else None
 
     def missing(self, names: Iterable[str], what: str, *, skip: bool) -> set[str]:
         """The names that have no file.
@@ -67,6 +95,39 @@ class ImageFolder:
         return missing
 
 
-def _number(stem: str) -> str | None:
-    match = _COCO.match(stem)
-    return f"number {match.group(1)}" if match else None
+def suffixes_read() -> frozenset[str]:
+    """Suffixes of the files that are read here, with their dot, in small letters."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def _files(directory: Path) -> Iterator[PurePath]:
+    """All files below, by their path from there; a folder that is linked into itself is walked once."""
+    walked: set[str] = set()
+    for folder, below, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in walked:
+            below.clear()
+            continue
+        walked.add(real)
+        yield from (PurePath(folder, name).relative_to(directory) for name in names)
+
+
+def _agree(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two folders may be the same: one of them ends with the other."""
+    short = min(len(one), len(other))
+    return short == 0 or tuple(one[-short:]) == tuple(other[-short:])
+
+
+def _plain(name: str) -> str:
+    """A file name with its suffix in one spelling."""
+    path = PurePath(name)
+    suffix = path.suffix.lower()
+    return path.stem + {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
+def _number(name: str) -> int | None:
+    """The number of a COCO name, or an image id."""
+    match = _COCO.match(name)
+    if match:
+        return int(match[1])
+    return int(name) if name.isascii() and name.isdigit() else None

@@ -3,19 +3,23 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
+from fourfold.assistant.unicode import well_formed
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from fourfold.serving.engine.engine import Engine
+    from fourfold.serving.looking import Looking
 
 _BATCH = 64
+_LOOKERS = 8  # threads that look at pictures before answering
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Output:
     scores: tuple[float, ...] | None = None
     error: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Half an emoji, as a server may send it, could not be written down.
+        for name in ("text", "error"):
+            if (said := getattr(self, name)) is not None:
+                object.__setattr__(self, name, well_formed(said))
 
     def to_record(self) -> dict[str, Any]:
         """As it stands in the log."""
@@ -54,6 +64,10 @@ class Output:
 
 class NoAnswer(UserError):
     """Nobody answers any more."""
+
+
+class AllRefused(UserError):
+    """A server refuses whatever it is asked, for one and the same reason."""
 
 
 OnOutput = Callable[[Sample, Output], None]
@@ -114,6 +128,8 @@ class EngineModel(Model):
         name: what `identity` calls it; by default the folder's name.
         adapter: folder of a LoRA adapter that answers; None for the model alone.
         shared: whose engine to use, so that an image is encoded once for several adapters.
+        eyes: whether the loop of `serving.looking` answers, where the checkpoint has read-outs. Nothing that a user
+            showed is known to it.
     """
 
     def __init__(
@@ -125,12 +141,14 @@ class EngineModel(Model):
         name: str | None = None,
         adapter: Path | None = None,
         shared: "EngineModel | None" = None,
+        eyes: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self.name = name or checkpoint.name
         self._device, self._dtype = device, dtype
         self._adapter, self._loaded = adapter, ""
         self._shared = shared
+        self._eyes = eyes
         if device == "cpu" and world_size() > 1:
             from accelerate import PartialState
 
@@ -143,8 +161,12 @@ class EngineModel(Model):
 
     @cached_property
     def identity(self) -> str:
-        """Name and fingerprint of the checkpoint, and the adapter's revision where there is one."""
+        """Name and fingerprint of the checkpoint, what its eyes are, and the adapter's revision where there is one."""
         name = f"{self.name}@{self.fingerprint}"
+        if self._eyes:
+            from fourfold.serving.looking import eyes_revision
+
+            name += eyes_revision(self.checkpoint)
         if self._adapter is None:
             return name
         from fourfold.assistant.refine.adapter import revision_of
@@ -153,7 +175,9 @@ class EngineModel(Model):
 
     def with_adapter(self, adapter: Path | None) -> "EngineModel":
         """The same model in the same engine with this adapter, or with none; close it to unload the adapter."""
-        return EngineModel(self.checkpoint, name=self.name, adapter=adapter, shared=self._shared or self)
+        return EngineModel(
+            self.checkpoint, name=self.name, adapter=adapter, shared=self._shared or self, eyes=self._eyes
+        )
 
     @cached_property
     def engine(self) -> "Engine":
@@ -168,6 +192,15 @@ class EngineModel(Model):
 
             device = str(PartialState().device)
         return Engine.load(self.checkpoint, device=device, dtype=self._dtype, name=self.name)
+
+    @cached_property
+    def looking(self) -> "Looking | None":
+        """The loop that answers; None for the model alone."""
+        if not self._eyes:
+            return None
+        from fourfold.serving.looking import Looking
+
+        return Looking.load(self.engine, self.checkpoint)
 
     def generate(
         self, samples: Sequence[Sample], *, max_tokens: int, template: Mapping[str, bool], on_output: OnOutput
@@ -197,14 +230,24 @@ class EngineModel(Model):
                 sampling = Sampling(max_tokens=sample.max_tokens or max_tokens)
                 request = Request(sample.messages(part), sampling, adapter=self._loaded, template=template)
                 asked.append((sample, request))
-            completions = self.engine.generate([request for _, request in asked])
-            for (sample, request), completion in zip(asked, completions, strict=True):
+            requests = [request for _, request in asked]
+            looked = []
+            if self.looking is not None:
+                with ThreadPoolExecutor(_LOOKERS) as pool:  # what they ask the model meanwhile shares its batches
+                    looked = list(pool.map(self.looking.look, requests))
+                requests = [one.request for one in looked]
+            completions = self.engine.generate(requests)
+            for place, ((sample, request), completion) in enumerate(zip(asked, completions, strict=True)):
                 scores = tuple(self.engine.score(request, sample.candidates)) if sample.candidates else None
-                on_output(sample, Output(completion.text, scores, fields={"finish_reason": completion.finish_reason}))
+                fields: dict[str, Any] = {"finish_reason": completion.finish_reason}
+                if looked:
+                    fields["claims"] = [claim.to_json() for claim in looked[place].claims(completion.text)]
+                on_output(sample, Output(completion.text, scores, fields=fields))
 
     def close(self) -> None:
         """Unload the adapter, and the checkpoint unless it is shared; the next question would load them again."""
         engine = self.__dict__.pop("engine", None)
+        self.__dict__.pop("looking", None)
         if engine is not None and self._loaded:
             engine.unload_adapter(self._loaded)
         self._loaded = ""

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.unicode import well_formed
+from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 
 _ID_FIELDS = ("question_id", "questionId", "id")
-_ANSWER_FIELDS = ("answer", "prediction", "text", "response", "output")
+# Fields that nobody but a model fills. `answer` beside one of them is what would have been right.
+_MODEL_FIELDS = ("prediction", "response", "output", "model_answer", "model_output", "model_response", "pred")
+_ANSWER_FIELDS = (*_MODEL_FIELDS, "answer", "text")
 _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|can not|unable to|not able to|as an ai)\b", re.IGNORECASE)
 
 
@@ -20,8 +24,9 @@ _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|can not|unable to|not able to|as
 class Prediction:
     """One answer of a model.
 
-    `answer` is raw text, or None where the model gave none; `boxes` are x1, y1, x2, y2 each, in the unit that the file
-    has; `score` is P(yes), `scores` one log-likelihood a candidate.
+    `answer` is the text behind any thought, or None where the model gave none; `boxes` are x1, y1, x2, y2 each, in the
+    unit and order that the file has; `score` is P(yes), `scores` one log-likelihood a candidate. `id` is "" where the
+    file names the question in words only, which POPE's own answers do.
     """
 
     id: str
@@ -52,11 +57,24 @@ def read_json(path: Path, what: str) -> Any:
     if not text.strip():
         raise UserError(f"{path} is empty; expected {what} as JSON or JSON Lines")
     try:
-        content = json.loads(text)
+        content = _loads(text, path)
         # One line of JSON Lines is a whole JSON value too; only the name tells that it is a list of one.
         return [content] if path.suffix == ".jsonl" and isinstance(content, dict) else content
     except json.JSONDecodeError as whole:
         return _read_lines(text, path, what, whole)
+
+
+def _loads(text: str, where: Path | str) -> Any:
+    """JSON without repeated keys, of which Python would keep the last alone."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise UserError(f"{where}: {key[:60]!r} stands twice in one object; which of the two is meant?")
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def _read_lines(text: str, path: Path, what: str, whole: json.JSONDecodeError) -> list[Any]:
@@ -65,7 +83,7 @@ def _read_lines(text: str, path: Path, what: str, whole: json.JSONDecodeError) -
     rows = []
     for position, (number, line) in enumerate(lines):
         try:
-            rows.append(json.loads(line))
+            rows.append(_loads(line, f"{path}, line {number}"))
         except json.JSONDecodeError as error:
             if position == 0:
                 at, reason = f"line {whole.lineno}, column {whole.colno}", whole.msg
@@ -116,19 +134,23 @@ def _entries(key: str, value: Any) -> list[dict[str, Any]]:
 def _prediction(record: Any, where: str) -> Prediction:
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: expected an object with an id and an answer, got {str(record)[:60]!r}")
+    record = {key: _one_text(value) if key in _ANSWER_FIELDS else value for key, value in record.items()}
     # Official files without question ids name the image instead (VizWiz), or the referent (RefCOCO).
     names = (*_ID_FIELDS, "img_id", "image")
     identifier = next((record[name] for name in names if record.get(name) is not None), None)
-    if identifier is None:
+    if identifier is None and not (isinstance(record.get("question"), str) and "answer" in record):
         raise UserError(f"{where}: no question_id or id; its fields are {', '.join(map(str, record)) or 'none'}")
-    boxes = _numeric_boxes(record, where)
-    answer = next((record[name] for name in _ANSWER_FIELDS if name in record), None)
-    if isinstance(answer, list) and boxes is not None:
-        answer = None
-    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+    field = _answer_field(record, where)
+    boxes = _numeric_boxes(record, field, where)
+    answer = None if field is None or (boxes is not None and isinstance(record[field], list)) else record[field]
+    if isinstance(answer, float):
+        raise UserError(f"{where}: the answer is the number {answer}; answers are text, or whole numbers")
+    if isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
     if answer is not None and not isinstance(answer, str):
-        raise UserError(f"{where}: the answer must be text, not {type(answer).__name__}")
+        raise UserError(f"{where}: the answer must be text, not {_kind(answer)}")
+    if answer is not None:
+        answer = split_thought(well_formed(answer)).answer
     score, scores = record.get("score", record.get("proba")), record.get("scores")
     if score is not None:
         score = _finite(score, f"{where}: score")
@@ -137,24 +159,60 @@ def _prediction(record: Any, where: str) -> Prediction:
             raise UserError(f"{where}: scores must be a list with one number a candidate")
         scores = tuple(_finite(value, f"{where}: scores") for value in scores)
     nothing = answer is None and boxes is None and score is None and scores is None
-    if nothing and not any(name in record for name in _ANSWER_FIELDS):
+    if nothing and field is None:
         raise UserError(
             f"{where}: no answer, text, prediction, box or score; its fields are {', '.join(map(str, record))}"
         )
-    return Prediction(normal_id(identifier, where), answer, boxes, score, scores, record)
+    name = "" if identifier is None else normal_id(identifier, where)
+    return Prediction(name, answer, boxes, score, scores, record)
 
 
-def _numeric_boxes(record: Mapping[str, Any], where: str) -> tuple[tuple[float, ...], ...] | None:
-    """The boxes of a record, x1, y1, x2, y2 each: several in `boxes`, or one in `box`, `bbox` or the answer."""
+def _one_text(value: Any) -> Any:
+    """What a list of one text holds, as samplers write it that could give several."""
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], (str, list)):
+        inner = value[0]
+        if isinstance(inner, list) and not (len(inner) == 1 and isinstance(inner[0], (str, list))):
+            break
+        value = inner
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
+
+
+def _answer_field(record: Mapping[str, Any], where: str) -> str | None:
+    """Which field holds what the model said; None where none does.
+
+    Raises:
+        UserError: two may, and they differ.
+    """
+    given = [name for name in _MODEL_FIELDS if name in record]
+    if any(record[name] != record[given[0]] for name in given[1:]):
+        raise UserError(f"{where}: {' and '.join(given)} differ; which of them is the answer? Leave the others out")
+    if given:
+        return given[0]
+    return next((name for name in _ANSWER_FIELDS if name in record), None)
+
+
+def _numeric_boxes(record: Mapping[str, Any], answer: str | None, where: str) -> tuple[tuple[float, ...], ...] | None:
+    """The boxes of a record, x1, y1, x2, y2 each: several in `boxes`, or one in `box`, `bbox` or the answer.
+
+    Beside an answer in words, boxes are somebody's notes, and often the truth: they are not looked at.
+    """
+    if answer is not None and isinstance(record[answer], str) and record[answer].strip():
+        return None
     boxes = record.get("boxes")
     if boxes is not None:
         if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) == 4 for box in boxes):
             raise UserError(f"{where}: boxes must be a list of boxes, four numbers x1, y1, x2, y2 each")
         return tuple(tuple(_finite(number, f"{where}: boxes") for number in box) for box in boxes)
-    for name in ("box", "bbox", *_ANSWER_FIELDS):
+    for name in ("box", "bbox", *([answer] if answer else [])):
         value = record.get(name)
-        if not isinstance(value, list):
+        if not isinstance(value, list) or (name == answer and any(isinstance(one, str) for one in value)):
             continue
+        if len(value) > 1 and all(isinstance(box, list) and len(box) == 4 for box in value):
+            return tuple(tuple(_finite(number, f"{where}: {name}") for number in box) for box in value)
         if len(value) == 1 and isinstance(value[0], list):
             value = value[0]
         if len(value) != 4:
@@ -187,6 +245,8 @@ def join(predictions: Iterable[Prediction], ids: Iterable[str], *, allow_missing
         UserError: for duplicate or unknown ids, and for missing ones unless `allow_missing`; with counts and examples.
     """
     wanted, given = list(ids), list(predictions)
+    if nameless := sum(not prediction.id for prediction in given):
+        raise UserError(f"{nameless} of {len(given)} predictions have no question_id or id")
     known = set(wanted)
     by_id = {prediction.id: prediction for prediction in given}
     counts = Counter(prediction.id for prediction in given)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from fourfold.assistant.grounding import BoxFormat, family_of
 from fourfold.eval.benchmarks import Benchmark, benchmark_named
-from fourfold.eval.scorers.boxes import BoxFormat
-from fourfold.prompts.benchmarks import WORDINGS, benchmark_prompt
+from fourfold.prompts.benchmarks import ABOUT_BOXES, WORDINGS, benchmark_prompt
 from fourfold.prompts.errors import UserError
 
 
@@ -31,6 +31,8 @@ class PromptConfig:
 # MiniGPT-v2's evaluation scripts: greedy, at most 20 new tokens, one way of asking a benchmark. They tokenise the
 # prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
 _RECIPE = PromptConfig("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2")
+_LONGEST_BOX = 128
+"""Tokens that an answer with a box gets at least of a family that writes JSON or digits one by one."""
 _ONE_BOS = frozenset({"iconvqa"})
 _WITHOUT = frozenset({"phrase-grounding", "detection"})
 """Benchmarks that the recipe says nothing about."""
@@ -43,8 +45,11 @@ def resolve_config(
     wording: str | None = None,
     max_tokens: int | None = None,
     box_format: BoxFormat | None = None,
+    model: str | None = None,
 ) -> PromptConfig:
     """The prompting of a recipe, or of options given one by one (None: not given).
+
+    A `model` whose name tells its family is asked and read in that family's way, unless an option says otherwise.
 
     Raises:
         UserError: the recipe or the wording does not exist, or an option asks for something else than the recipe.
@@ -53,7 +58,14 @@ def resolve_config(
     if wording is not None and wording not in WORDINGS:
         raise UserError(f"no wording is called {wording!r}; there are: {', '.join(WORDINGS)}")
     if recipe is None:
-        return PromptConfig(wording or "minigpt4", max_tokens or bench.max_tokens, box_format)
+        family = family_of(model) if model else None
+        if family is None or family.box_format is BoxFormat.TOKENS:
+            return PromptConfig(wording or "minigpt4", max_tokens or bench.max_tokens, box_format)
+        about_boxes = bench.name in ABOUT_BOXES
+        own = family.name if about_boxes and box_format in (None, family.box_format) else "plain"
+        longest = max(bench.max_tokens, _LONGEST_BOX) if about_boxes else bench.max_tokens
+        declared = box_format or (family.box_format if about_boxes else None)
+        return PromptConfig(wording or own, max_tokens or longest, declared)
     if recipe != _RECIPE.recipe:
         raise UserError(f"no recipe is called {recipe!r}; there is: {_RECIPE.recipe}")
     for option, asked, wanted in (

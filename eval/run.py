@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from fourfold.assistant.progress import OnProgress, Progress, progress_bar
 from fourfold.eval.log import EvalLog
-from fourfold.eval.model import Model, NoAnswer, Output, world_size
+from fourfold.eval.model import AllRefused, Model, NoAnswer, Output, world_size
 from fourfold.eval.task import Sample, Task
 from fourfold.prompts.errors import UserError
 
@@ -60,6 +60,13 @@ def _ask(task: Task, waiting: list[Sample], model: Model, log: EvalLog, tell: On
 
     try:
         model.generate(waiting, max_tokens=task.max_tokens, template=task.template, on_output=keep)
+    except AllRefused as error:
+        # Where others were answered before, these are the ones that cannot be; to ask more of them teaches nothing.
+        if not any(log.done[sample.id].error is None for sample in task.samples if sample.id in log.done):
+            raise UserError(f"{error}; nothing more was asked") from None
+        for sample in waiting:
+            if sample.id not in log.done:
+                keep(sample, Output(error=str(error)))
     except NoAnswer as error:
         raise UserError(
             f"{error}; {len(log.done)} answers are kept in {log.path}, run the same command again to go on"

@@ -70,6 +70,24 @@ def score_files(
     )
 
 
+def _refuse_ambiguous(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> None:
+    """`answer` is the model's where `text` beside it is the question, as in POPE's files; else nobody can tell.
+
+    Raises:
+        UserError: a record has both, and `text` is not the question.
+    """
+    asked = {sample.id: sample.prompt for sample in samples}
+    for one in predictions:
+        if one.fields.get("answer") != one.answer or not isinstance(text := one.fields.get("text"), str):
+            continue
+        question = asked.get(one.id, "")
+        if text != one.answer and not text.rstrip().endswith("?") and not (question and question in text):
+            raise UserError(
+                f"the prediction of {one.id} holds both answer {one.answer!r} and text {text[:60]!r}; which is the "
+                "model's? Call it prediction, or leave the other out"
+            )
+
+
 def score_predictions(
     bench: Benchmark,
     samples: Sequence[Sample],
@@ -81,7 +99,9 @@ def score_predictions(
     facts: dict[str, Any],
 ) -> Result:
     """Join and score what was read already."""
-    joined = join(bench.rekey(predictions, samples), [sample.id for sample in samples], allow_missing=allow_missing)
+    given = bench.rekey(predictions, samples)
+    _refuse_ambiguous(given, samples)
+    joined = join(given, [sample.id for sample in samples], allow_missing=allow_missing)
     if not joined.by_id:
         raise UserError("not one question has a prediction; there is nothing to score")
     scores = tuple(bench.score(samples, joined.by_id, name, options) for name in ([rule] if rule else bench.rules))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -24,6 +24,13 @@ class ImageSource(Protocol):
     def open(self) -> Image.Image: ...  # the upright RGB picture
 
 
+@runtime_checkable
+class EncodedImage(ImageSource, Protocol):
+    """An image that is a file already, whose bytes an endpoint gets as they are."""
+
+    def attachment(self) -> Attachment: ...
+
+
 @dataclass(frozen=True)
 class FileImage:
     """An image file; endpoints get its bytes as they are."""
@@ -39,6 +46,10 @@ class FileImage:
     def open(self) -> Image.Image:
         """UserError where the file is no image."""
         return load_image_file(self.path)
+
+    def attachment(self) -> Attachment:
+        """The file as it is."""
+        return Attachment.from_path(self.path)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,8 @@ class Sample:
 
     def attachment(self) -> Attachment | None:
         """The same as a file: unedited files unchanged, all else as PNG."""
-        if isinstance(self.image, FileImage) and self.edit is None:
-            return Attachment.from_path(self.image.path)
+        if isinstance(self.image, EncodedImage) and self.edit is None:
+            return self.image.attachment()
         picture = self.picture()
         return None if picture is None else Attachment.from_image(picture)
 

@@ -100,3 +100,37 @@ def save_tiny_checkpoint(directory: Path, seed: int = 0, **overrides: Any) -> Pa
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
+
+
+def save_tool_checkpoint(directory: Path) -> Path:
+    """A tiny checkpoint whose chat template declares tools, in the manner of Hermes and Qwen."""
+    save_tiny_checkpoint(directory)
+    (directory / "chat_template.jinja").write_text(TOOL_TEMPLATE)
+    return directory
+
+
+TOOL_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.role == "assistant" -%}
+{%- generation -%}
+{{ message.content }}
+{%- for call in message.tool_calls or () %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor -%}
+<|im_end|>
+{%- endgeneration %}
+{% else -%}
+{%- if message.content is string %}{{ message.content }}{% else -%}
+{%- for part in message.content -%}
+{{ "<ImageHere>" if part.type == "image" else part.text }}
+{%- endfor -%}
+{%- endif -%}
+<|im_end|>
+{% endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""

@@ -1,26 +1,51 @@
 """Chatting about images as LangChain runnables, against any OpenAI-compatible endpoint."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import openai
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from fourfold.assistant.chat.answer_parser import AnswerParser, GrowingAnswer
 from fourfold.assistant.chat.context_window import trim
-from fourfold.assistant.chat.history import ChatHistory
-from fourfold.assistant.grounding import Grounded
+from fourfold.assistant.chat.history import ChatHistory, image_of
+from fourfold.assistant.grounding import Grounded, box_format_of
 from fourfold.assistant.images import image_url
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.langchain import conversation_prompt, question_prompt
 from fourfold.prompts.tasks import Task, instruction, parse_task
 
 
-def connect(base_url: str, model: str | None = None, api_key: str | None = None, **options: Any) -> ChatOpenAI:
+class ChatEndpoint(ChatOpenAI):
+    """`ChatOpenAI` that keeps what our server says of where an answer comes from: `additional_kwargs["claims"]`.
+
+    A list of `{"phrase", "box": [x1, y1, x2, y2] in 0..1 or None, "confidence": 0..1 or None, "source"}`.
+    """
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict, default_chunk_class: type, base_generation_info: dict | None
+    ) -> ChatGenerationChunk | None:
+        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        choices = chunk.get("choices") or [{}]
+        if made is not None and (claims := (choices[0].get("delta") or {}).get("claims")):
+            made.message.additional_kwargs["claims"] = claims
+        return made
+
+    def _create_chat_result(self, response: dict | openai.BaseModel, generation_info: dict | None = None) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        told = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        for generation, choice in zip(result.generations, told["choices"], strict=True):
+            if claims := choice["message"].get("claims"):
+                generation.message.additional_kwargs["claims"] = claims
+        return result
+
+
+def connect(base_url: str, model: str | None = None, api_key: str | None = None, **options: Any) -> ChatEndpoint:
     """A LangChain chat model that talks to the endpoint at `base_url` (`http://127.0.0.1:8000/v1`).
 
     Args:
@@ -44,7 +69,7 @@ def connect(base_url: str, model: str | None = None, api_key: str | None = None,
         if not names:
             raise UserError(f"the endpoint {base_url} serves no model")
         model = names[0]
-    return ChatOpenAI(base_url=base_url, api_key=SecretStr(key), model=model, **{"temperature": 0} | options)
+    return ChatEndpoint(base_url=base_url, api_key=SecretStr(key), model=model, **{"temperature": 0} | options)
 
 
 def question_chain(model: Runnable, task: Task | None = None) -> Runnable[dict[str, Any], Grounded]:
@@ -63,6 +88,17 @@ def question_chain(model: Runnable, task: Task | None = None) -> Runnable[dict[s
         return {"image_url": image_url(given["image"]), "text": instruction(task, text) if task else text}
 
     return RunnableLambda(fill, name="image to URL") | question_prompt() | model | AnswerParser()
+
+
+def _size_shown(messages: Sequence[BaseMessage]) -> tuple[int, int] | None:
+    """Width and height of the latest picture that the model reads; None where there is none at hand."""
+    for message in reversed(messages):
+        for part in reversed(message.content if isinstance(message.content, list) else []):
+            if isinstance(part, dict) and part.get("type") == "image_url":
+                link = part["image_url"]
+                url = link["url"] if isinstance(link, dict) else link
+                return image_of(url).decode().size if url.startswith("data:") else None
+    return None
 
 
 class Exchange:
@@ -84,7 +120,8 @@ class Exchange:
     ) -> None:
         self.question = question
         self.messages = messages
-        self.answer = GrowingAnswer()
+        box_format = box_format_of(getattr(model, "model_name", None))
+        self.answer = GrowingAnswer(box_format, _size_shown(messages) if box_format.needs_size else None)
         self._model, self._history, self._given = model, history, given
 
     def stream(self, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Grounded]:

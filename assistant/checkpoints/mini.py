@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, GenerationConfig
 from transformers.utils import logging
 
-from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, read_geometry
+from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, LEARNT_BESIDE, read_geometry
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
 from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
@@ -189,7 +189,7 @@ def _read_projector(config: MiniGPTv2Config, bridge: Path) -> dict[str, torch.Te
 
 
 def write_card(directory: Path, *, name: str, config: MiniGPTv2Config, bridge: Path | None) -> None:
-    """Write `README.md` and the licences, and copy `bridge.json`, into a checkpoint directory.
+    """Write `README.md` and the licences, and copy what the bridge tells and brings, into a checkpoint directory.
 
     Args:
         directory: the checkpoint.
@@ -221,7 +221,9 @@ interpolated to the image size. Nothing else of the published weights is changed
     shutil.copyfile(_LICENCES / "MIT-CLIP.txt", directory / "LICENSE-CLIP.txt")
     shutil.copyfile(_LICENCES / "Apache-2.0.txt", directory / "LICENSE-SmolLM2.txt")
     if bridge is not None:
-        shutil.copyfile(bridge / "bridge.json", directory / "bridge.json")
+        for name in ("bridge.json", *LEARNT_BESIDE):
+            if (bridge / name).is_file():
+                shutil.copyfile(bridge / name, directory / name)
 
 
 def _origin(pinned: PinnedFile) -> str:

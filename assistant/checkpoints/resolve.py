@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from fourfold.assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, check_bridge, read_geometry
+from fourfold.assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, LEARNT_BESIDE, check_bridge, read_geometry
 from fourfold.assistant.checkpoints.cache import cache_directory, locked, storage_errors
 from fourfold.assistant.checkpoints.check import check_checkpoint
 from fourfold.assistant.progress import OnProgress, progress_bar
@@ -65,7 +65,7 @@ def assembled_path(name: str) -> Path:
     sources += sorted((here.parent / "model").glob("*.py"))
     if name == DEFAULT_MODEL:
         check_bridge(BRIDGE)
-        sources += [BRIDGE / file for file in BRIDGE_FILES]
+        sources += [BRIDGE / file for file in (*BRIDGE_FILES, *LEARNT_BESIDE) if (BRIDGE / file).is_file()]
     for source in sources:
         digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
     digest.update(load_template("chatml").encode())

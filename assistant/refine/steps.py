@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.progress import OnProgress
 from fourfold.assistant.refine.adapter import scaled_adapter
+from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.deploy import ServerAdmin
 from fourfold.assistant.refine.registry import Registry, Revision, State
 from fourfold.assistant.refine.store import CorrectionStore
@@ -152,6 +153,23 @@ def forget(store: CorrectionStore, registry: Registry, record: str) -> str | Non
     store.forget(record)
     state = _delete_stale(store, registry)
     return state.current if state.current in registry.holding([record]) else None
+
+
+def forget_concept(store: CorrectionStore, registry: Registry, name: str) -> tuple[int, str | None]:
+    """Delete what was shown, and everything that was made of it except the adapter that is current.
+
+    Returns:
+        How many examples it had, and the current revision where it has learnt one of them.
+
+    Raises:
+        UserError: no concept has this name.
+    """
+    concepts = ConceptStore(store.directory)
+    ids = [example.id for example in concepts.get(name).examples if example.correction is None]
+    registry.drop_reports()
+    count = concepts.forget(name)
+    state = _delete_stale(store, registry)
+    return count, state.current if state.current in registry.holding(ids) else None
 
 
 def drop_current(store: CorrectionStore, registry: Registry, *, server: ServerAdmin | None = None) -> State:

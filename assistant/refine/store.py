@@ -10,52 +10,10 @@ from pathlib import Path
 
 from fourfold.assistant.database import Database, data_directory
 from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.concepts.example import examples_of, insert_examples
 from fourfold.assistant.refine.record import Correction, Verdict, check, from_fields, to_fields
+from fourfold.assistant.refine.schema import MIGRATIONS, delete_unused, insert_image, refuse_excluded
 from fourfold.prompts.errors import UserError
-
-# One script a schema version; a file is brought up to date by those it lacks. Never change one that was released.
-MIGRATIONS = (
-    """
-    CREATE TABLE images (
-        sha256 TEXT PRIMARY KEY,
-        data BLOB NOT NULL
-    );
-    CREATE TABLE marks (  -- the hashes by which an image is known, see `Attachment.hashes`
-        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
-        mark TEXT NOT NULL,
-        PRIMARY KEY (image, mark)
-    );
-    CREATE INDEX images_of_mark ON marks (mark);
-    CREATE TABLE corrections (
-        position INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        image TEXT NOT NULL REFERENCES images,
-        verdict TEXT NOT NULL,
-        consent INTEGER NOT NULL,
-        fields TEXT NOT NULL  -- JSON of the record, see `record.to_fields`
-    );
-    CREATE INDEX corrections_of_image ON corrections (image);
-    CREATE TABLE forgotten (  -- all that is left of a deleted record
-        id TEXT PRIMARY KEY,
-        time REAL NOT NULL
-    );
-    CREATE TABLE excluded (  -- images of benchmarks: nothing is learnt from them
-        mark TEXT PRIMARY KEY,
-        source TEXT NOT NULL,
-        time REAL NOT NULL
-    );
-    """,
-    """
-    CREATE TABLE vectors (  -- what an image tower makes of an image
-        image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
-        encoder TEXT NOT NULL,
-        vector BLOB NOT NULL,  -- little-endian float32
-        PRIMARY KEY (image, encoder)
-    );
-    """,
-    # Similar images are no longer looked for (docs/refinement.md).
-    "DROP TABLE vectors;",
-)
 
 
 def default_directory() -> Path:
@@ -93,7 +51,7 @@ class CorrectionStore:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self._database = Database(self.directory / "corrections.sqlite", MIGRATIONS, "correction store")
+        self.database = Database(self.directory / "corrections.sqlite", MIGRATIONS, "correction store")
 
     def add(self, correction: Correction, image: Attachment | bytes) -> Correction:
         """Keep a correction.
@@ -121,8 +79,8 @@ class CorrectionStore:
         image = Attachment.of(source)
         if correction.image not in ("", image.sha256):
             raise UserError(f"{image.name} is not the image of this record: its hash is {image.sha256[:12]}…")
-        with self._database.connection() as connection:
-            self._refuse_excluded(connection, image.hashes, image.name)
+        with self.database.connection() as connection:
+            refuse_excluded(connection, image.hashes, image.name)
         plain = json.loads(json.dumps(to_fields(correction)))  # nobody else can change it any more
         whole = replace(
             from_fields(plain),
@@ -138,7 +96,7 @@ class CorrectionStore:
         Raises:
             UserError: one of them is known or was forgotten, or its image changed since or became excluded.
         """
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             for candidate in candidates:
                 self._insert(connection, candidate)
         return [candidate.correction for candidate in candidates]
@@ -150,7 +108,7 @@ class CorrectionStore:
 
         `excluded` are those whose image was named as a benchmark's after they were stored.
         """
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             rows = connection.execute(
                 """
                 SELECT fields, image FROM corrections
@@ -164,7 +122,7 @@ class CorrectionStore:
 
     def count(self, *, verdict: Verdict | None = None, consented: bool | None = None) -> int:
         """How many records there are; None for no condition."""
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             [(count,)] = connection.execute(
                 "SELECT count(*) FROM corrections WHERE (?1 IS NULL OR verdict = ?1) AND (?2 IS NULL OR consent = ?2)",
                 (verdict, consented),
@@ -177,7 +135,7 @@ class CorrectionStore:
         Raises:
             UserError: there is none with this id.
         """
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             row = connection.execute("SELECT fields, image FROM corrections WHERE id = ?", (id,)).fetchone()
             if row is None:
                 raise UserError(self._why_missing(connection, id))
@@ -189,7 +147,7 @@ class CorrectionStore:
         Raises:
             UserError: no record has this image.
         """
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             row = connection.execute("SELECT data FROM images WHERE sha256 = ?", (sha256,)).fetchone()
         if row is None:
             raise UserError(f"there is no image {sha256[:12]!r} in the store; its corrections may have been forgotten")
@@ -204,16 +162,16 @@ class CorrectionStore:
         Raises:
             UserError: there is none with this id.
         """
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             if not connection.execute("DELETE FROM corrections WHERE id = ?", (id,)).rowcount:
                 raise UserError(self._why_missing(connection, id))
             connection.execute("INSERT INTO forgotten VALUES (?, ?)", (id, time.time()))
-            connection.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT image FROM corrections)")
-        self._database.scrub()
+            delete_unused(connection)
+        self.database.scrub()
 
     def forgotten(self) -> dict[str, float]:
         """Ids of the forgotten records, and when each was forgotten, in seconds since 1970."""
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             return dict(connection.execute("SELECT id, time FROM forgotten ORDER BY time, id"))
 
     def exclude(self, images: Iterable[frozenset[str]], source: str) -> int:
@@ -227,7 +185,7 @@ class CorrectionStore:
             How many of them were not excluded before.
         """
         new, now = 0, time.time()
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             for hashes in images:
                 rows = [(image_hash, source, now) for image_hash in hashes]
                 new += connection.executemany("INSERT OR IGNORE INTO excluded VALUES (?, ?, ?)", rows).rowcount > 0
@@ -235,7 +193,7 @@ class CorrectionStore:
 
     def stamp(self) -> tuple[int, ...]:
         """Numbers that change whenever a record comes or goes, or an image is excluded."""
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             return connection.execute(
                 """
                 SELECT (SELECT coalesce(max(position), 0) FROM corrections), (SELECT count(*) FROM forgotten),
@@ -247,7 +205,7 @@ class CorrectionStore:
         """SHA-256 of the stored images that show the picture of these hashes; none where it is a benchmark's."""
         wanted = list(image_hashes)
         holes = ", ".join("?" * len(wanted))
-        with self._database.connection() as connection:
+        with self.database.connection() as connection:
             rows = connection.execute(
                 f"""
                 SELECT image FROM marks WHERE mark IN ({holes})
@@ -263,25 +221,15 @@ class CorrectionStore:
             raise UserError(f"the store has a correction {c.id!r} already")
         if connection.execute("SELECT 1 FROM forgotten WHERE id = ?", (c.id,)).fetchone():
             raise UserError(self._why_missing(connection, c.id))
-        self._refuse_excluded(connection, candidate.image_hashes, "the image")
+        refuse_excluded(connection, candidate.image_hashes, "the image")
         if image.sha256 != c.image:
             raise UserError(f"the image {c.image[:12]} has changed while it was being imported; try again")
-        connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?)", (c.image, image.content))
-        rows = [(c.image, image_hash) for image_hash in sorted(candidate.image_hashes)]
-        connection.executemany("INSERT OR IGNORE INTO marks VALUES (?, ?)", rows)
+        insert_image(connection, image, candidate.image_hashes)
         connection.execute(
             "INSERT INTO corrections (id, image, verdict, consent, fields) VALUES (?, ?, ?, ?, ?)",
             (c.id, c.image, c.verdict, c.consent, json.dumps(to_fields(c))),
         )
-
-    @staticmethod
-    def _refuse_excluded(connection: sqlite3.Connection, image_hashes: frozenset[str], name: str) -> None:
-        for image_hash in image_hashes:
-            row = connection.execute("SELECT source FROM excluded WHERE mark = ?", (image_hash,)).fetchone()
-            if row is not None:
-                raise UserError(
-                    f"{name} is an image of a benchmark ({row[0]}); learning from it would spoil the benchmark"
-                )
+        insert_examples(connection, examples_of(c))
 
     @staticmethod
     def _why_missing(connection: sqlite3.Connection, id: str) -> str:

@@ -1,12 +1,15 @@
 """The benchmarks: which files they come in, what they ask, how answers are scored."""
 
 from fourfold.eval.benchmarks.benchmark import Benchmark, Drawing, Options, RuleScore
+from fourfold.eval.benchmarks.choices import MMMU, MMBench, MMStar, MultipleChoice, RealWorldQA
+from fourfold.eval.benchmarks.documents import ChartQA, DocVQA
 from fourfold.eval.benchmarks.gqa import GQA
 from fourfold.eval.benchmarks.iconvqa import IconVQA
 from fourfold.eval.benchmarks.refcoco import RefCOCO
 from fourfold.eval.benchmarks.regions import Detection, PhraseGrounding
 from fourfold.eval.benchmarks.vqa import VQA, VizWiz
 from fourfold.eval.benchmarks.yes_no import POPE, VSR, HatefulMemes
+from fourfold.eval.benchmarks.yes_no_groups import MME, HallusionBench
 from fourfold.prompts.errors import UserError
 
 __all__ = ["BENCHMARKS", "Benchmark", "Drawing", "Options", "RuleScore", "benchmark_named"]
@@ -28,6 +31,17 @@ BENCHMARKS: dict[str, Benchmark] = {
         VSR(),
         HatefulMemes(),
         IconVQA(),
+        MMBench(),
+        MMStar(),
+        MMMU(),
+        MultipleChoice("scienceqa", {"official": "llava", "vlmevalkit": "vlmevalkit"}),
+        MultipleChoice("ai2d", {"lmms_eval": "ai2d", "vlmevalkit": "vlmevalkit"}),
+        MultipleChoice("seedbench", {"lmms_eval": "seed_bench", "vlmevalkit": "vlmevalkit"}),
+        RealWorldQA(),
+        MME(),
+        HallusionBench(),
+        ChartQA(),
+        DocVQA(),
     )
 }
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fourfold.eval.predictions import Prediction, read_json
-from fourfold.eval.scorers.boxes import BoxFormat, Pixels, check_units, read_boxes, scale_box
+from fourfold.assistant.grounding import BoxFormat
+from fourfold.eval.data.official import read_content
+from fourfold.eval.predictions import Prediction
+from fourfold.eval.scorers.boxes import Pixels, check_units, read_boxes, reading_notes, scale_box
+from fourfold.eval.scorers.choice import Choice
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -28,10 +31,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may declare: the ground truth's field in VQA files, and how the model writes boxes."""
+    """What a user may declare: the ground truth's field in VQA files, how the model writes boxes, a table's split."""
 
     gt_field: str = "answer"
     box_format: BoxFormat | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Benchmark(ABC):
         max_tokens: that an answer may take; MiniGPT-v2's evaluation has 20 everywhere.
         metric: what the headline measures.
         prompt_field: what `prompts.benchmarks` calls the words that a prompt is made of.
+        coco_images: its images are COCO's, whose files are known by their number too.
+        result_lines: its own result files are JSON Lines.
     """
 
     name: ClassVar[str]
@@ -85,6 +91,8 @@ class Benchmark(ABC):
     max_tokens: ClassVar[int] = 20
     metric: ClassVar[str] = "accuracy"
     prompt_field: ClassVar[str] = "question"
+    coco_images: ClassVar[bool] = False
+    result_lines: ClassVar[bool] = False
 
     @property
     def known_rules(self) -> tuple[str, ...]:
@@ -108,7 +116,10 @@ class Benchmark(ABC):
         raise UserError(f"{self.name} has no test split to submit; give --annotations")
 
     def submission(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-        """Predictions in the benchmark's own result format (EvalAI's for VQA), which `eval score` reads too."""
+        """Predictions in the benchmark's own result format (EvalAI's for VQA), which `eval score` reads too.
+
+        Written as one list, or a line each where `result_lines`.
+        """
         return [{"question_id": _number(prediction.id), "answer": text_of(prediction)} for prediction in predictions]
 
     def drawing(self, sample: Sample, prediction: Prediction | None, options: Options) -> Drawing | None:
@@ -160,10 +171,15 @@ def check_box_units(answers: Answers, declared: BoxFormat | None) -> None:
     check_units((box for one in answers.values() for box in one.boxes or ()), declared)
 
 
+def box_notes(answers: Answers, declared: BoxFormat | None) -> tuple[str, ...]:
+    """How boxes in words were read, where a reader must know it."""
+    return reading_notes((text_of(one) for one in answers.values() if one.boxes is None), declared)
+
+
 def predicted_boxes(prediction: Prediction, declared: BoxFormat | None, width: int, height: int) -> list[Pixels | None]:
     """All boxes of a prediction in pixels, in its order; None for one that cannot be used.
 
-    Without a declared format, text is read as 0..100 tokens and numbers as pixels.
+    Without a declared format, text is read as 0..100 tokens and numbers of the file as pixels.
     """
     if prediction.boxes is None:
         return read_boxes(text_of(prediction), declared or BoxFormat.TOKENS, width, height)
@@ -173,6 +189,8 @@ def predicted_boxes(prediction: Prediction, declared: BoxFormat | None, width: i
 def right_answer(sample: Sample) -> str:
     """The right answer in words, the most frequent where annotators differ; "" for boxes and where none is known."""
     reference = sample.reference
+    if isinstance(reference, Choice):
+        return reference.text
     if isinstance(reference, bool):
         return "yes" if reference else "no"
     if isinstance(reference, int):
@@ -185,13 +203,15 @@ def right_answer(sample: Sample) -> str:
 
 
 def _number(identifier: str) -> int | str:
-    """Official files have whole numbers where the id is one."""
-    return int(identifier) if identifier.isascii() and identifier.isdecimal() else identifier
+    """Official files have whole numbers where the id is one; 007 is none, since 7 is another question's."""
+    return int(identifier) if identifier.isdecimal() and str(int(identifier)) == identifier else identifier
 
 
-def read_records(path: Path, name: str, fields: set[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The records of a benchmark's file, each with its place for error messages; all have the `fields`."""
-    content = read_json(path, f"{name} annotations")
+def read_records(
+    path: Path, name: str, fields: set[str], split: str | None = None
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The records of a benchmark's file or table, each with its place for error messages; all have the `fields`."""
+    content = read_content(path, name, f"{name} annotations", split)
     rows = [content] if isinstance(content, Mapping) else content
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) and fields <= set(row) for row in rows):
         raise UserError(

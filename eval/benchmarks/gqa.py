@@ -15,7 +15,8 @@ from fourfold.eval.benchmarks.benchmark import (
     text_of,
     unique_ids,
 )
-from fourfold.eval.predictions import Prediction, read_json
+from fourfold.eval.data.official import read_content
+from fourfold.eval.predictions import Prediction
 from fourfold.eval.scorers import normalise
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import Sample
@@ -35,7 +36,10 @@ class GQA(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """The official questions file with answers: an object from question id to its record."""
-        content = read_json(annotations, "GQA questions")
+        content = read_content(annotations, self.name, "GQA questions", options.split)
+        fields = {"question_id", "answer", "imageId"}
+        if isinstance(content, list) and all(isinstance(row, Mapping) and fields <= set(row) for row in content):
+            return unique_ids((_sample(str(row["question_id"]), row) for row in content), annotations)
         if not isinstance(content, Mapping) or not all(
             isinstance(record, Mapping) and "answer" in record and "imageId" in record for record in content.values()
         ):
@@ -71,6 +75,10 @@ class GQA(GradedBenchmark):
         notes.append("no validity or plausibility: they need the official choices file")
         by_sample = {sample.id: result.by_sample[sample.id] for sample in balanced}
         return replace(result, headline=overall, by_sample=by_sample, sub_scores=sub_scores, notes=tuple(notes))
+
+    def submission(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """GQA's own results; its ids are text, and may begin with a zero."""
+        return [{"questionId": one.id, "prediction": text_of(one)} for one in predictions]
 
     def facts(self, samples: Sequence[Sample], options: Options) -> dict[str, Any]:
         """How many of the questions count."""

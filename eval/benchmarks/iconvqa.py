@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fourfold.eval.benchmarks.benchmark import GradedBenchmark, Options, text_of, unique_ids
-from fourfold.eval.predictions import Prediction, normal_id, read_json
+from fourfold.eval.data.official import read_content
+from fourfold.eval.predictions import Prediction, normal_id
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.ranking import best_candidate
 from fourfold.eval.task import Sample
@@ -25,7 +26,7 @@ class IconVQA(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Records with image_id, question, choices and answer (an index from 0), as a list or by id."""
-        content = read_json(annotations, "IconVQA questions")
+        content = read_content(annotations, self.name, "IconVQA questions", options.split)
         if isinstance(content, Mapping):
             content = [{"question_id": key, **value} for key, value in content.items() if isinstance(value, Mapping)]
         needed = {"question", "choices", "answer"}

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks.benchmark import (
     Answers,
     Benchmark,
     Drawing,
     Options,
     RuleScore,
+    box_notes,
     check_box_units,
     mean_by_group,
     predicted_boxes,
@@ -22,7 +24,7 @@ from fourfold.eval.benchmarks.benchmark import (
     unique_ids,
 )
 from fourfold.eval.predictions import Prediction, normal_id
-from fourfold.eval.scorers.boxes import BoxFormat, Pixels, iou, read_box_minigpt4, size_class
+from fourfold.eval.scorers.boxes import Pixels, iou, read_box_minigpt4, size_class
 from fourfold.eval.statistics import Estimate, bootstrap
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -54,13 +56,14 @@ class RefCOCO(Benchmark):
 
     rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
     prompt_field: ClassVar[str] = "sent"
+    coco_images: ClassVar[bool] = True
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Records with img_id (the referent), sents, bbox (xywh pixels), height, width; `image` if img_id lacks it."""
-        records = read_records(annotations, self.name, {"img_id", "sents", "bbox", "height", "width"})
+        records = read_records(annotations, self.name, {"img_id", "sents", "bbox", "height", "width"}, options.split)
         for family, splits in SPLITS.items():
             for split, count in splits.items():
                 if family != self.name and len(records) == count:
@@ -87,7 +90,8 @@ class RefCOCO(Benchmark):
         mean_iou, by_size = mean_by_group(samples, {key: min(value, 1.0) for key, value in ious.items()}, scale=1.0)
         sub_scores["mean_iou (0..1)"] = mean_iou
         sub_scores |= {f"mean_iou (0..1)/{name.removeprefix('size/')}": figure for name, figure in by_size.items()}
-        return RuleScore(rule, "acc@0.5", overall, values, sub_scores, failures)
+        notes = box_notes(answers, options.box_format)
+        return RuleScore(rule, "acc@0.5", overall, values, sub_scores, failures, notes)
 
     def rekey(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:
         """Results may name the referent (`img_id`) instead of the row; with `sents` beside it, the expression too.

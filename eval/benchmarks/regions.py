@@ -6,20 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks.benchmark import (
     Answers,
     Benchmark,
     Drawing,
     Options,
     RuleScore,
+    box_notes,
     check_box_units,
     mean_by_group,
     predicted_boxes,
     text_of,
     unique_ids,
 )
-from fourfold.eval.predictions import Prediction, normal_id, read_json
-from fourfold.eval.scorers.boxes import BoxFormat, Pixels, iou, match_boxes, size_class
+from fourfold.eval.data.official import read_content
+from fourfold.eval.predictions import Prediction, normal_id
+from fourfold.eval.scorers.boxes import Pixels, iou, match_boxes, size_class
 from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import Sample
@@ -37,7 +40,7 @@ class Region:
     height: int
 
 
-def read_regions(path: Path, what: str, word: str, listed: str) -> list[Sample]:
+def read_regions(path: Path, what: str, word: str, listed: str, split: str | None = None) -> list[Sample]:
     """Samples of a file with an image a line; a sample's `reference` is a `Region`, its question the phrase.
 
     A line is either one phrase (`image`, `width`, `height`, the phrase under `word`, `boxes` as x1, y1, x2, y2 in
@@ -48,7 +51,7 @@ def read_regions(path: Path, what: str, word: str, listed: str) -> list[Sample]:
     Raises:
         UserError: for any other file, NaN, a box without area, or an id that stands twice.
     """
-    content = read_json(path, f"{what} annotations")
+    content = read_content(path, what, f"{what} annotations", split)
     records = [content] if isinstance(content, Mapping) else content
     shape = f"a record a line with image, width, height, and {word} and boxes (or {listed})"
     if not isinstance(records, list) or not all(
@@ -145,7 +148,7 @@ class PhraseGrounding(RegionBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """A line a phrase (`phrase`, `boxes`), or a line an image with `phrases`."""
-        samples = read_regions(annotations, "phrase grounding", "phrase", "phrases")
+        samples = read_regions(annotations, "phrase grounding", "phrase", "phrases", options.split)
         empty = [sample for sample in samples if not sample.reference.boxes]
         if len(empty) == len(samples):
             raise UserError(f"{annotations}: no phrase has a box; what is not there belongs to detection")
@@ -170,7 +173,9 @@ class PhraseGrounding(RegionBenchmark):
         images = [sample.cluster for sample in samples]
         mean_iou = clustered_mean([overlaps[sample.id] for sample in samples], images, scale=1.0)
         figures = precision_recall(list(zip(*columns, strict=True)), images)
-        return RuleScore(rule, "acc@0.5", overall, values, {**groups, "mean_iou (0..1)": mean_iou, **figures}, failures)
+        sub_scores: dict[str, Estimate | float] = {**groups, "mean_iou (0..1)": mean_iou, **figures}
+        notes = box_notes(answers, options.box_format)
+        return RuleScore(rule, "acc@0.5", overall, values, sub_scores, failures, notes)
 
 
 class Detection(RegionBenchmark):
@@ -187,7 +192,7 @@ class Detection(RegionBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """A line a label (`label`, `boxes`, perhaps none), or a line an image with `boxes` of `box` and `label`."""
-        return read_regions(annotations, "detection", "label", "boxes")
+        return read_regions(annotations, "detection", "label", "boxes", options.split)
 
     def score(self, samples: Sequence[Sample], answers: Answers, rule: str, options: Options) -> RuleScore:
         """Mean F1 of a question; precision, recall and F1 over all boxes; how often the absent was left unboxed.
@@ -215,7 +220,9 @@ class Detection(RegionBenchmark):
         if absent:
             unboxed = [float(not columns[row][1]) for row in absent]
             sub_scores["absent left unboxed"] = clustered_mean(unboxed, [images[row] for row in absent])
-        return RuleScore(rule, "f1 a question", overall, values, sub_scores, failures)
+        # What denies is no box that could not be read.
+        notes = box_notes({key: one for key, one in answers.items() if not _denies(one)}, options.box_format)
+        return RuleScore(rule, "f1 a question", overall, values, sub_scores, failures, notes)
 
 
 def _denies(prediction: Prediction) -> bool:

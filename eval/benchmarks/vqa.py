@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fourfold.eval.benchmarks.benchmark import Answers, GradedBenchmark, Options, RuleScore, text_of, unique_ids
+from fourfold.eval.data.official import read_content
 from fourfold.eval.predictions import Prediction, normal_id, read_json
 from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.precision_recall import precision_recall
@@ -29,6 +30,7 @@ class VQA(GradedBenchmark):
     def __init__(self, name: str, rules: tuple[str, ...]) -> None:
         self.name = name  # type: ignore[misc]
         self.rules = rules  # type: ignore[misc]
+        self.coco_images = name in ("okvqa", "vqav2")  # type: ignore[misc]
 
     @property
     def known_rules(self) -> tuple[str, ...]:
@@ -37,7 +39,8 @@ class VQA(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Official annotations, TextVQA's or VizWiz's own files, or a map from question id to its answers."""
-        records = _records(read_json(annotations, f"{self.name} annotations"), annotations, self.name)
+        content = read_content(annotations, self.name, f"{self.name} annotations", options.split)
+        records = _records(content, annotations, self.name)
         asked = _questions(read_json(questions, f"{self.name} questions"), questions) if questions else {}
         samples = []
         for number, record in enumerate(records):

@@ -33,16 +33,20 @@ class POPE(GradedBenchmark):
 
     name: ClassVar[str] = "pope"
     rules: ClassVar[tuple[str, ...]] = ("pope", "strict", "minigpt4")
+    coco_images: ClassVar[bool] = True
+    result_lines: ClassVar[bool] = True
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """POPE's label lines: question_id, image, text, label."""
         samples = []
-        for where, row in read_records(annotations, "POPE", {"question_id", "image", "text", "label"}):
+        fields = {"question_id", "image", "text", "label"}
+        for where, row in read_records(annotations, self.name, fields, options.split):
             if row["label"] not in ("yes", "no"):
                 raise UserError(f"{where}: the label must be yes or no, not {row['label']!r}")
             identifier = normal_id(row["question_id"], where)
             image, true = str(row["image"]), row["label"] == "yes"
-            samples.append(Sample(identifier, str(row["text"]), reference=true, cluster=image))
+            groups = {"set": str(row["category"])} if row.get("category") else {}
+            samples.append(Sample(identifier, str(row["text"]), reference=true, cluster=image, groups=groups))
         return unique_ids(samples, annotations)
 
     def grade(self, sample: Sample, prediction: Prediction, rule: str) -> tuple[float, bool]:
@@ -61,11 +65,22 @@ class POPE(GradedBenchmark):
             if rule == "pope"
             else "an answer with neither yes nor no is wrong: a missed yes, or no right no"
         )
-        return replace(super().score(samples, answers, rule, options), sub_scores=figures, notes=(note,))
+        result = super().score(samples, answers, rule, options)
+        return replace(result, sub_scores={**figures, **result.sub_scores}, notes=(note,))
 
     def rekey(self, predictions: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:
-        """Ids stay; an image or question named by a prediction must be the label's: all splits share their ids."""
+        """Ids stay; an image or question named by a prediction must be the label's: all splits share their ids.
+
+        POPE's own answers have no ids and go by their order; such that name the image go by image and question.
+        """
         by_id = {sample.id: sample for sample in samples}
+        asked = {(Path(sample.cluster).name, sample.prompt): sample.id for sample in samples}
+        if any(not one.id for one in predictions):
+            return _in_order(predictions, samples)
+        predictions = [
+            one if one.id in by_id else replace(one, id=asked.get((Path(one.id).name, _question(one)), one.id))
+            for one in predictions
+        ]
         for prediction in predictions:
             sample = by_id.get(prediction.id)
             image, question = prediction.fields.get("image"), prediction.fields.get("question")
@@ -80,6 +95,38 @@ class POPE(GradedBenchmark):
                 )
         return list(predictions)
 
+    def submission(self, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+        """What POPE's script reads, with the ids that it does without."""
+        asked = {sample.id: sample for sample in samples}
+        rows = []
+        for one in predictions:
+            sample = asked[one.id]
+            row = {"question_id": one.id, "image": sample.cluster, "question": sample.prompt, "answer": text_of(one)}
+            rows.append(row)
+        return rows
+
+
+def _question(prediction: Prediction) -> str:
+    return str(prediction.fields.get("question", prediction.fields.get("text", "")))
+
+
+def _in_order(predictions: Sequence[Prediction], samples: Sequence[Sample]) -> list[Prediction]:
+    """POPE's own answers under the ids of the labels in the same places, as its script puts them together."""
+    if any(one.id for one in predictions):
+        raise UserError("some predictions have an id and some have none; give all of them one, or none")
+    if len(predictions) != len(samples):
+        raise UserError(
+            f"{len(predictions)} answers without ids to {len(samples)} questions: POPE's answers go by their order, "
+            "and none may be missing"
+        )
+    for number, (one, sample) in enumerate(zip(predictions, samples, strict=True), start=1):
+        if sample.prompt not in _question(one):
+            raise UserError(
+                f"record {number} answers {_question(one)[:80]!r}, but question {number} is {sample.prompt!r}: "
+                "the answers of another split, or in another order?"
+            )
+    return [replace(one, id=sample.id) for one, sample in zip(predictions, samples, strict=True)]
+
 
 class VSR(GradedBenchmark):
     """VSR: is the statement true? A sample's `reference` is whether it is, its id the row, counted from 0.
@@ -90,11 +137,13 @@ class VSR(GradedBenchmark):
     name: ClassVar[str] = "vsr"
     rules: ClassVar[tuple[str, ...]] = ("official", "minigpt4")
     prompt_field: ClassVar[str] = "caption"
+    coco_images: ClassVar[bool] = True
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """The label lines of a split: image, caption, label (0 or 1), relation."""
         samples = []
-        for number, (where, row) in enumerate(read_records(annotations, "VSR", {"image", "caption", "label"})):
+        rows = read_records(annotations, self.name, {"image", "caption", "label"}, options.split)
+        for number, (where, row) in enumerate(rows):
             if row["label"] not in (0, 1):
                 raise UserError(f"{where}: the label must be 0 or 1, not {row['label']!r}")
             identifier = normal_id(row.get("question_id", row.get("id", number)), where)
@@ -130,7 +179,7 @@ class HatefulMemes(GradedBenchmark):
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """The label lines of a split: id, img, label (0 or 1), text."""
         samples = []
-        for where, row in read_records(annotations, "HatefulMemes", {"id", "img", "label", "text"}):
+        for where, row in read_records(annotations, self.name, {"id", "img", "label", "text"}, options.split):
             if row["label"] not in (0, 1):
                 raise UserError(f"{where}: the label must be 0 or 1, not {row['label']!r}")
             samples.append(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fourfold.eval.report.decisions import decisions_markdown
 from fourfold.eval.report.render import figure, markdown_table
 
 _TITLES = {"photos": "Held-out photos", "scenes": "Rendered scenes"}
@@ -26,6 +27,8 @@ def card_markdown(card: dict[str, Any]) -> str:
         ]
         heads = ["task", "figure", "n", *(_COLUMNS[control] for control in asked)]
         lines += ["", f"### {_TITLES.get(source, source)}", "", *markdown_table(heads, rows)]
+    if card["decisions"]:
+        lines += ["", *decisions_markdown(card["decisions"])]
     return "\n".join(lines) + "\n"
 
 

@@ -2,71 +2,93 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
 from typing import TypeVar
 
-from fourfold.assistant.grounding import parse
+from fourfold.assistant.grounding import BoxFormat, Corners, Found, find_boxes, parse, scale
 from fourfold.prompts.errors import UserError
 
-_FOUR_NUMBERS = re.compile(r"[\[(<]\s*" + r"\s*,\s*".join([r"(-?\d{1,7}(?:\.\d{1,20})?)"] * 4) + r"\s*[\])>]")
 _MINIGPT4 = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
 AnyBox = TypeVar("AnyBox")
-Pixels = tuple[float, float, float, float]
+Pixels = Corners
 """x1, y1, x2, y2 in pixels of the annotated image."""
 
 
-class BoxFormat(StrEnum):
-    """How a model writes boxes; declared by the user, never guessed from the ground truth.
-
-    TOKENS is `{<x1><y1><x2><y2>}` with integers 0..100 (MiniGPT-v2, Fourfold); the others are four numbers x1, y1, x2,
-    y2 in brackets or as JSON: UNIT 0..1, PERCENT 0..100, PIXELS those of the annotated image.
-    """
-
-    TOKENS = "tokens"
-    UNIT = "unit"
-    PERCENT = "percent"
-    PIXELS = "pixels"
-
-
 def scale_box(numbers: Sequence[float], declared: BoxFormat | None, width: int, height: int) -> Pixels | None:
-    """Four numbers to pixels; None if the corners are swapped or a share is beyond the image.
+    """Four numbers of a file to pixels; None if the corners are swapped or a share is beyond the image.
 
-    They are pixels unless declared to be shares: TOKENS says how text is read, and None nothing.
+    They are pixels unless something else is declared: TOKENS says how text is read, and None nothing.
     """
-    x1, y1, x2, y2 = numbers
-    if not (x1 <= x2 and y1 <= y2):
-        return None
-    if declared not in (BoxFormat.UNIT, BoxFormat.PERCENT):
-        return x1, y1, x2, y2
-    whole = 1.0 if declared is BoxFormat.UNIT else 100.0
-    if x1 < 0 or y1 < 0 or x2 > whole or y2 > whole:
-        return None
-    return x1 / whole * width, y1 / whole * height, x2 / whole * width, y2 / whole * height
+    if declared in (None, BoxFormat.TOKENS):
+        declared = BoxFormat.PIXELS
+    one, two, three, four = numbers
+    return scale((two, one, four, three) if declared.y_first else (one, two, three, four), declared, width, height)
 
 
 def read_boxes(answer: str, box_format: BoxFormat, width: int, height: int) -> list[Pixels | None]:
-    """All boxes of the answer in pixels, in its order; None for one that cannot be used."""
+    """All boxes of the answer in pixels, in its order; None for one that cannot be used, a point as an empty box."""
     if box_format is BoxFormat.TOKENS:
         return [box.to_pixels(width, height) for box in parse(answer).boxes]
-    found = (list(map(float, match.groups())) for match in _FOUR_NUMBERS.finditer(answer))
-    return [scale_box(numbers, box_format, width, height) for numbers in found]
+    found = find_boxes(answer, box_format)
+    return [one.corners and scale(one.corners, box_format, width, height) for one in found]
 
 
 def check_units(boxes: Iterable[Sequence[float]], declared: BoxFormat | None) -> None:
-    """Notice numbers that cannot be meant as declared (pixels where nothing is).
+    """Notice numbers of a file that cannot be meant as declared (pixels where nothing is).
 
     Raises:
         UserError: all lie within 0..1 although they are pixels, or beyond although they are shares.
     """
     boxes = list(boxes)
-    if declared in (None, BoxFormat.TOKENS, BoxFormat.PIXELS) and boxes:
+    if declared is not BoxFormat.UNIT and boxes:
         if all(0 <= number <= 1 for box in boxes for number in box):
-            raise UserError("every predicted box lies within 0..1, but they are read as pixels; say --box-format unit")
+            meant = "pixels" if declared in (None, BoxFormat.TOKENS) else declared
+            raise UserError(f"every predicted box lies within 0..1, but is read as {meant}; say --box-format unit")
     elif declared is BoxFormat.UNIT and boxes and all(max(box) > 1 for box in boxes):
         raise UserError(
             "every predicted box exceeds 1, but --box-format unit was declared; say --box-format pixels or percent"
         )
+
+
+def reading_notes(answers: Iterable[str], declared: BoxFormat | None) -> tuple[str, ...]:
+    """What a reader of the score must know about how answers in words were read, a sentence each.
+
+    Which convention was meant is left to the reader: another one is never tried for its score.
+    """
+    answers = [answer for answer in answers if answer]
+    box_format = declared or BoxFormat.TOKENS
+    notes = []
+    if box_format is BoxFormat.TOKENS:
+        other = [answer for answer in answers if not parse(answer).boxes and find_boxes(answer, BoxFormat.PIXELS)]
+        if other:
+            notes.append(
+                f"{len(other)} answers hold numbers that are no {{<x1><y1><x2><y2>}}, such as {_shown(other[0])}; "
+                f"--box-format says how they are meant ({', '.join(list(BoxFormat)[1:])})"
+            )
+        return tuple(notes)
+    found = [find_boxes(answer, box_format) for answer in answers]
+    corners = [one.corners for places in found for one in places if one.corners is not None]
+    if box_format is not BoxFormat.UNIT and corners and all(max(one) <= 1 for one in corners):
+        notes.append(f"every box lies within 0..1, but they were read as {box_format}; is it --box-format unit?")
+    if box_format is BoxFormat.UNIT and corners and all(max(one) > 1 for one in corners):
+        notes.append("every box exceeds 1, but they were read as unit; declare another --box-format")
+    unread = [answer for answer, places in zip(answers, found, strict=True) if not _usable(places, box_format)]
+    if unread:
+        notes.append(f"{len(unread)} answers hold no box that reads as {box_format}, such as {_shown(unread[0])}")
+    if pointed := sum(any(one.point for one in places) for places in found):
+        notes.append(f"{pointed} answers point at a spot instead of giving a box; a spot has no area, and is wrong")
+    return tuple(notes)
+
+
+def _usable(places: Sequence[Found], box_format: BoxFormat) -> bool:
+    """Whether some place can be used in an image of any size."""
+    known = [one.corners for one in places if one.corners is not None]
+    return any(box_format.needs_size or scale(corners, box_format, 1, 1) is not None for corners in known)
+
+
+def _shown(answer: str) -> str:
+    words = " ".join(answer.split())
+    return repr(words if len(words) <= 80 else words[:79] + "…")
 
 
 def read_box_minigpt4(answer: str, width: int, height: int) -> Pixels | None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Hashable, Sequence
 
+from fourfold.eval.scorers import normalise
 from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.statistics import Estimate, clustered_mean
 
@@ -21,6 +22,22 @@ def pope_verdict(answer: str) -> bool:
     """POPE's own reading: "No", "no" or "not" as a word of the first sentence means no, anything else yes."""
     words = answer.split(".")[0].replace(",", "").split(" ")
     return not any(word in ("No", "no", "not") for word in words)
+
+
+def mme_verdict(answer: str) -> bool | None:
+    """MME's own reading: yes, else no, among the first four characters, or y or n alone."""
+    said = answer.lower().strip().replace(".", "")
+    if len(said) == 1:
+        return {"y": True, "n": False}.get(said)
+    if "yes" in said[:4]:
+        return True
+    return False if "no" in said[:4] else None
+
+
+def only_verdict(answer: str) -> bool | None:
+    """VLMEvalKit's reading without a judge: the one of the two words that occurs; None where both or neither do."""
+    words = normalise.strip_punctuation(answer.lower()).split()
+    return None if ("yes" in words) == ("no" in words) else "yes" in words
 
 
 def yes_no_figures(

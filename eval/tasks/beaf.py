@@ -135,6 +135,8 @@ def run_beaf(options: RunOptions) -> dict[str, Any] | None:
         UserError: the files do not fit together, or nobody answers.
     """
     assert options.annotations is not None
+    if options.images is None:
+        raise UserError("give --images DIR, the folder of the images")
     folder = ImageFolder(options.images)
     removals = read_removals(options.annotations, options.seed)
     named = (removal.image for removal in removals)

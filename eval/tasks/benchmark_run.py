@@ -1,6 +1,5 @@
 """Running a benchmark: questions out, answers in, scored and written down so that others can look."""
 
-import hashlib
 import json
 import random
 from collections import Counter
@@ -14,7 +13,9 @@ from fourfold.assistant.files import write_text
 from fourfold.eval.benchmarks import Benchmark, Options, benchmark_named
 from fourfold.eval.benchmarks.benchmark import right_answer
 from fourfold.eval.controls import Control, Perturbation, prepare
-from fourfold.eval.images import ImageFolder
+from fourfold.eval.data.official import stored_pictures
+from fourfold.eval.data.pictures import Pictures
+from fourfold.eval.data.table import files_hash, is_table, table_files
 from fourfold.eval.log import EvalLog, claim, configuration_hash
 from fourfold.eval.model import Model, Output
 from fourfold.eval.predictions import Prediction
@@ -22,7 +23,7 @@ from fourfold.eval.prompting import PromptConfig
 from fourfold.eval.run import main_process, run
 from fourfold.eval.score import Result, score_predictions
 from fourfold.eval.scorers.ranking import p_yes
-from fourfold.eval.task import Sample, Task
+from fourfold.eval.task import ImageSource, Sample, Task
 from fourfold.prompts.errors import UserError
 
 _LONGEST_ANSWER = 4000
@@ -35,8 +36,8 @@ class RunOptions:
 
     Attributes:
         benchmark: name.
-        images: folder of the images.
-        annotations: official annotations; None for a test split, which gives a submission file and no score.
+        images: folder of the images; None where the annotations are a table that holds them.
+        annotations: official annotations or a table; None for a test split, which gives a submission file and no score.
         out: folder of this run.
         model: who answers.
         questions: official questions, where the benchmark has such a file.
@@ -47,10 +48,11 @@ class RunOptions:
         gt_field: the ground truth's field in VQA files.
         seed: of all draws.
         skip_missing_images: leave out questions whose image is not there, and say how many.
+        split: which of a table's splits.
     """
 
     benchmark: str
-    images: Path
+    images: Path | None
     annotations: Path | None
     out: Path
     model: Model
@@ -62,16 +64,20 @@ class RunOptions:
     gt_field: str = "answer"
     seed: int = 0
     skip_missing_images: bool = False
+    split: str | None = None
 
     @property
     def scoring(self) -> Options:
         """What is declared about the files."""
-        return Options(self.gt_field, self.prompting.box_format)
+        return Options(self.gt_field, self.prompting.box_format, self.split)
 
     def configuration(self, **more: Any) -> dict[str, Any]:
         """All that an answer depends on."""
         source, prompting = self.annotations or self.questions, self.prompting
         assert source is not None
+        files = table_files(source, self.split) if is_table(source) else (source,)
+        if self.split is not None:
+            more["split"] = self.split
         return {
             "benchmark": self.benchmark,
             "model": self.model.identity,
@@ -85,7 +91,7 @@ class RunOptions:
             "recipe": prompting.recipe,
             "template": dict(prompting.template),
             "file": source.name,
-            "file_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "file_sha256": files_hash(files),
             **more,
         }
 
@@ -106,11 +112,11 @@ def run_benchmark(options: RunOptions) -> Run:
         UserError: the files do not fit together, images are missing, `out` holds another run, or nobody answers.
     """
     bench = benchmark_named(options.benchmark)
-    samples, skipped, folder = read_samples(bench, options)
+    samples, skipped, pictures = read_samples(bench, options)
     asked = prepare(
         bench,
         samples,
-        folder.find,
+        pictures.find,
         control=options.control,
         perturbation=options.perturbation,
         config=options.prompting,
@@ -122,7 +128,9 @@ def run_benchmark(options: RunOptions) -> Run:
         return Run(None, 0, 0)
     predictions = _predictions(samples, outputs)
     failed = len(samples) - len(predictions)
-    write_text(options.out / "predictions.json", json.dumps(bench.submission(samples, predictions), indent=1) + "\n")
+    rows = bench.submission(samples, predictions)
+    lines = "\n".join(map(json.dumps, rows)) if bench.result_lines else json.dumps(rows, indent=1)
+    write_text(options.out / "predictions.json", lines + "\n")
     result = None
     if options.annotations is not None:
         facts = {
@@ -131,6 +139,9 @@ def run_benchmark(options: RunOptions) -> Run:
             "questions_without_image": skipped,
             "failed": failed,
         }
+        left_out = {name for output in outputs.values() for name in output.fields.get("asked_without", ())}
+        if left_out:  # without temperature, answers are drawn and not the likeliest
+            facts["asked_without"] = sorted(left_out)
         result = score_predictions(
             bench, samples, predictions, allow_missing=True, options=options.scoring, facts=facts
         )
@@ -145,7 +156,7 @@ def run_benchmark(options: RunOptions) -> Run:
     records = []
     for sample, shown in zip(samples, asked, strict=True):
         prediction = by_id.get(sample.id)
-        record = _sample_record(sample, shown, folder.find(sample.cluster), outputs.get(sample.id), result)
+        record = _sample_record(sample, shown, pictures.find(sample.cluster), outputs.get(sample.id), result)
         drawing = bench.drawing(sample, prediction, options.scoring)
         if drawing is not None:
             record |= {"size": drawing.size, "boxes": {"truth": drawing.truth, "predicted": drawing.predicted}}
@@ -154,7 +165,7 @@ def run_benchmark(options: RunOptions) -> Run:
     return Run(result, len(samples), failed)
 
 
-def read_samples(bench: Benchmark, options: RunOptions) -> tuple[list[Sample], int, ImageFolder]:
+def read_samples(bench: Benchmark, options: RunOptions) -> tuple[list[Sample], int, Pictures]:
     """The questions of a run, how many were left out for want of their image, and the images.
 
     Raises:
@@ -166,15 +177,16 @@ def read_samples(bench: Benchmark, options: RunOptions) -> tuple[list[Sample], i
         samples = bench.read_questions(options.questions)
     else:
         raise UserError("give --annotations FILE, or --questions FILE alone for a test split")
-    folder = ImageFolder(options.images)
-    missing = folder.missing((sample.cluster for sample in samples), bench.name, skip=options.skip_missing_images)
+    source = options.annotations or options.questions
+    pictures = Pictures(stored_pictures(source, bench.name, options.split), options.images, coco=bench.coco_images)
+    missing = pictures.missing((sample.cluster for sample in samples), bench.name, skip=options.skip_missing_images)
     found = [sample for sample in samples if sample.cluster not in missing]
     skipped = len(samples) - len(found)
     if options.limit is not None and options.limit < len(found):
         order = list(range(len(found)))
         random.Random(f"limit {options.seed}").shuffle(order)
         found = [found[index] for index in sorted(order[: options.limit])]
-    return found, skipped, folder
+    return found, skipped, pictures
 
 
 def ask(samples: Sequence[Sample], options: RunOptions, configuration: Mapping[str, Any]) -> Mapping[str, Output]:
@@ -201,14 +213,14 @@ def _predictions(samples: Sequence[Sample], outputs: Mapping[str, Output]) -> li
 
 
 def _sample_record(
-    sample: Sample, shown: Sample, file: Path | None, output: Output | None, result: Result | None
+    sample: Sample, shown: Sample, own: ImageSource | None, output: Output | None, result: Result | None
 ) -> dict[str, Any]:
     """A sample as the report shows it, readable without the benchmark's files; `score` is the headline's, 0..1."""
     answer = output.text if output else None
     record: dict[str, Any] = {
         "id": sample.id,
         "image": sample.cluster,
-        "file": str(file) if file else None,
+        "file": own.id if own else None,
         "shown_file": shown.image.id if shown.image else None,
         "question": sample.prompt,
         "prompt": shown.prompt,

@@ -15,12 +15,12 @@ from fourfold.eval.benchmarks import Benchmark, benchmark_named
 from fourfold.eval.benchmarks.benchmark import right_answer
 from fourfold.eval.benchmarks.refcoco import Referent
 from fourfold.eval.controls import Control, Perturbation
-from fourfold.eval.images import ImageFolder
+from fourfold.eval.data.pictures import Pictures
 from fourfold.eval.predictions import Prediction
 from fourfold.eval.prompting import prompt_of
 from fourfold.eval.run import main_process
 from fourfold.eval.statistics import Estimate, clustered_mean, paired
-from fourfold.eval.task import FileImage, Sample
+from fourfold.eval.task import Sample
 from fourfold.eval.tasks.benchmark_run import RunOptions, ask, read_samples
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, with_tag
@@ -40,10 +40,10 @@ def run_conversation(options: RunOptions) -> dict[str, Any] | None:
     bench = benchmark_named(options.benchmark)
     if options.control is not Control.NONE or options.perturbation is not Perturbation.NONE:
         raise UserError("conversations have no controls or probes; leave --control and --probe out")
-    samples, skipped, folder = read_samples(bench, replace(options, limit=None))
+    samples, skipped, pictures = read_samples(bench, replace(options, limit=None))
     configuration = options.configuration(suite="conversation")
     pointing = isinstance(samples[0].reference, Referent)
-    talk = _Talk(bench, options, configuration, folder)
+    talk = _Talk(bench, options, configuration, pictures)
     figures = _pointing(talk, samples) if pointing else _answering(talk, samples)
     if not main_process():
         return None
@@ -65,7 +65,7 @@ class _Talk:
     bench: Benchmark
     options: RunOptions
     configuration: Mapping[str, Any]
-    folder: ImageFolder
+    pictures: Pictures
     failed: int = 0
 
     def ask(
@@ -87,7 +87,7 @@ class _Talk:
             Sample(
                 f"{sample.id}/{turn}",
                 words[sample.id] if words else self.prompt(sample),
-                FileImage(file) if (file := self.folder.find(sample.cluster)) else None,
+                self.pictures.find(sample.cluster),
                 history=histories[sample.id] if histories else (),
             )
             for sample in samples

@@ -24,6 +24,7 @@ from fourfold.eval.scorers.precision_recall import precision_recall
 from fourfold.eval.scorers.yes_no import first_verdict, yes_no_figures
 from fourfold.eval.statistics import Estimate, clustered_mean
 from fourfold.eval.task import ImageSource, Sample, Task
+from fourfold.eval.tasks.decisions import measure_decisions
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task as Tag
 
@@ -33,6 +34,9 @@ CONTROLS = ("image", "wrong-image", "blind")
 NO_LOSS = (
     "The loss of reference captions is left out: a chat endpoint does not tell how likely a given answer is. "
     "Measure it in process (--model DIR)."
+)
+NO_DECISIONS = (
+    "How good the probabilities of decisions are is left out: their likelihoods are asked for in process (--model DIR)."
 )
 
 # What one answer may take: boxes cost about 20 tokens each where digits are tokens of their own.
@@ -152,6 +156,12 @@ def run_card(
             found["loss (nats a token)"] = clustered_mean(nats, images, scale=1.0, ceiling=None)
         told = {name: estimate.to_json() for name, estimate in found.items()}
         figures[group.source].setdefault(group.kind, {})[control] = told
+    notes, decided = [] if model.ranks_whole_candidates else [NO_LOSS], None
+    if isinstance(model, EngineModel):
+        with EvalLog(out / "decisions.jsonl", configuration) as log:
+            decided = measure_decisions(model, log, limit=limit, sources=sources, controls=controls, seed=seed)
+    else:
+        notes.append(NO_DECISIONS)
     where = "answered before" if known else str(model.engine.device) if isinstance(model, EngineModel) else "endpoint"
     return {
         "suite": "card",
@@ -166,8 +176,9 @@ def run_card(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - begun, 1),
         "failed": sum(output.error is not None for output in outputs.values()),
-        "notes": [] if model.ranks_whole_candidates else [NO_LOSS],
+        "notes": notes,
         "sources": figures,
+        "decisions": decided,
     }
 
 

@@ -29,7 +29,7 @@ from fourfold.assistant.chat.look_again import (
 from fourfold.assistant.english import related, singular, words_of
 from fourfold.assistant.training import data
 from fourfold.assistant.training.data import Turn
-from fourfold.eval.endpoint import EndpointModel, base_url
+from fourfold.eval.endpoint import EndpointModel, addresses
 from fourfold.eval.log import EvalLog
 from fourfold.eval.model import EngineModel, Model, OnOutput, Output
 from fourfold.eval.report.render import markdown_table, signed
@@ -221,7 +221,7 @@ def _ask_of(model: Model) -> Ask:
         from fourfold.assistant.chat.conversation import connect
 
         options = {"max_tokens": _MAX_TOKENS, "extra_body": {"memory": False}}
-        return ask_with(connect(base_url(model.urls[0]), model.identity, model.api_key, **options))
+        return ask_with(connect(addresses(model.urls[0])[0], model.identity, model.api_key, **options))
     if not isinstance(model, EngineModel):
         raise UserError("looking again needs a checkpoint or an endpoint")
     from fourfold.serving.engine.requests import Request, Sampling

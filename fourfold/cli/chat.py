@@ -13,15 +13,17 @@ from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import Asked, read_words, user_message, with_task
-from fourfold.cli.chat_output import Looks, show_answer, show_looks, write_image
+from fourfold.cli.chat_output import Answering, Looks, show_looks, write_image
 from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationName, QuantizationOption
 from fourfold.cli.refined import (
     AdapterOption,
     MemoryOption,
+    NoEyesOption,
     StoreOption,
     StrengthOption,
     check_refined,
     chosen_adapter,
+    eyes_of,
     memory_of,
     recalled,
 )
@@ -58,6 +60,7 @@ def chat(
     strength: StrengthOption = None,
     memory: MemoryOption = False,
     store: StoreOption = None,
+    no_eyes: NoEyesOption = False,
 ) -> None:
     """Ask about images. Without a question, on a terminal, it is a conversation."""
     # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
@@ -70,7 +73,7 @@ def chat(
     if draw is not None:
         _check_drawable(draw, asked)
     looks = Looks(check, closer)
-    check_refined(adapter, strength, memory, store)
+    check_refined(adapter, strength, memory, store, eyes=not no_eyes)
     if looks and not asked.images:
         raise UserError("--check and --look-closer need an image to look at")
     images = [load_image_file(path) for path in asked.images]
@@ -83,27 +86,32 @@ def chat(
     with _load(directory, quantization, device) as engine:
         if refined is not None:
             engine.default_adapter = engine.load_adapter(*refined).name
+        eyes = None if no_eyes else eyes_of(engine, directory, store)
+        answering = Answering(engine, eyes)
         if question is None or interactive:
             from fourfold.cli.chat_session import Session
 
-            Session(engine, sampling, images, chosen, draw, looks, corrections).run(question)
+            Session(answering, sampling, images, chosen, draw, looks, corrections).run(question)
             return
         known = recalled(corrections, images, question)
         request = Request([user_message(images, question)], sampling, forced_answer=known.answer if known else None)
-        completion = engine.generate([request])[0] if as_json else show_answer(engine.stream(request))
-        looked = looks.take(engine, images[-1], question, completion) if looks else None
+        answer = answering.answer(request, show=not as_json)
+        completion = answer.completion
+        looked = looks.take(answering, images[-1], question, completion) if looks else None
         text = looked.answer if looked else completion.text
         if draw is not None:
             write_image(draw_boxes(images[-1], parse(text).phrases), draw)
         if as_json:
-            answer = answer_object(text, completion, images, engine.model_name)
+            told = answer_object(text, completion, images, engine.model_name)
+            if eyes is not None:
+                told["claims"] = [claim.to_json() for claim in answer.claims]
             if looked is not None:
-                answer["claims"] = looked.claims_json()
-                answer["first_text"] = completion.text
-                answer["timings"]["look_again"] = round(looked.seconds, 4)
+                told["claims"] = looked.claims_json()
+                told["first_text"] = completion.text
+                told["timings"]["look_again"] = round(looked.seconds, 4)
             if corrections is not None:
-                answer["remembered"] = known and {"id": known.id}
-            print(json.dumps(answer, ensure_ascii=False))
+                told["remembered"] = known and {"id": known.id}
+            print(json.dumps(told, ensure_ascii=False))
         elif looked is not None:
             show_looks(looked)
 

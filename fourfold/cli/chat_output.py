@@ -1,7 +1,8 @@
 """How an answer appears: word by word, phrases with boxes in colour where there is a terminal; and looked at again."""
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,57 @@ if TYPE_CHECKING:
 
     from fourfold.assistant.chat.look_again import LookedAgain, Step
     from fourfold.serving.engine.engine import Engine
+    from fourfold.serving.looking import Claim, Looking
 
 _COLOURS = ("yellow", "cyan", "green", "magenta", "blue", "red")
 _VERDICTS = {"supported": "green", "unsupported": "red", "unsure": "yellow"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and what it claims by the eyes; no claims where there are none."""
+
+    completion: Completion
+    claims: "tuple[Claim, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Answering:
+    """An engine, and its eyes where it has some."""
+
+    engine: "Engine"
+    eyes: "Looking | None" = None
+
+    def answer(self, request: Request, *, show: bool = True) -> Answer:
+        """The answer; with `show` it is printed as it comes."""
+        if self.eyes is None:
+            with contextlib.closing(self.engine.stream(request)) as deltas:
+                return Answer(show_answer(deltas) if show else _last(deltas))
+        with contextlib.closing(self.eyes.stream(request)) as looked:
+            completion = show_answer(looked) if show else _last(looked)
+        if show and sys.stdout.isatty():
+            show_claims(looked.claims)
+        return Answer(completion, looked.claims)
+
+    def text(self, request: Request) -> str:
+        """The answer's words."""
+        return self.answer(request, show=False).completion.text
+
+
+def _last(deltas: Iterator[Delta]) -> Completion:
+    completion = None
+    for delta in deltas:
+        completion = delta.completion
+    assert completion is not None  # the last delta carries it
+    return completion
+
+
+def show_claims(claims: "Sequence[Claim]") -> None:
+    """One line for each thing: who says so, and how sure that is."""
+    console = Console(highlight=False, soft_wrap=True)
+    for claim in claims:
+        sure = "" if claim.confidence is None else f", {claim.confidence:.0%} sure"
+        console.print(f"  {claim.phrase or 'box'}: {claim.source}{sure}", style="dim", markup=False)
 
 
 def show_answer(deltas: Iterator[Delta]) -> Completion:
@@ -102,13 +151,12 @@ class Looks:
     def __bool__(self) -> bool:
         return self.check or self.closer
 
-    def take(self, engine: "Engine", image: "Image.Image", question: str, completion: Completion) -> "LookedAgain":
+    def take(self, answering: Answering, image: "Image.Image", question: str, completion: Completion) -> "LookedAgain":
         """Look again, telling on stderr what happens where somebody looks on."""
         from fourfold.assistant.chat.look_again import Budget, look_again, with_images
 
         def ask(messages: list[dict[str, Any]], images: list["Image.Image"]) -> str:
-            request = Request(with_images(messages, images), Sampling(max_tokens=64))
-            return engine.generate([request])[0].text
+            return answering.text(Request(with_images(messages, images), Sampling(max_tokens=64)))
 
         console = Console(stderr=True, highlight=False)
 
@@ -122,6 +170,7 @@ class Looks:
             completion.text,
             check_claims=self.check,
             closer=self.closer,
+            see=None if answering.eyes is None else answering.eyes.eyes(image).sighting,
             # Questions bound the cost; a bound in seconds would make an answer depend on how busy the machine is.
             budget=Budget(seconds=float("inf")),
             on_step=show if sys.stderr.isatty() else None,

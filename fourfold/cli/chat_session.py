@@ -10,7 +10,8 @@ from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
-from fourfold.cli.chat_output import Looks, show_answer, show_looks, write_image
+from fourfold.cli.chat_output import Answering, Looks, show_looks, write_image
+from fourfold.cli.concepts import described, read_box
 from fourfold.cli.refined import recalled
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
@@ -19,12 +20,16 @@ from fourfold.serving.engine.requests import Request, Sampling
 if TYPE_CHECKING:
     from PIL import Image
 
+    from fourfold.assistant.refine.concepts.store import ConceptStore
     from fourfold.assistant.refine.memory import CorrectionMemory
-    from fourfold.serving.engine.engine import Engine
 
 _HELP = """\
 /image FILE   show another image with the next question
 /task NAME    ask the next questions as one of: {tasks}; without a name, as they are
+/show NAME X1 Y1 X2 Y2   show a thing once: it is known in other pictures from now on (hundredths of the picture)
+/not NAME [X1 Y1 X2 Y2]  that is not it: in the box, or nowhere in the picture
+/concepts     list what was shown; fourfold concepts renames and exports
+/forget NAME  forget what was shown
 /reset        forget what was said; the last image stays
 /help         this list
 /quit         leave (or Ctrl-D); Ctrl-C stops an answer"""
@@ -34,7 +39,7 @@ class Session:
     """Questions and answers until the user leaves.
 
     Args:
-        engine: answers.
+        answering: answers.
         sampling: how.
         images: shown with the first question.
         task: wraps the questions.
@@ -45,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        engine: "Engine",
+        answering: Answering,
         sampling: Sampling,
         images: list["Image.Image"],
         task: Task | None,
@@ -53,7 +58,7 @@ class Session:
         looks: Looks,
         memory: "CorrectionMemory | None" = None,
     ) -> None:
-        self._engine = engine
+        self._answering = answering
         self._sampling = sampling
         self._new_images = images
         self._last_image = images[-1] if images else None
@@ -68,7 +73,7 @@ class Session:
         """Ask `first`, if it is given, as it stands; then read lines until /quit or the end of input."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (line editing and history for input())
-        self._console.print(f"[dim]{self._engine.model_name}; /help lists what you can do[/dim]")
+        self._console.print(f"[dim]{self._answering.engine.model_name}; /help lists what you can do[/dim]")
         if first is not None:
             self._console.print(f"> {first}", markup=False)
             try:
@@ -104,6 +109,14 @@ class Session:
                 self._show(argument.strip())
             case "/task":
                 self._task = parse_task(argument) if argument.strip() else None
+            case "/show" | "/not":
+                self._teach(argument, positive=command == "/show")
+            case "/concepts":
+                told = [described(concept) for concept in self._concepts().list()] or ["nothing was shown yet"]
+                self._console.print("\n".join(told), style="dim", markup=False)
+            case "/forget":
+                count = self._concepts().forget(argument.strip())
+                self._console.print(f"forgot {argument.strip()} ({count} examples)", style="dim", markup=False)
             case "/reset":
                 self._messages = []
                 self._new_images = [self._last_image] if self._last_image else []
@@ -111,6 +124,27 @@ class Session:
                 raise UserError(f"no command is called {command}; /help lists those there are")
             case _:
                 self._ask(with_task(self._task, line))
+
+    def _concepts(self) -> "ConceptStore":
+        eyes = self._answering.eyes
+        if eyes is None or eyes.concepts is None:
+            raise UserError("this model has no read-outs (or --no-eyes was given): nothing can be shown to it")
+        return eyes.concepts.store
+
+    def _teach(self, argument: str, *, positive: bool) -> None:
+        from fourfold.assistant.images import Attachment
+
+        concepts = self._concepts()
+        if self._last_image is None:
+            raise UserError("show a picture first: /image FILE")
+        words = argument.split()
+        has_box = len(words) > 4 and all(word.replace(".", "", 1).isdigit() for word in words[-4:])
+        if positive and not has_box:
+            raise UserError("name it and say where it is, in hundredths of the picture: /show Rex 10 20 60 90")
+        name = " ".join(words[:-4] if has_box else words)
+        boxes = [read_box(" ".join(words[-4:]))] if has_box else []
+        example = concepts.show(name, Attachment.from_image(self._last_image), boxes, positive=positive)
+        self._console.print(described(concepts.get(example.name)), style="dim", markup=False)
 
     def _show(self, name: str) -> None:
         if not name:
@@ -124,17 +158,15 @@ class Session:
         shown = self._new_images or ([self._last_image] if self._last_image else [])
         known = recalled(self._memory, shown, question)
         forced = known.answer if known else None
-        deltas = self._engine.stream(Request([*self._messages, asked], self._sampling, forced_answer=forced))
+        request = Request([*self._messages, asked], self._sampling, forced_answer=forced)
         looked = None
         try:
-            completion = show_answer(deltas)
+            completion = self._answering.answer(request).completion
             if self._looks and self._last_image is not None:
-                looked = self._looks.take(self._engine, self._last_image, question, completion)
+                looked = self._looks.take(self._answering, self._last_image, question, completion)
         except KeyboardInterrupt:
             self._console.print("[dim](stopped; the question is not kept)[/dim]")
             return
-        finally:
-            deltas.close()
         text = looked.answer if looked else completion.text
         if looked is not None:
             show_looks(looked)

@@ -20,6 +20,7 @@ from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.cache import cache_directory, is_offline
 from fourfold.assistant.checkpoints.resolve import DEFAULT_MODEL, assembled_path
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
+from fourfold.assistant.tools.weights import TOOL_WEIGHTS
 from fourfold.prompts.errors import UserError
 
 _PYTHON = (3, 11)
@@ -88,7 +89,7 @@ def examine(network: bool = False) -> list[Finding]:
     """Look at everything; quick, and without the network unless it is asked for."""
     gpus = machine.gpus()
     needed = [_python(), _packages(), _processor(), _memory(), _disk(), _gpu(gpus), _weights()]
-    findings = [*needed, _local(needed), _four_bit(gpus), _vllm(gpus), _ocr(), _chromium()]
+    findings = [*needed, _local(needed), _four_bit(gpus), _vllm(gpus), _ocr(), *_tools(), _chromium()]
     return [*findings, _network()] if network else findings
 
 
@@ -220,6 +221,26 @@ def _ocr() -> Finding:
             "ocr", Status.NOTE, f"not installed: {names}", f"{sys.executable} -m pip install 'fourfold[ocr]'"
         )
     return Finding("ocr", Status.OK, f"rapidocr {installed_version('rapidocr')}")
+
+
+def _tools() -> list[Finding]:
+    findings = []
+    if unmet := unmet_requirements("tools"):
+        names = ", ".join(found.requirement for found in unmet)
+        mend = f"{sys.executable} -m pip install 'fourfold[tools]'"
+        findings.append(Finding("tools", Status.NOTE, f"not installed: {names}", mend))
+    else:
+        findings.append(Finding("tools", Status.OK, f"opencv {installed_version('opencv-python-headless')}"))
+    for weights in TOOL_WEIGHTS:
+        used = " and ".join(weights.used_by)
+        size = f"{weights.files[0].wheel_bytes / 1e6:.0f} MB"
+        try:
+            where = "downloaded" if weights.is_cached else f"{size} to download at first use"
+        except OSError as error:
+            where = f"the cache cannot be read: {error}"
+        detail = f"{weights.title}, for {used}, {where}; {weights.licences}"
+        findings.append(Finding(weights.used_by[0], Status.OK, detail))
+    return findings
 
 
 def _chromium() -> Finding:

@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fourfold.cli.eval_audit import audit, compare, power
 from fourfold.cli.eval_options import (
-    ANNOTATIONS_HELP,
+    DATA_HELP,
+    DOWNLOAD_HELP,
     PREDICTIONS_HELP,
+    SPLIT_HELP,
     Annotations,
     Asking,
     Boxes,
@@ -16,30 +19,48 @@ from fourfold.cli.eval_options import (
     Json,
     Out,
     Questions,
+    locate_data,
     with_asking,
 )
 from fourfold.cli.eval_output import keep_figures, show_result
 from fourfold.prompts.errors import UserError
 
-app = typer.Typer(help="Measure: score predictions, run benchmarks, report.", no_args_is_help=True)
+app = typer.Typer(help="Measure: score predictions, run benchmarks, audit logs, report.", no_args_is_help=True)
+for verb in (audit, compare, power):
+    app.command()(verb)
 
 
 @app.command()
 def score(
     benchmark: Annotated[str, typer.Argument(help="okvqa, vqav2, textvqa, vizwiz, gqa, refcoco, pope, ...")],
     predictions: Annotated[Path, typer.Option(help=PREDICTIONS_HELP)],
-    annotations: Annotated[Path, typer.Option(help=ANNOTATIONS_HELP)],
+    annotations: Annotations = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
+    split: Annotated[str | None, typer.Option(help=SPLIT_HELP)] = None,
+    download: Annotated[bool, typer.Option("--download", help=DOWNLOAD_HELP)] = False,
     questions: Annotated[Path | None, typer.Option(help="VQA question file: texts, and images to cluster by.")] = None,
     rule: Annotated[str | None, typer.Option(help="Only this rule; without it, every rule is shown.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Unanswered counts as wrong.")] = False,
     gt_field: GroundTruth = "answer",
     box_format: Boxes = None,
+    model: Annotated[
+        str | None, typer.Option(help="Whose answers these are: its name tells how it writes boxes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions; no model is needed."""
+    from fourfold.assistant.grounding import family_of
     from fourfold.eval.benchmarks import Options
     from fourfold.eval.score import score_files
 
+    if located := locate_data(data, annotations, questions, split, download):
+        annotations, questions = located.annotations, located.questions
+    if annotations is None:
+        raise UserError("give --data PATH or --annotations FILE, the questions and their answers")
+    if box_format is None and model is not None:
+        if (family := family_of(model)) is None:
+            raise UserError(f"how {model} writes boxes is not known here; say it with --box-format")
+        box_format = family.box_format
     result = score_files(
         benchmark,
         predictions,
@@ -47,7 +68,7 @@ def score(
         questions=questions,
         rule=rule,
         allow_missing=allow_missing,
-        options=Options(gt_field, box_format),
+        options=Options(gt_field, box_format, split),
     )
     show_result(result, as_json)
 
@@ -82,6 +103,7 @@ def run(
             "--questions": questions,
             "--box-format": box_format,
             "--images": asking.images,
+            "--data": asking.data,
             "--probe": probe if probe != "none" else None,
         }
         if given := [name for name, value in idle.items() if value is not None]:
@@ -99,6 +121,7 @@ def run(
         return
 
     from fourfold.eval.controls import Control, Perturbation
+    from fourfold.eval.report.inspect_log import inspect_is_there, write_inspect_log
     from fourfold.eval.tasks.benchmark_run import run_benchmark
 
     controls = control or [Control.NONE]
@@ -122,6 +145,8 @@ def run(
         finished = run_benchmark(options)
     if finished.result is not None:
         show_result(finished.result, as_json)
+        if inspect_is_there():
+            write_inspect_log(out, finished.result)
     if finished.asked:
         told = f"{finished.asked} asked, {finished.failed} failed; predictions in {out / 'predictions.json'}"
         typer.echo(told, err=True)
@@ -141,8 +166,8 @@ def converse(
     """Correct a model turn by turn, by a scripted user, and see what comes of it."""
     from fourfold.eval.tasks.conversation import run_conversation
 
-    if annotations is None:
-        raise UserError("give --annotations FILE: a conversation needs to know the right answers")
+    if annotations is None and asking.data is None:
+        raise UserError("give --data PATH or --annotations FILE: a conversation needs to know the right answers")
     options = asking.run_options(benchmark, annotations, out, box_format, questions=questions)
     with options.model:
         result = run_conversation(options)
@@ -160,6 +185,8 @@ def beaf(
     """Ask about an object, paint it over, ask again."""
     from fourfold.eval.tasks.beaf import run_beaf
 
+    if asking.data is not None:
+        raise UserError("the objects come from --boxes; leave --data out")
     options = asking.run_options("pope", boxes, out, None)
     with options.model:
         result = run_beaf(options)
@@ -168,6 +195,7 @@ def beaf(
 
 def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[str] | None, as_json: bool) -> None:
     from fourfold.eval.report.card import card_markdown
+    from fourfold.eval.report.decisions import RELIABILITY, draw_reliability
     from fourfold.eval.tasks.held_out import CONTROLS, SOURCES, run_card
 
     if asking.recipe or asking.prompt or asking.max_tokens:
@@ -184,6 +212,8 @@ def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[s
             controls=controls or CONTROLS,
             seed=asking.seed,
         )
+    if card["decisions"]:
+        draw_reliability(card["decisions"], out / RELIABILITY)
     _keep(card, card_markdown(card), out / "card", as_json)
 
 
@@ -193,7 +223,7 @@ def _look_again(asking: Asking, out: Path, only: list[str] | None, sources: list
 
     if asking.recipe or asking.prompt or asking.max_tokens:
         raise UserError("the loops ask in their own words: leave --recipe, --prompt and --max-tokens out")
-    with asking.open_model() as model:
+    with asking.open_model(eyes=False) as model:
         measured = run_look_again(
             model,
             limit=asking.limit or 60,

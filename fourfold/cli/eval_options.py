@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from fourfold.eval.scorers.boxes import BoxFormat
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
+    from fourfold.eval.data.locate import Located
     from fourfold.eval.model import Model
     from fourfold.eval.prompting import PromptConfig
     from fourfold.eval.tasks.benchmark_run import RunOptions
 
 PREDICTIONS_HELP = "JSON or JSON Lines with question_id (or id) and answer (or text, prediction; boxes for pointing)."
 ANNOTATIONS_HELP = "The benchmark's official annotation file, or a map from question id to answers."
+DATA_HELP = "A local Hugging Face copy, a VLMEvalKit TSV, or a folder of official files, images and all."
+SPLIT_HELP = "Which split of --data, where it has several."
+DOWNLOAD_HELP = "Fetch --data OWNER/NAME from the Hub; without this nothing uses the network."
 
 Annotations = Annotated[Path | None, typer.Option("--annotations", help=ANNOTATIONS_HELP)]
 Questions = Annotated[Path | None, typer.Option("--questions", help="Question file; alone it means a test split.")]
-Boxes = Annotated[BoxFormat | None, typer.Option("--box-format", help="How the model writes boxes.")]
+Boxes = Annotated[
+    BoxFormat | None, typer.Option("--box-format", help="How the model writes boxes; by default as its name tells.")
+]
 GroundTruth = Annotated[str, typer.Option("--gt-field", help="VQA's ground truth; OK-VQA has raw_answer too.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of this run; a stopped run goes on there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -33,6 +39,9 @@ class Asking:
     """What the shared options say; `with_asking` fills it."""
 
     images: Annotated[Path | None, typer.Option("--images", help="Folder of the images.")] = None
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None
+    split: Annotated[str | None, typer.Option("--split", help=SPLIT_HELP)] = None
+    download: Annotated[bool, typer.Option("--download", help=DOWNLOAD_HELP)] = False
     endpoint: Annotated[
         list[str] | None, typer.Option("--endpoint", help="OpenAI-compatible server; may be repeated.")
     ] = None
@@ -44,7 +53,10 @@ class Asking:
         int | None, typer.Option("--limit", min=1, help="At most so many questions (for card: a kind).")
     ] = None
     recipe: Annotated[str | None, typer.Option("--recipe", help="A published way of asking: minigpt-v2.")] = None
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Wording: minigpt4 (default) or plain.")] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="Wording: minigpt4, plain or a family's (qwen3-vl); by default the model's."),
+    ] = None
     max_tokens: Annotated[
         int | None,
         typer.Option("--max-tokens", min=1, help="Length of an answer; 20 unless the questions ask for more."),
@@ -58,17 +70,9 @@ class Asking:
     ] = False
     seed: Annotated[int, typer.Option("--seed", help="Of all draws.")] = 0
     device: Annotated[str, typer.Option("--device", help="For a checkpoint: auto, cpu, cuda.")] = "auto"
-
-    @property
-    def image_folder(self) -> Path:
-        """The folder of the images.
-
-        Raises:
-            UserError: none was given.
-        """
-        if self.images is None:
-            raise UserError("give --images DIR, the folder of the images")
-        return self.images
+    no_eyes: Annotated[
+        bool, typer.Option("--no-eyes", help="Of a checkpoint the language model alone, without read-outs.")
+    ] = False
 
     def prompting(self, benchmark: str, box_format: BoxFormat | None = None) -> "PromptConfig":
         """Wording, length and template of the questions of a benchmark.
@@ -78,8 +82,15 @@ class Asking:
         """
         from fourfold.eval.prompting import resolve_config
 
+        # A checkpoint in this process is of our own kind; what an endpoint serves tells its name.
+        model = self.open_model().identity if self.endpoint and self.recipe is None else None
         return resolve_config(
-            self.recipe, benchmark, wording=self.prompt, max_tokens=self.max_tokens, box_format=box_format
+            self.recipe,
+            benchmark,
+            wording=self.prompt,
+            max_tokens=self.max_tokens,
+            box_format=box_format,
+            model=model,
         )
 
     def run_options(
@@ -90,13 +101,22 @@ class Asking:
         Raises:
             UserError: an option contradicts another, or a name is unknown.
         """
+        from fourfold.eval.data.table import is_table
         from fourfold.eval.tasks.benchmark_run import RunOptions
 
+        prompting, images = self.prompting(benchmark, box_format), self.images
+        if located := locate_data(self.data, annotations, more.get("questions"), self.split, self.download):
+            annotations = located.annotations
+            more["questions"] = located.questions
+            images = images or located.images
+        if images is None and (annotations is None or not is_table(annotations)):
+            raise UserError("give --images DIR, the folder of the images, or --data with a table that holds them")
         return RunOptions(
             benchmark=benchmark,
-            prompting=self.prompting(benchmark, box_format),
-            images=self.image_folder,
+            prompting=prompting,
+            images=images,
             annotations=annotations,
+            split=self.split,
             out=out,
             limit=self.limit,
             seed=self.seed,
@@ -105,9 +125,15 @@ class Asking:
             model=self.open_model(),  # last: a default model may have to be downloaded
         )
 
-    def open_model(self) -> "Model":
-        """Who answers: the endpoints, else the checkpoint; to be closed."""
+    def open_model(self, *, eyes: bool = True) -> "Model":
+        """Who answers: the endpoints, else the checkpoint, with its `eyes` unless told otherwise; to be closed.
+
+        Raises:
+            UserError: an option is for the other of the two.
+        """
         if self.endpoint:
+            if self.no_eyes:
+                raise UserError("--no-eyes is for a checkpoint; at an endpoint ask for the model's name without +eyes")
             from fourfold.eval.endpoint import EndpointModel
 
             return EndpointModel(
@@ -116,7 +142,26 @@ class Asking:
         from fourfold.assistant.checkpoints.resolve import resolve_model
         from fourfold.eval.model import EngineModel
 
-        return EngineModel(resolve_model(self.model), device=self.device)
+        return EngineModel(resolve_model(self.model), device=self.device, eyes=eyes and not self.no_eyes)
+
+
+def locate_data(
+    data: str | None, annotations: Path | None, questions: Path | None, split: str | None, download: bool
+) -> "Located | None":
+    """The files that --data names, None where it is not given.
+
+    Raises:
+        UserError: it names nothing, or options contradict each other.
+    """
+    if data is None:
+        if download:
+            raise UserError("--download fetches what --data names; give --data OWNER/NAME")
+        return None
+    from fourfold.eval.data.locate import locate
+
+    if annotations is not None or questions is not None:
+        raise UserError("--data names the questions and their answers: leave --annotations and --questions out")
+    return locate(data, download=download)
 
 
 def with_asking(command: Callable[..., None]) -> Callable[..., None]:

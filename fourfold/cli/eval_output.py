@@ -40,6 +40,8 @@ def show_result(result: "Result", as_json: bool) -> None:
         table.add_row(name, *(_cell(row.get(name)) for row in figures))
     table.add_row("unreadable answers", *(str(score.parse_failures) for score in result.scores))
     console.print(table)
+    if left_out := result.facts.get("asked_without"):
+        console.print(f"asked without {', '.join(left_out)}, which the endpoint refuses", highlight=False)
     for rules, note in _notes(result):
         console.print(f"{rules}: {note}", highlight=False)
 

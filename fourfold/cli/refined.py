@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
+    from fourfold.serving.engine.engine import Engine
+    from fourfold.serving.looking import Looking
 
 CURRENT = "current"
 
@@ -29,7 +31,14 @@ StoreOption = Annotated[
 ]
 
 
-def check_refined(adapter: str | None, strength: float | None, memory: bool, store: Path | None) -> None:
+NoEyesOption = Annotated[
+    bool, typer.Option("--no-eyes", help="The language model alone, without read-outs of its image tower.")
+]
+
+
+def check_refined(
+    adapter: str | None, strength: float | None, memory: bool, store: Path | None, *, eyes: bool = False
+) -> None:
     """See, before anything slow, that the options go together.
 
     Raises:
@@ -41,8 +50,8 @@ def check_refined(adapter: str | None, strength: float | None, memory: bool, sto
         check_adapter_files(Path(adapter))
     if strength is not None and adapter != CURRENT:
         raise UserError("--strength goes with --adapter current")
-    if store is not None and not (memory or adapter == CURRENT):
-        raise UserError("--store goes with --memory or --adapter current")
+    if store is not None and not (memory or eyes or adapter == CURRENT):
+        raise UserError("--store goes with --memory or --adapter current, and with eyes")
 
 
 def chosen_adapter(
@@ -62,6 +71,18 @@ def chosen_adapter(
 
     directory = current_adapter(Registry(store_directory(store)), model, 1.0 if strength is None else strength)
     return None if directory is None else (SERVED_NAME, directory)
+
+
+def eyes_of(engine: "Engine", checkpoint: Path, store: Path | None) -> "Looking | None":
+    """The engine's eyes, which know what was shown to this store; None where the checkpoint has no read-outs.
+
+    Raises:
+        UserError: the read-outs are damaged, or those of another tower.
+    """
+    from fourfold.assistant.refine.concepts.store import ConceptStore
+    from fourfold.serving.looking import Looking
+
+    return Looking.load(engine, checkpoint, ConceptStore(store_directory(store)))
 
 
 def memory_of(store: Path | None) -> "CorrectionMemory":

@@ -12,10 +12,12 @@ from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, Quantiza
 from fourfold.cli.refined import (
     AdapterOption,
     MemoryOption,
+    NoEyesOption,
     StoreOption,
     StrengthOption,
     check_refined,
     chosen_adapter,
+    eyes_of,
     memory_of,
 )
 from fourfold.prompts.errors import UserError
@@ -60,9 +62,14 @@ def serve(
     strength: StrengthOption = None,
     memory: MemoryOption = False,
     store: StoreOption = None,
+    no_eyes: NoEyesOption = False,
     allow_image_host: Annotated[
         list[str] | None,
         typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
+    ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(help="Let web pages of this origin ask from a browser, https://chat.example; may be given often."),
     ] = None,
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Answers made at the same time (local engine).", show_default="16")
@@ -73,6 +80,7 @@ def serve(
 ) -> None:
     """Serve OpenAI's chat completions about images."""
     from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.serving.api.cors import read_origins
     from fourfold.serving.api.limits import ServerLimits
     from fourfold.serving.api.remote_images import RemoteImages
     from fourfold.serving.api.server import Server, answering_503, bind, is_loopback
@@ -82,7 +90,9 @@ def serve(
         raise UserError(
             f"--host {host} lets other machines in: give keys (--api-key-file FILE), or --allow-unauthenticated"
         )
-    check_refined(adapter, strength, memory, store)
+    origins = read_origins(allowed_origins or [], anybody_may_ask=not keys)
+    local = engine is EngineName.LOCAL
+    check_refined(adapter, strength, memory, store, eyes=local and not no_eyes)
     if engine is EngineName.VLLM:
         from fourfold.serving.vllm.launch import launch_vllm
 
@@ -102,6 +112,7 @@ def serve(
             quantization=quantization.value if quantization else None,
             adapters=dict([refined]) if refined else None,
             image_hosts=allow_image_host or [],
+            allowed_origins=origins,
             extra=extra or [],
         )
     if extra:
@@ -134,6 +145,7 @@ def serve(
     with loaded:
         if refined:
             loaded.default_adapter = loaded.load_adapter(*refined).name
+        looking = None if no_eyes else eyes_of(loaded, directory, store)
         app = create_app(
             loaded,
             keys=keys,
@@ -141,6 +153,8 @@ def serve(
             remote=remote,
             local_names_only=not keys and is_loopback(host),
             memory=memory_of(store) if memory else None,
+            allowed_origins=origins,
+            looking=looking,
         )
         _announce(listener.getsockname(), loaded.model_name, bool(keys))
         Server(app, limits).serve_until_signal(listener)

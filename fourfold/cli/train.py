@@ -134,6 +134,43 @@ def ablations(
         _say(f"wrote {write_table(out, rows)}")
 
 
+@app.command()
+def calibrate(
+    model: Annotated[str | None, typer.Option(help="Checkpoint to fit; default: fourfold-mini.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for calibration.json; the checkpoint's own by default.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=20, help="Questions of a sort at most.")] = 200,
+    log: Annotated[Path, typer.Option(help="Keeps what was asked, so that a stopped run goes on.")] = Path(
+        "out/calibration.jsonl"
+    ),
+    threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
+) -> None:
+    """Fit the temperatures of `POST /v1/decisions` and `fourfold decide` on photos that are not held out."""
+    import json
+
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.assistant.training.data.calibration import calibration_samples
+    from fourfold.eval.log import EvalLog
+    from fourfold.eval.model import EngineModel
+    from fourfold.eval.tasks.decisions import fit_calibration
+
+    _use_threads(threads)
+    if out is not None and not out.is_dir():
+        raise UserError(f"--out {out}: there is no such directory")
+    directory = resolve_model(model)
+    story = directory / "bridge.json"
+    bridge = json.loads(story.read_text(encoding="utf-8")) if story.is_file() else {}
+    samples, unseen = calibration_samples(bridge, limit)
+    told = {"photos": "training split, never shown to this model" if unseen else "training split, shown in training"}
+    with EngineModel(directory) as asked, EvalLog(log, {"suite": "calibration", "model": asked.identity}) as answers:
+        calibration = fit_calibration(asked, samples, answers, told)
+    path = calibration.write(out or directory)
+    for kind, temperature in calibration.temperatures.items():
+        _print_line({"temperature": temperature, **calibration.fitted[kind]}, kind=kind)
+    _say(f"fitted on photos of the {told['photos']}; wrote {path}")
+
+
 def _trainer(recipe: "Recipe", base: str | None, out: Path, features: Path | None, report: "Report") -> "Trainer":
     from fourfold.assistant.training.trainable_model import load_base
     from fourfold.assistant.training.trainer import Trainer

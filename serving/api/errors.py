@@ -1,4 +1,4 @@
-"""Errors in the shape that OpenAI's clients read: `{"error": {message, type, param, code}}`."""
+"""Errors in the shape that a route's clients read: OpenAI's `{"error": {message, type, param, code}}` or Anthropic's."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from fourfold.prompts.errors import UserError
+from fourfold.serving.api.complaints import complaint
 
 log = logging.getLogger("fourfold.http")
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = _TYPES | {404: "not_found_error", 413: "request_too_large", 503: "overloaded_error"}
 
 
 class ApiError(Exception):
@@ -45,8 +47,16 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
+    @property
+    def anthropic_body(self) -> dict[str, Any]:
+        kind = "api_error" if self.status >= 500 else "invalid_request_error"
+        error = {**self.body["error"], "type": _ANTHROPIC_TYPES.get(self.status, kind)}
+        return {"type": "error", "error": error}
+
+    def response(self, path: str = "") -> JSONResponse:
+        """As the clients of the route at `path` read it."""
+        is_anthropic = path.startswith("/v1/messages")
+        return JSONResponse(self.anthropic_body if is_anthropic else self.body, self.status, self.headers)
 
 
 _INTERNAL = ApiError(500, "the server failed to answer; its log says why", code="internal_error")
@@ -70,23 +80,42 @@ def answer_errors_in_json(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _refused)
 
 
+def require_json(request: Request) -> None:
+    """A dependency of routes with a body.
+
+    Raises:
+        ApiError: the body is announced as something else than JSON, or as compressed.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "send JSON, with the header Content-Type: application/json", code="not_json")
+    if "content-encoding" in request.headers:
+        raise ApiError(415, "send the body without Content-Encoding", code="compressed_body")
+
+
 async def _refused(request: Request, error: Exception) -> Response:
-    return (error if isinstance(error, ApiError) else _INTERNAL).response()  # the server itself logs what it failed on
+    # The server itself logs what it failed on.
+    return (error if isinstance(error, ApiError) else _INTERNAL).response(request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Pydantic's first complaint, without the value: it may be an image or a prompt."""
+    """Pydantic's first complaint in our words, without the value: it may be an image or a prompt."""
     assert isinstance(error, RequestValidationError)
+    path = request.url.path
     if "json" not in request.headers.get("content-type", ""):
-        return ApiError(415, "send JSON, with the header Content-Type: application/json", code="not_json").response()
+        refusal = ApiError(415, "send JSON, with the header Content-Type: application/json", code="not_json")
+        return refusal.response(path)
+    return as_refusal(error.errors(), error.body).response(path)
+
+
+def as_refusal(errors: Sequence[Any], body: Any) -> ApiError:
+    """A 400 that names the field, from pydantic's errors about a request's body; their places begin with "body"."""
     # A value that fits no member of a union brings an error for each; the one that got furthest says most.
-    first = max(error.errors(), key=lambda found: len(found["loc"]))
+    first = max(errors, key=lambda found: (len(found["loc"]), not found["type"].endswith("_type")))
     if first["type"] == "json_invalid":
-        return ApiError(400, "the body is not valid JSON", code="invalid_json").response()
-    place = _place(first["loc"][1:], error.body, missing=first["type"] == "missing")
-    message = "".join(character if character.isprintable() else " " for character in first["msg"])[:300]
-    message = f"{place}: {message}" if place else message
-    return ApiError(400, message, param=place or None, code="invalid_value").response()
+        return ApiError(400, "the body is not valid JSON", code="invalid_json")
+    place = _place(first["loc"][1:], body, missing=first["type"] == "missing")
+    message = complaint(first, place.rpartition(".")[2])
+    return ApiError(400, f"{place}: {message}" if place else message, param=place or None, code="invalid_value")
 
 
 def _place(steps: Sequence[str | int], body: Any, *, missing: bool) -> str:
@@ -105,8 +134,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     messages = {
         400: "the body is not valid JSON",  # FastAPI's word for what its parser chokes on
-        404: "no such route; this server has /v1/chat/completions and /v1/models",
+        404: "no such route; this server has /v1/chat/completions, /v1/responses, /v1/messages and /v1/models, and "
+        "lists all in /openapi.json",
         405: "wrong HTTP method for this route",
     }
     message = messages.get(error.status_code, str(error.detail))
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    return ApiError(error.status_code, message, headers=error.headers).response(request.url.path)

@@ -7,7 +7,15 @@ from PIL import Image
 
 from fourfold.assistant.images import Attachment, ImageLimits
 from fourfold.prompts.errors import UserError
-from fourfold.serving.api.chat_schema import AssistantMessage, ChatRequest, ImagePart, SystemMessage, TextPart
+from fourfold.serving.api.chat_schema import (
+    AssistantMessage,
+    ChatMessage,
+    ChatRequest,
+    ImagePart,
+    SystemMessage,
+    TextPart,
+    ToolMessage,
+)
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.remote_images import RemoteImages
@@ -55,7 +63,7 @@ def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages 
             content, images = [], []
             for place, part in enumerate(message.content):
                 if isinstance(part, ImagePart):
-                    images.append(reader.read(part.image_url.url, f"messages.{index}.content.{place}"))
+                    images.append(reader.read(part.url, f"messages.{index}.content.{place}"))
                     content.append({"type": "image", "image": images[-1][1]})
                 else:
                     text = part.text if isinstance(part, TextPart) else part.refusal
@@ -64,11 +72,21 @@ def read_messages(body: ChatRequest, limits: ServerLimits, remote: RemoteImages 
             pixels += sum(image.width * image.height for _, image in images)
         else:
             content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or ""
-        messages.append({"role": role, "content": content})
+        messages.append({"role": role, "content": content, **_of_tools(message, f"messages.{index}")})
     content = messages[-1]["content"]
     texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
     subject, image = shown[0] if len(shown) == 1 and messages[-1]["role"] == "user" else (None, None)
     return Conversation(messages, pixels, subject, image.info["pixels"] if image else 0, "\n".join(texts))
+
+
+def _of_tools(message: ChatMessage, place: str) -> dict[str, Any]:
+    """What chat templates read of a message about tools beside its content."""
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        calls = enumerate(message.tool_calls)
+        return {"tool_calls": [call.for_template(f"{place}.tool_calls.{number}") for number, call in calls]}
+    if isinstance(message, ToolMessage):
+        return message.model_dump(include={"tool_call_id", "name"}, exclude_none=True)
+    return {}
 
 
 class _Reader:

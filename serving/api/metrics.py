@@ -1,6 +1,6 @@
 """What operators watch: Prometheus metrics of the HTTP server and its engine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -46,6 +46,9 @@ class Metrics:
         self.in_flight = Gauge("fourfold_http_in_flight", "HTTP requests being served", registry=self._registry)
         self._tokens = Counter("fourfold_tokens", "Tokens by kind", ["kind"], registry=self._registry)
         self._finished = Counter("fourfold_answers", "Answers by how they ended", ["reason"], registry=self._registry)
+        self._decisions = Counter(
+            "fourfold_decisions", "Questions of decisions by their kind, or refusal", ["kind"], registry=self._registry
+        )
         self._first_token = Histogram(
             "fourfold_time_to_first_token_seconds",
             "From the request's arrival at the engine to its first token",
@@ -59,6 +62,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+
+    def count_decisions(self, kinds: Mapping[str, int], prompt: int, cached: int) -> None:
+        """Answers to questions about one input, and the tokens that were read."""
+        for kind, number in kinds.items():
+            self._decisions.labels(kind).inc(number)
+        self._tokens.labels("prompt").inc(prompt)
+        self._tokens.labels("prompt_cached").inc(cached)
 
     def count(self, completion: Completion) -> None:
         self._tokens.labels("prompt").inc(completion.prompt_tokens)

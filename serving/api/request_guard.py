@@ -6,6 +6,7 @@ Plain ASGI, because refusing has to happen before a body is read, and reading ha
 import asyncio
 import logging
 import math
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -23,6 +24,9 @@ log = logging.getLogger("fourfold.http")
 
 OPEN_ROUTES = frozenset({"/health"})
 ADMIN_ROUTES = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+ADMIN_PREFIX = "/v1/concepts"  # what a server was shown is its owner's
+# What may stand in a log line and a header; a client's own id is kept, so that both sides can look for it.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -57,7 +61,8 @@ class RequestGuardMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        request_id = uuid.uuid4().hex[:16]
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -66,7 +71,7 @@ class RequestGuardMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                headers["x-request-id"] = headers["request-id"] = request_id  # the latter is Anthropic's
                 headers["x-content-type-options"] = "nosniff"
                 headers.setdefault("cache-control", "no-store")
             await send(message)
@@ -75,7 +80,7 @@ class RequestGuardMiddleware:
         key: Key | None = None
         try:
             key = self._admit(scope)
-            if scope["method"] == "POST":
+            if scope["method"] in ("POST", "PATCH"):
                 await self._with_body(scope, receive, send_marked)
             else:
                 # A body that is never read would keep the connection open as long as its sender likes.
@@ -84,7 +89,7 @@ class RequestGuardMiddleware:
         except ApiError as error:
             # The body may still be on its way: the connection cannot be used again.
             error.headers.setdefault("connection", "close")
-            await error.response()(scope, receive, send_marked)
+            await error.response(scope["path"])(scope, receive, send_marked)
         except Exception:
             status = 500  # answered further out
             raise
@@ -105,12 +110,15 @@ class RequestGuardMiddleware:
         key = None
         if self._keys:
             scheme, _, token = headers.get("authorization", "").partition(" ")
-            key = self._keys.find(token.strip()) if scheme.lower() == "bearer" else None
+            if scheme.lower() != "bearer":
+                token = headers.get("x-api-key", "")  # as Anthropic's clients send it
+            key = self._keys.find(token.strip())
             if key is None:
                 message = "no valid API key; send it as: Authorization: Bearer KEY"
                 raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-        if path in ADMIN_ROUTES and not (key and key.admin):
-            raise ApiError(403, "adapters can be changed with an admin key only", code="admin_key_required")
+        if (path in ADMIN_ROUTES or path.startswith(ADMIN_PREFIX)) and not (key and key.admin):
+            what = "concepts can be seen and changed" if path.startswith(ADMIN_PREFIX) else "adapters can be changed"
+            raise ApiError(403, f"{what} with an admin key only", code="admin_key_required")
         if key and scope["method"] == "POST" and (wait := self._rates.spend(key)):
             message = f"this key's {key.per_minute} requests a minute are used up; try again later"
             raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": str(math.ceil(wait))})

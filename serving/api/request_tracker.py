@@ -4,12 +4,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tools import spell_out_tools
 from fourfold.serving.api.chat_schema import ChatRequest
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.intake import Conversation, read_messages
@@ -19,6 +21,8 @@ from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.engine.engine import Engine
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request
 from fourfold.serving.engine.sequence import Sequence
+from fourfold.serving.engine.structured_outputs import GrammarError
+from fourfold.serving.looking import EYES, Looked, Looking
 
 log = logging.getLogger("fourfold.memory")
 
@@ -36,14 +40,21 @@ class InFlightRequest:
         self.cut_short = False  # by the end of the server
         self.pixels = 0  # of decoded images that it holds
         self.remembered: str | None = None  # id of the correction that is its answer
+        self.looked: Looked | None = None  # what the eyes made of it, where they were asked
+        self.stopping = threading.Event()  # set with `cancelled`
         self._loop = loop
         self._deadline = deadline
         self._pieces: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
         self._sequences: list[Sequence] = []
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._sequences[0].prompt.ids)
+
     def cancel(self) -> None:
         """Stop drawing; from any thread, any number of times."""
         self.cancelled = True
+        self.stopping.set()
         for sequence in self._sequences:
             sequence.cancel()
 
@@ -74,6 +85,8 @@ class InFlightRequest:
             except TimeoutError:
                 self.cancel()
                 continue
+            if isinstance(piece, GrammarError):
+                raise ApiError(400, str(piece), code="invalid_schema")
             if isinstance(piece, Exception):
                 raise piece
             if piece.completion is not None:
@@ -93,6 +106,7 @@ class RequestTracker:
     Args:
         remote: Fetches images by URL; None for never.
         memory: Corrections whose answers are given again; None for none.
+        looking: Looks at pictures for those who ask the model's name with `EYES`; None for nobody.
     """
 
     def __init__(
@@ -102,13 +116,16 @@ class RequestTracker:
         metrics: Metrics,
         remote: RemoteImages | None,
         memory: CorrectionMemory | None = None,
+        looking: Looking | None = None,
     ) -> None:
-        self._engine, self._limits, self._metrics = engine, limits, metrics
-        self._remote, self._memory = remote, memory
+        self._engine, self._limits, self.metrics = engine, limits, metrics
+        self._remote, self._memory, self._looking = remote, memory, looking
         # Two threads decode: Pillow releases the interpreter lock, and more would hold more decoded pictures in memory.
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
         # Waiting for other people's servers must not hold up those who bring their images along.
         self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
+        # Whoever looks waits for the model, too.
+        self._lookers = ThreadPoolExecutor(4, thread_name_prefix="look")
         self._preparing = 0
         self._pixels = 0
         self._counting = threading.Lock()
@@ -121,24 +138,58 @@ class RequestTracker:
         Raises:
             ApiError: The request is refused: bad images, too long, or too many others wait.
         """
-        if self.closing:
-            raise _closing()
-        if self._preparing >= self._limits.preparing:
-            raise _busy()
-        loop = asyncio.get_running_loop()
-        in_flight = InFlightRequest(loop, body.choices, loop.time() + self._limits.request_seconds)
-        self._running.add(in_flight)
-        self._preparing += 1
-        threads = self._fetchers if self._remote and body.has_remote_images() else self._decoders
-        work = loop.run_in_executor(threads, self._prepare, body, adapter, in_flight)
-        # Even when nobody waits for it any more, the thread is busy until it is done.
-        work.add_done_callback(self._prepared)
+        in_flight = self._new_in_flight(body)
         try:
-            await asyncio.shield(work)
+            await self._off_loop(body, partial(self._prepare, body, adapter, in_flight))
         except BaseException:
             self.end(in_flight)
             raise
         return in_flight
+
+    async def prompt_tokens(self, body: ChatRequest) -> list[int]:
+        """Tokens of a request's prompt; its images are read, counted and let go again.
+
+        Raises:
+            ApiError: as `begin`.
+        """
+        in_flight = self._new_in_flight(body)
+        try:
+            return await self._off_loop(body, partial(self._prompt_tokens, body, in_flight))
+        finally:
+            self.end(in_flight)
+
+    async def read(self, body: ChatRequest) -> tuple[InFlightRequest, Conversation]:
+        """Decode a request's images for somebody who answers it in another way, and ends it.
+
+        Raises:
+            ApiError: as `begin`.
+        """
+        in_flight = self._new_in_flight(body)
+        try:
+            return in_flight, await self._off_loop(body, partial(self._read, body, in_flight))
+        except BaseException:
+            self.end(in_flight)
+            raise
+
+    def _new_in_flight(self, body: ChatRequest) -> InFlightRequest:
+        if self.closing:
+            raise shutting_down()
+        if self._preparing >= self._limits.preparing:
+            raise busy()
+        loop = asyncio.get_running_loop()
+        in_flight = InFlightRequest(loop, body.choices, loop.time() + self._limits.request_seconds)
+        self._running.add(in_flight)
+        return in_flight
+
+    async def _off_loop(self, body: ChatRequest, prepare: Callable[[], T]) -> T:
+        self._preparing += 1
+        threads = self._fetchers if self._remote and body.has_remote_images() else self._decoders
+        if self._looks(body):
+            threads = self._lookers
+        work = asyncio.get_running_loop().run_in_executor(threads, prepare)
+        # Even when nobody waits for it any more, the thread is busy until it is done.
+        work.add_done_callback(self._prepared)
+        return await asyncio.shield(work)
 
     def end(self, in_flight: InFlightRequest) -> None:
         """Count what is finished, stop what is not."""
@@ -147,7 +198,7 @@ class RequestTracker:
             self._running.discard(in_flight)
             self._hold(in_flight, 0)
             for completion in in_flight.finished():
-                self._metrics.count(completion)
+                self.metrics.count(completion)
 
     def close(self) -> None:
         self.closing = True
@@ -157,36 +208,82 @@ class RequestTracker:
             in_flight.cut_short = True
             in_flight.cancel()
 
-    def _prepared(self, work: "asyncio.Future[None]") -> None:
+    def _prepared(self, work: "asyncio.Future[Any]") -> None:
         self._preparing -= 1
         if not work.cancelled():
             work.exception()  # taken note of, or asyncio complains where the client left before the refusal
 
     def _prepare(self, body: ChatRequest, adapter: str | None, in_flight: InFlightRequest) -> None:
-        if in_flight.cancelled:
-            raise _closing()
-        began = time.perf_counter()
-        conversation = read_messages(body, self._limits, self._remote, self._engine.image_size)
-        self._metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
-        self._hold(in_flight, conversation.pixels)
+        conversation = self._read(body, in_flight)
+        self._check_tokens(body)
         forced = body.forced_answer
-        if forced is None and body.memory is not False and (recalled := self._recall(conversation, in_flight)):
+        recalls = forced is None and body.memory is not False and body.free
+        if recalls and (recalled := self._recall(conversation, in_flight)):
             forced, in_flight.remembered = recalled.answer, recalled.id
         try:
+            if self._looking is not None and self._looks(body) and body.free:
+                first = self._request(body, conversation, 0, adapter, forced)
+                in_flight.looked = self._looking.look(first, in_flight.stopping)
+                forced = in_flight.looked.request.forced_answer
             for choice in range(body.choices):
-                sampling = body.sampling(choice, self._limits)
-                request = Request(conversation.messages, sampling, adapter, body.template(), forced)
-                in_flight.submit(self._engine, choice, request)
+                in_flight.submit(self._engine, choice, self._request(body, conversation, choice, adapter, forced))
         except QueueFull:
             in_flight.cancel()
-            raise _busy() from None
+            raise busy() from None
         except EngineClosed:
-            raise _closing() from None
+            raise shutting_down() from None
+        except GrammarError as error:
+            place = body.form[0] if body.form else None
+            raise ApiError(400, f"{place}: {error}", param=place, code="invalid_schema") from None
         except UserError as error:
             if adapter is not None and all(known.name != adapter for known in self._engine.adapters):
                 raise ApiError(404, str(error), param="model", code="model_not_found") from None
             # Everything else that the engine could find wrong was checked before.
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from None
+
+    def _request(
+        self, body: ChatRequest, conversation: Conversation, choice: int, adapter: str | None, forced: str | None = None
+    ) -> Request:
+        """What the engine is asked for one of the choices; tools in words where its template has none for them."""
+        messages, tools = conversation.messages, body.tool_use.tools
+        if not self._engine.declares_tools:
+            messages, tools = spell_out_tools(messages, tools), []
+        return Request(
+            messages,
+            body.sampling(choice, self._limits),
+            adapter,
+            body.template(),
+            forced,
+            tools=tools,
+            add_generation_prompt=body.add_generation_prompt is not False,
+            continue_final_message=bool(body.continue_final_message),
+        )
+
+    def _check_tokens(self, body: ChatRequest) -> None:
+        for field, tokens in (("logit_bias", map(int, body.logit_bias or ())), ("stop_token_ids", body.stop_token_ids)):
+            try:
+                self._engine.check_tokens(tokens or ())
+            except UserError as error:
+                raise ApiError(400, f"{field}: {error}", param=field, code="invalid_value") from None
+
+    def _looks(self, body: ChatRequest) -> bool:
+        return self._looking is not None and (body.model or "").endswith(EYES)
+
+    def _prompt_tokens(self, body: ChatRequest, in_flight: InFlightRequest) -> list[int]:
+        conversation = self._read(body, in_flight)
+        try:
+            return self._engine.prompt_tokens(self._request(body, conversation, 0, None))
+        except UserError as error:
+            raise ApiError(400, str(error), param="messages") from None
+
+    def _read(self, body: ChatRequest, in_flight: InFlightRequest) -> Conversation:
+        if in_flight.cancelled:
+            raise shutting_down()
+        began = time.perf_counter()
+        conversation = read_messages(body, self._limits, self._remote, self._engine.image_size)
+        self.metrics.stages.labels("decode_image").observe(time.perf_counter() - began)
+        self._hold(in_flight, conversation.pixels)
+        return conversation
 
     def _recall(self, conversation: Conversation, in_flight: InFlightRequest) -> Recalled | None:
         """What was corrected about this question; a memory that fails is no reason not to answer."""
@@ -211,7 +308,7 @@ class RequestTracker:
         with self._counting:
             held = self._pixels - in_flight.pixels + pixels
             if pixels and (held > self._limits.decoded_pixels or in_flight.cancelled):
-                raise _busy()
+                raise busy()
             self._pixels, in_flight.pixels = held, pixels
 
 
@@ -226,9 +323,11 @@ async def unless_gone(disconnected: Coroutine[Any, Any, None], wanted: Coroutine
         working.cancel()
 
 
-def _busy() -> ApiError:
+def busy() -> ApiError:
+    """The refusal of what finds no room."""
     return ApiError(429, "too many requests wait already; try again", code="queue_full", headers={"retry-after": "2"})
 
 
-def _closing() -> ApiError:
+def shutting_down() -> ApiError:
+    """The refusal of what comes, or is not ready, at the end."""
     return ApiError(503, "the server is shutting down", code="shutting_down", headers={"retry-after": "10"})

@@ -82,6 +82,19 @@ class PrefixCache:
             self._entries.append(best)
         return best, length
 
+    def exact(self, lora_id: int, keys: Sequence[PromptKey]) -> Prefix | None:
+        """The entry of just these positions."""
+        for entry in self._entries:
+            if (
+                entry.lora_id == lora_id
+                and len(entry.keys) == len(keys)
+                and shared_length(entry.keys, keys) == len(keys)
+            ):
+                self._entries.remove(entry)
+                self._entries.append(entry)
+                return entry
+        return None
+
     def covers(self, lora_id: int, keys: Sequence[PromptKey]) -> bool:
         """Whether a kept conversation begins with all of `keys`."""
         return self.longest(lora_id, keys)[1] == len(keys)

@@ -1,6 +1,44 @@
 """Tokens to text, piece by piece: never half a character, never a part of a stop string."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import decoders
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+"""Byte-level vocabularies write each byte as one printable character."""
+
+
+class TokenBytes:
+    """The bytes that each token stands for; a character may be spread over several tokens.
+
+    Args:
+        tokenizer: a byte-level BPE, or one of SentencePiece's with tokens for single bytes.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._byte_level = isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
+
+    def __call__(self, token_id: int, *, first: bool) -> bytes:
+        """Of a token in an answer, where it may be the `first` one; a special token stands for nothing."""
+        if token_id in self._special:
+            return b""
+        name = self._tokenizer.convert_ids_to_tokens(token_id)
+        if name is None:  # the embedding has rows that the vocabulary lacks
+            return b""
+        if self._byte_level:
+            if all(character in _BYTES for character in name):
+                return bytes(_BYTES[character] for character in name)
+            return name.encode()  # added to the vocabulary as it is
+        if match := re.fullmatch("<0x([0-9A-F]{2})>", name):
+            return bytes.fromhex(match[1])
+        # SentencePiece drops the space before the first word.
+        text = name.replace("▁", " ")
+        return text.removeprefix(" ").encode() if first else text.encode()
 
 
 class IncrementalDetokenizer:
@@ -8,28 +46,42 @@ class IncrementalDetokenizer:
 
     The pieces concatenated are `tokenizer.decode(all tokens, skip_special_tokens=True)`, cut before the first stop
     string (the one that is complete first).
+
+    Args:
+        before: tokens that the answer goes on from, where it is the rest of a text.
+
+    Attributes:
+        text: so far.
+        stop_reason: the stop string at which the text ended; None before it has.
     """
 
-    def __init__(self, tokenizer: Any, stops: tuple[str, ...] = ()) -> None:
+    def __init__(self, tokenizer: Any, stops: tuple[str, ...] = (), before: Sequence[int] = ()) -> None:
         self.text = ""
-        self.stopped = False
+        self.stop_reason: str | None = None
         self._tokenizer = tokenizer
         self._stops = stops
         self._held = ""
-        self._ids: list[int] = []
+        self._ids: list[int] = [*before]
         # Tokens are decoded in a window that begins one piece early, since a token's text may depend on what stands
         # before it (sentencepiece drops a space at the very start).
         self._window = 0
-        self._read = 0
+        self._read = len(self._ids)
 
-    def push(self, token_id: int) -> str:
-        """The text that became certain with this token; "" while a character or a stop string may still be open."""
+    @property
+    def stopped(self) -> bool:
+        return self.stop_reason is not None
+
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """The text that became certain with this token; "" while a character or a stop string may still be open.
+
+        Where it may not stop, no stop string is looked for in it.
+        """
         self._ids.append(token_id)
         piece = self._new_text()
         if piece.endswith("�"):  # perhaps the first bytes of a character
             return ""
         self._window, self._read = self._read, len(self._ids)
-        return self._release(piece, last=False)
+        return self._release(piece, last=not may_stop, may_stop=may_stop)
 
     def finish(self) -> str:
         """What was held back, when no token follows."""
@@ -46,15 +98,16 @@ class IncrementalDetokenizer:
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _release(self, piece: str, *, last: bool) -> str:
-        if self.stopped:
+    def _release(self, piece: str, *, last: bool, may_stop: bool = True) -> str:
+        if self.stop_reason is not None:
             return ""
         self._held += piece
         # The stop string that is complete first counts, however the text was cut into tokens.
-        found = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        stops = self._stops if may_stop else ()
+        found = [(place + len(stop), place, stop) for stop in stops if (place := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            out = self._held[: min(found)[1]]
+            _, place, self.stop_reason = min(found)
+            out = self._held[:place]
         elif last:
             out = self._held
         else:

@@ -4,29 +4,34 @@ Requests go through one scheduler whoever sends them: a script with a list, a ch
 """
 
 import collections.abc
+import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from fourfold.assistant import machine
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.loading import DtypeName, Quantization, end_tokens, load_checkpoint
+from fourfold.serving.engine.loading import DtypeName, Quantization, choose_device, end_tokens, load_checkpoint
+from fourfold.serving.engine.logits_processors import bad_word_tokens
 from fourfold.serving.engine.lora_manager import Adapter, LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.onnx_graph import WeightFormat
-from fourfold.serving.engine.prompt import PromptBuilder
+from fourfold.serving.engine.prompt import PromptBuilder, PromptImage
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request, Sampling, TokenLogprob
 from fourfold.serving.engine.sampling import Sampler
 from fourfold.serving.engine.scheduler import Scheduler, Stats
-from fourfold.serving.engine.scoring import mean_log_likelihoods
+from fourfold.serving.engine.scoring import Ranker, mean_log_likelihoods
 from fourfold.serving.engine.sequence import Sequence
+from fourfold.serving.engine.structured_outputs import GrammarCompiler
 
 __all__ = [
     "Completion",
@@ -68,9 +73,11 @@ class Engine:
         self.device, self.dtype = model.device, model.model.projector.weight.dtype
         self.weight_bytes: int = model.get_memory_footprint()
         self.default_adapter = ""
+        self.checkpoint: Path | None = None  # where it was loaded from
         self._tokenizer = processor.tokenizer
         self._vocab_size: int = text.vocab_size
         self._prompt_builder = PromptBuilder(processor, self.context_length, self.end_ids)
+        self._grammars = GrammarCompiler(processor.tokenizer, text.vocab_size, self.end_ids)
         self._adapters = LoRAManager(model)
         cuda = self.device.type == "cuda"
         memory = torch.cuda.mem_get_info(self.device)[0] if cuda else machine.memory()[1]
@@ -82,6 +89,8 @@ class Engine:
             decoder=decoder,
         )
         self._max_num_seqs = max_num_seqs
+        # Not what is free at the time: the same question is read in the same way.
+        self._ranking_rows = min(max_num_seqs, self.model_runner.kv_cache.rows_of(self.context_length))
         self._scheduler = Scheduler(
             self.model_runner,
             self._adapters,
@@ -124,7 +133,7 @@ class Engine:
         directory = Path(directory)
         if not directory.is_dir():
             raise UserError(f"no such checkpoint directory: {directory}")
-        where = _device(device)
+        where = choose_device(device)
         if where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
             torch.set_num_threads(machine.cores())
         model, processor, decoder = load_checkpoint(directory, dtype, where, quantization)
@@ -136,6 +145,7 @@ class Engine:
             max_waiting=max_waiting,
             decoder=decoder,
         )
+        engine.checkpoint = directory
         if adapter is not None:
             try:
                 engine.default_adapter = engine.load_adapter(Path(adapter).resolve().name, adapter).name
@@ -216,10 +226,84 @@ class Engine:
         def run() -> list[float]:
             self._adapters.use(lora_id)
             return mean_log_likelihoods(
-                self.model_runner, self._scheduler.prefix_cache, lora_id, prepared, self._max_num_seqs
+                self.model_runner, self._scheduler.prefix_cache, lora_id, prepared, self._ranking_rows
             )
 
         return self._scheduler.call(run)
+
+    def ranker(self, context: Request) -> Ranker:
+        """Reads a context once and ranks the answers to many questions about it; its sampling is of no interest.
+
+        Raises:
+            UserError: no adapter has that name.
+        """
+        return Ranker(
+            self._prompt_builder,
+            self._scheduler,
+            self.model_runner,
+            self._adapters,
+            lora_id=self._lora_id(context),
+            rows=self._ranking_rows,
+            context=context.messages,
+            template=context.template,
+        )
+
+    @property
+    def declares_tools(self) -> bool:
+        """Whether the checkpoint's chat template tells the model which tools there are."""
+        return self._prompt_builder.declares_tools
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt, which may be longer than the context.
+
+        Raises:
+            UserError: the conversation is malformed.
+        """
+        return self._prompt_builder.tokens(request.messages, request.rendering)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The tokens of a text as it is, without a chat template; special tokens in it are what they spell."""
+        return self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+
+    def token_strings(self, token_ids: collections.abc.Sequence[int]) -> list[str]:
+        """The tokens by the names that the vocabulary has for them.
+
+        Raises:
+            UserError: a number is no token.
+        """
+        self.check_tokens(token_ids)
+        return self._tokenizer.convert_ids_to_tokens(token_ids)
+
+    def detokenize(self, token_ids: collections.abc.Sequence[int]) -> str:
+        """The text of tokens, special ones included.
+
+        Raises:
+            UserError: a number is no token.
+        """
+        self.check_tokens(token_ids)
+        return self._tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
+
+    def check_tokens(self, token_ids: Iterable[int]) -> None:
+        """Refuse numbers that are no tokens.
+
+        Raises:
+            UserError: one is none.
+        """
+        size = len(self._tokenizer)
+        if unknown := [token for token in token_ids if not 0 <= token < size]:
+            raise UserError(f"{unknown[0]} is no token; there are {size}, from 0 to {size - 1}")
+
+    def vision_features(self, image: Image.Image) -> np.ndarray:
+        """What the vision tower makes of a picture, as float32 (rows, columns, vision width): its last kept block.
+
+        The picture is encoded once for this and for all that is asked about it, whichever comes first.
+        """
+        shown = PromptImage(image, self._prompt_builder.processor)
+        if shown.digest not in self.model_runner.feature_cache:
+            _ = shown.pixel_values
+        features = self._scheduler.call(lambda: self.model_runner.features_of([shown])[0].float().cpu())
+        side = math.isqrt(len(features))
+        return features.reshape(side, side, -1).numpy()
 
     @property
     def adapters(self) -> list[Adapter]:
@@ -272,36 +356,39 @@ class Engine:
     ) -> Sequence:
         arrived = time.perf_counter()
         lora_id = self._lora_id(request)
-        prompt = self._prompt_builder.prompt(request.messages, request.template)
+        prompt = self._prompt_builder.prompt(request.messages, request.rendering)
         for image in prompt.images:
             # Resized here, in the asker's thread: the engine's own is for the model.
             if image.digest not in self.model_runner.feature_cache:
                 _ = image.pixel_values
         room = self.context_length - len(prompt.ids)
-        sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
+        wanted = request.sampling
+        self.check_tokens(sorted(wanted.token_ids()))
+        sampling = replace(wanted, max_tokens=min(wanted.max_tokens, room), min_tokens=min(wanted.min_tokens, room))
         forced: list[int] = []
         if request.forced_answer is not None:
-            forced = self._prompt_builder.answer_tokens(request.messages, request.forced_answer, request.template)
+            forced = self._prompt_builder.answer_tokens(request.messages, request.forced_answer, request.rendering)
+        grammar = None
+        if wanted.structured_outputs is not None:
+            grammar = self._grammars.compile(wanted.structured_outputs)
+        end_ids = frozenset() if wanted.ignore_eos else self.end_ids
         return Sequence(
             prompt,
             sampling,
             lora_id=lora_id,
-            sampler=Sampler(sampling, prompt.ids, self._vocab_size, self.device),
+            sampler=Sampler(
+                sampling,
+                prompt.ids,
+                self._vocab_size,
+                self.device,
+                end_ids=end_ids | set(sampling.stop_token_ids),
+                banned=bad_word_tokens(self._tokenizer, sampling.bad_words),
+                grammar=grammar,
+            ),
             tokenizer=self._tokenizer,
-            end_ids=self.end_ids,
+            end_ids=end_ids,
             arrived=arrived,
             forced_tokens=forced,
+            continues=request.continue_final_message,
             on_delta=on_delta,
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"no device is called {name!r}; there are: auto, cpu, cuda, cuda:0 …") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device here; ask for the device cpu, or for none")
-    return device

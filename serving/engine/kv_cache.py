@@ -74,6 +74,10 @@ class KVCache:
         self._reserved: list[int] = []
         self._tensor = self._allocate(0, 0)
 
+    def rows_of(self, tokens: int) -> int:
+        """Rows that may grow to `tokens` each, when no others are there."""
+        return max(1, self._budget_tokens // (-(-tokens // _GRAIN) * _GRAIN))
+
     @property
     def nbytes(self) -> int:
         """Bytes reserved; on a CPU the operating system hands them out only as rows fill."""
@@ -118,6 +122,11 @@ class KVCache:
         """Begin an empty row with the first `length` tokens of what `read` gave."""
         self._tensor[:, :, row, :, :length] = stored[:, :, :, :length]
         self.lengths[row] = length
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget a row's tokens from position `length` on."""
+        self._tensor[:, :, row, :, length : self.lengths[row]] = 0
+        self.lengths[row] = min(length, self.lengths[row])
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer, each (rows, heads, capacity, head size)."""

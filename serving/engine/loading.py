@@ -164,3 +164,20 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=_SKIPPED,
     )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" for CUDA where there is one.
+
+    Raises:
+        UserError: there is no such device, or not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"no device is called {name!r}; there are: auto, cpu, cuda, cuda:0 …") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device here; ask for the device cpu, or for none")
+    return device

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from fourfold.prompts.errors import UserError, first_line
 
 if TYPE_CHECKING:  # it brings torch; a command that only looks at an adapter's files need not wait for that
+    import torch
+
     from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 BASE = 0
@@ -100,34 +100,45 @@ class LoRAManager:
     def _add(self, name: str, path: Path) -> Adapter:
         import peft
 
+        from fourfold.serving.engine.lora_files import UNREADABLE, check_fit, check_strength, read_adapter
+
         check_adapter_files(path)
+        config, weights = read_adapter(path)
         self._last_id += 1
         label = f"fourfold_{self._last_id}"
         try:
-            config = peft.PeftConfig.from_pretrained(str(path))
-            config.inference_mode = True
-            weights = {
-                key.removeprefix("base_model.model."): tensor
-                for key, tensor in peft.load_peft_weights(str(path), device="cpu").items()
-            }
             with warnings.catch_warnings():
                 # PEFT wonders at a second adapter; several are the point here.
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 peft.inject_adapter_in_model(config, self._model, label)
             self._model.eval()  # PEFT's new layers come in training mode, with their dropout
-            result = peft.set_peft_model_state_dict(self._model, weights, label)
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+            check_fit(self._needed(label), weights)
+            check_strength(self._scales(label), weights)
+            peft.set_peft_model_state_dict(self._model, weights, label)
+        except UserError as error:
+            self._remove_layers(label)
+            raise UserError(f"the adapter {path} does not fit this model: {error}") from None
+        except UNREADABLE as error:
             self._remove_layers(label)
             raise UserError(f"cannot load the adapter {path}: {first_line(error)}") from error
-        missing = [key for key in result.missing_keys if label in key]
-        if missing or result.unexpected_keys:
-            self._remove_layers(label)
-            what, keys = ("lacks", missing) if missing else ("has weights that nothing takes:", result.unexpected_keys)
-            raise UserError(f"the adapter {path} does not fit this model: it {what} {keys[0]} and {len(keys) - 1} more")
         self._layers = self._tuner_layers()
         self._live.add(self._last_id)
         self._activate(self._in_use)
         return Adapter(name, path, self._last_id)
+
+    def _needed(self, label: str) -> "dict[str, torch.Size]":
+        """Sizes of an adapter's weights by the names that they have in its file."""
+        return {
+            name.replace(f".{label}", "").replace("magnitude_vector.weight", "magnitude_vector"): weight.shape
+            for name, weight in self._model.named_parameters()
+            if f".{label}" in name
+        }
+
+    def _scales(self, label: str) -> dict[str, float]:
+        from peft.tuners.lora import LoraLayer
+
+        layers = ((name, layer) for name, layer in self._model.named_modules() if isinstance(layer, LoraLayer))
+        return {name: float(layer.scaling[label]) for name, layer in layers if label in layer.scaling}
 
     def unregister(self, name: str) -> list[Adapter]:
         """Forget the name, so that no new request can ask for it; `delete` frees the memory of what is returned."""

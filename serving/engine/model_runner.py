@@ -10,7 +10,7 @@ from fourfold.serving.engine.kv_cache import ATTENTION, AttentionMetadata, KVCac
 from fourfold.serving.engine.lora_manager import BASE
 from fourfold.serving.engine.onnx_decoder import OnnxDecoder
 from fourfold.serving.engine.onnx_graph import WeightFormat
-from fourfold.serving.engine.prompt import Prompt
+from fourfold.serving.engine.prompt import Prompt, PromptImage
 
 
 class ModelRunner:
@@ -56,7 +56,7 @@ class ModelRunner:
         needed = -(-places // size)
         if not needed:
             return self.model.model.embed(ids, None)[0]
-        projected = self.model.model.project_features(self._features_of(prompt, needed))
+        projected = self.model.model.project_features(self.features_of(prompt.images[-needed:]))
         visual = projected.reshape(-1, projected.shape[-1])[-places:]
         return self.model.model.embed(ids, visual[None])[0]
 
@@ -107,9 +107,8 @@ class ModelRunner:
                 place += 1
         return torch.cat(parts)[None]
 
-    def _features_of(self, prompt: Prompt, count: int) -> torch.Tensor:
-        """(count, patches, vision width) of a prompt's last `count` images, from the cache where they are."""
-        images = prompt.images[-count:]
+    def features_of(self, images: Sequence[PromptImage]) -> torch.Tensor:
+        """(images, patches, vision width) of the vision tower, from the cache where they are."""
         known = {
             image.digest: features for image in images if (features := self.feature_cache.get(image.digest)) is not None
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jinja2
 import torch
 from PIL import Image
 from transformers import BatchFeature
@@ -60,18 +61,44 @@ class PromptBuilder:
     def __init__(self, processor: MiniGPTv2Processor, context: int, end_ids: frozenset[int]) -> None:
         self.processor, self.context, self.end_ids = processor, context, end_ids
 
-    def prompt(self, messages: Messages, template: Mapping[str, bool] | None = None) -> Prompt:
+    def prompt(
+        self,
+        messages: Messages,
+        template: Mapping[str, Any] | None = None,
+        known: dict[int, PromptImage] | None = None,
+    ) -> Prompt:
         """The prompt of a conversation that waits for an answer; `messages` and `template` as in `Request`.
+
+        `known` keeps images by their `id` from one conversation about them to the next.
 
         Raises:
             UserError: the conversation is malformed, or leaves no room for an answer in the context.
         """
-        images = [PromptImage(image, self.processor) for image in images_of(messages)]
-        text = self._expand(self._render(messages, template or {}, add_generation_prompt=True)[0], len(images))
-        return self._prompt(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"], images)
+        return self._prompt(self.tokens(messages, template), self._images(messages, known))
+
+    def tokens(self, messages: Messages, template: Mapping[str, Any] | None = None) -> list[int]:
+        """Tokens of that prompt, however many.
+
+        Raises:
+            UserError: the conversation is malformed.
+        """
+        images = len(images_of(messages))
+        opened = bool((template or {}).get("add_generation_prompt", True))
+        text = self._expand(self._render(messages, template or {}, add_generation_prompt=opened)[0], images)
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @cached_property
+    def declares_tools(self) -> bool:
+        """Whether the chat template tells the model which tools there are."""
+        words = jinja2.Environment().lex(self.processor.chat_template)
+        return any(kind == "name" and word == "tools" for _, kind, word in words)
 
     def candidates(
-        self, messages: Messages, texts: Sequence[str], template: Mapping[str, bool] | None = None
+        self,
+        messages: Messages,
+        texts: Sequence[str],
+        template: Mapping[str, Any] | None = None,
+        known: dict[int, PromptImage] | None = None,
     ) -> list[tuple[Prompt, int]]:
         """For each text the conversation with it as the answer, and the position of the answer's first token.
 
@@ -81,10 +108,10 @@ class PromptBuilder:
         Raises:
             UserError: as `prompt`, or a candidate without a token.
         """
-        images = [PromptImage(image, self.processor) for image in images_of(messages)]
+        images = self._images(messages, known)
         return [self._candidate(messages, images, text, template or {}) for text in texts]
 
-    def answer_tokens(self, messages: Messages, text: str, template: Mapping[str, bool] | None = None) -> list[int]:
+    def answer_tokens(self, messages: Messages, text: str, template: Mapping[str, Any] | None = None) -> list[int]:
         """Tokens of an answer to a conversation, with the one that ends it.
 
         Raises:
@@ -93,8 +120,15 @@ class PromptBuilder:
         ((prompt, first),) = self.candidates(messages, [text], template)
         return [*prompt.ids[first:], min(self.end_ids)]
 
+    def _images(self, messages: Messages, known: dict[int, PromptImage] | None) -> list[PromptImage]:
+        known = {} if known is None else known
+        for image in images_of(messages):
+            if id(image) not in known:
+                known[id(image)] = PromptImage(image, self.processor)
+        return [known[id(image)] for image in images_of(messages)]
+
     def _candidate(
-        self, messages: Messages, images: list[PromptImage], text: str, template: Mapping[str, bool]
+        self, messages: Messages, images: list[PromptImage], text: str, template: Mapping[str, Any]
     ) -> tuple[Prompt, int]:
         answered = [*messages, {"role": "assistant", "content": text}]
         rendered, spans = self._render(answered, template, add_generation_prompt=False)
@@ -110,17 +144,16 @@ class PromptBuilder:
         return self._prompt(ids[: places[-1] + 1], images), places[0]
 
     def _render(
-        self, messages: Messages, template: Mapping[str, bool], *, add_generation_prompt: bool
+        self, messages: Messages, template: Mapping[str, Any], *, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
         with _RENDERING:
             texts, spans = render_jinja_template(
                 conversations=[messages],
                 chat_template=self.processor.chat_template,
-                add_generation_prompt=add_generation_prompt,
                 return_assistant_tokens_mask=True,
                 **self.processor.tokenizer.special_tokens_map,
-                **template,
+                **{**template, "add_generation_prompt": add_generation_prompt},
             )
         return texts[0], spans[0]
 

@@ -10,15 +10,25 @@ from typing import Any, TypeVar
 
 import torch
 
-from fourfold.serving.engine.cache import Prefix, PrefixCache, PromptKey, shared_length
+from fourfold.serving.engine.cache import Prefix, PrefixCache, shared_length
 from fourfold.serving.engine.kv_cache import StepInput
 from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
+from fourfold.serving.engine.prompt import Prompt
 from fourfold.serving.engine.requests import EngineClosed, QueueFull
 from fourfold.serving.engine.sampling import draw_tokens
 from fourfold.serving.engine.sequence import Sequence
+from fourfold.serving.engine.structured_outputs import GrammarError
 
 T = TypeVar("T")
+_LEAST_READ = 2
+"""Tokens of a prompt that are read together at least: attention to several positions adds up in another order than to
+one, and an answer must not depend on what was cached. What was drawn token by token is read again for the same reason
+before it is kept."""
+_QUIET = 0.1
+"""Seconds without a request after which a finished answer is read, for a question that follows it."""
+_READ_AHEAD = 64
+"""Tokens of it that are read before looking whether a request has come."""
 
 
 @dataclass
@@ -45,10 +55,6 @@ class _Row:
 
     sequence: Sequence
     embeds: torch.Tensor | None  # of the part of the prompt that is still to be read
-
-    @property
-    def keys(self) -> list[PromptKey]:
-        return [*self.sequence.prompt.keys, *self.sequence.token_ids]
 
 
 class Scheduler:
@@ -89,6 +95,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._idle_evictions: set[int] = set()
+        self._answered: deque[tuple[int, Prompt]] = deque(maxlen=max_num_seqs)
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fourfold-engine", daemon=True)
@@ -142,6 +149,8 @@ class Scheduler:
             while self._wait():
                 self._answer_calls()
                 try:
+                    if not (self._rows or self._waiting):
+                        self._read_ahead()
                     self._drop_cancelled()
                     self._evict_idle()
                     self._admit()
@@ -156,7 +165,8 @@ class Scheduler:
         """Until there is something to do; False where that is to end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closing or self._rows or self._waiting or self._calls or self._idle_evictions
+                lambda: self._closing or self._rows or self._waiting or self._calls or self._idle_evictions,
+                timeout=_QUIET if self._answered else None,
             )
             return not self._closing
 
@@ -187,6 +197,9 @@ class Scheduler:
             gone = self._idle_evictions - needed
             self._idle_evictions &= needed
         for lora_id in gone:
+            self._answered = deque(
+                (pair for pair in self._answered if pair[0] != lora_id), maxlen=self._answered.maxlen
+            )
             self.prefix_cache.forget(lora_id)
             self._adapters.delete(lora_id)
 
@@ -204,10 +217,10 @@ class Scheduler:
                 if not self._runner.kv_cache.admit(len(sequence.prompt.ids) + sequence.sampling.max_tokens):
                     break
                 self._rows.append(row)
-                gathered += self._begin(row, known, min(common, len(sequence.prompt.ids) - 1))
+                gathered += self._begin(row, known, max(min(common, len(sequence.prompt.ids) - _LEAST_READ), 0))
             except Exception as error:  # of this request alone
                 if row in self._rows:
-                    self._leave(row, keep=False)
+                    self._leave(row)
                 sequence.fail(error)
                 self.stats.failed += 1
             gathered += (self._runner.images_encoded - encoded) * self._runner.patches
@@ -218,7 +231,7 @@ class Scheduler:
     def _begin(self, row: _Row, known: Prefix | None, common: int) -> int:
         """Fill a new row with what is known of its prompt, and embed the rest.
 
-        That is at least the last token, whose logits are wanted. Returns how many tokens are to be read.
+        That is at least the last token, whose logits are wanted, and the one before. Returns how many are to be read.
         """
         sequence = row.sequence
         started = time.perf_counter()
@@ -256,9 +269,9 @@ class Scheduler:
         for number, row in rows:
             if row.embeds is None:
                 inputs.append((row, StepInput(number, token=row.sequence.token_ids[-1])))
-            elif left > 0:
-                chunk = row.embeds[:left]
-                left -= len(chunk)
+            elif chunk_length := _chunk_length(len(row.embeds), left):
+                chunk = row.embeds[:chunk_length]
+                left -= chunk_length
                 inputs.append((row, StepInput(number, chunk, keep=int(len(chunk) == len(row.embeds)))))
         inputs.sort(key=lambda pair: pair[1].count > 1)
         started = time.perf_counter()
@@ -275,23 +288,51 @@ class Scheduler:
                 if entry.keep:
                     self._keep_prefix(row)
         for row, token, scores in zip(drawing, tokens, logits, strict=True):
+            if isinstance(token, GrammarError):
+                row.sequence.fail(token)
+                self._leave(row)
+                self.stats.failed += 1
+                continue
             self.stats.completion_tokens += 1
             if row.sequence.take(token, scores):
                 self._leave(row)
                 self.stats.finished += 1
+                prompt, drawn = row.sequence.prompt, row.sequence.token_ids
+                self._answered.append((lora_id, Prompt([*prompt.ids, *drawn], [*prompt.keys, *drawn], [])))
 
     def _keep_prefix(self, row: _Row) -> None:
-        """Keep a row's keys and values for requests that begin alike."""
-        kv_cache = self._runner.kv_cache
-        number = self._rows.index(row)
-        keys = row.keys[: kv_cache.lengths[number]]
-        if not self.prefix_cache.covers(row.sequence.lora_id, keys):
-            self.prefix_cache.put(row.sequence.lora_id, keys, kv_cache.read(number))
+        """Keep the keys and values of a row's prompt for requests that begin alike."""
+        lora_id, keys = row.sequence.lora_id, row.sequence.prompt.keys
+        if not self.prefix_cache.covers(lora_id, keys):
+            self.prefix_cache.put(lora_id, keys, self._runner.kv_cache.read(self._rows.index(row)))
 
-    def _leave(self, row: _Row, *, keep: bool = True) -> None:
+    def _read_ahead(self) -> None:
+        """Read the last answer as part of the prompt that it will be of a question which follows it."""
+        if not self._answered:
+            return
+        lora_id, prompt = self._answered.pop()
+        known, read = self.prefix_cache.longest(lora_id, prompt.keys)
+        left = prompt.keys[read:]
+        if known is None or len(left) < _LEAST_READ or any(isinstance(key, bytes) for key in left):
+            return  # nothing to gain, or forgotten with its images
+        if not self._runner.kv_cache.admit(len(prompt.ids)):
+            return
+        kv_cache, row = self._runner.kv_cache, len(self._runner.kv_cache.lengths) - 1
+        try:
+            kv_cache.write(row, known.stored, read)
+            self._adapters.use(lora_id)
+            embeds = self._runner.embed(prompt, read)
+            while len(embeds) and not self._waiting:
+                chunk = embeds[: _chunk_length(len(embeds), _READ_AHEAD)]
+                self._runner.step([StepInput(row, chunk, keep=0)], lora_id)
+                embeds = embeds[len(chunk) :]
+            read = kv_cache.lengths[row]
+            self.prefix_cache.put(lora_id, prompt.keys[:read], kv_cache.read(row))
+        finally:
+            kv_cache.remove(row)
+
+    def _leave(self, row: _Row) -> None:
         """Take a row out of the batch; its last place goes to the last row, as in the KV cache."""
-        if keep and row.embeds is None:
-            self._keep_prefix(row)
         number = self._rows.index(row)
         self._runner.kv_cache.remove(number)
         last = self._rows.pop()
@@ -302,7 +343,7 @@ class Scheduler:
         """End every answer in the batch with an error; those that wait get their turn."""
         for row in list(self._rows):
             row.sequence.fail(error)
-            self._leave(row, keep=False)
+            self._leave(row)
             self.stats.failed += 1
 
     def _fail_all(self, error: Exception) -> None:
@@ -315,3 +356,11 @@ class Scheduler:
             self.stats.failed += 1
         for _, future in calls:
             future.set_exception(error)
+
+
+def _chunk_length(unread: int, left: int) -> int:
+    """How much of a prompt to read in a step that has room for `left` tokens, so that no token is ever read alone."""
+    length = min(unread, left)
+    if unread - length == 1:
+        length -= 1
+    return length if length >= _LEAST_READ or unread == 1 else 0

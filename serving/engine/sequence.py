@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
-from fourfold.serving.engine.detokenizer import IncrementalDetokenizer
+from fourfold.serving.engine.detokenizer import IncrementalDetokenizer, TokenBytes
 from fourfold.serving.engine.prompt import Prompt
 from fourfold.serving.engine.requests import Completion, Delta, FinishReason, Sampling, TokenLogprob
 from fourfold.serving.engine.sampling import Sampler, top_logprobs
+
+_SEAM = 8
+"""Tokens of a prompt that say how the first token behind it reads."""
 
 
 class Sequence:
@@ -24,6 +27,7 @@ class Sequence:
         end_ids: tokens that end an answer.
         arrived: `time.perf_counter()` when the request came.
         forced_tokens: tokens of the answer, end token included, where it is known already.
+        continues: whether the answer goes on with the prompt's last words.
         on_delta: gets every piece in place of the iterator, on the scheduler's thread, or the exception that ended it;
             it must return at once.
     """
@@ -39,6 +43,7 @@ class Sequence:
         end_ids: frozenset[int],
         arrived: float,
         forced_tokens: collections.abc.Sequence[int] = (),
+        continues: bool = False,
         on_delta: Callable[[Delta | Exception], object] | None = None,
     ) -> None:
         self.prompt = prompt
@@ -52,7 +57,10 @@ class Sequence:
         self._forced_tokens = deque(forced_tokens)
         self._tokenizer = tokenizer
         self._end_ids = end_ids
-        self._stream = IncrementalDetokenizer(tokenizer, sampling.stop)
+        before = prompt.ids[-_SEAM:] if continues else ()
+        self._stream = IncrementalDetokenizer(tokenizer, sampling.stop, before)
+        self._continues = continues
+        self._token_bytes = TokenBytes(tokenizer) if sampling.logprobs is not None else None
         self._logprobs: list[TokenLogprob] = []
         self._arrived = arrived
         self._first_token: float | None = None
@@ -94,9 +102,12 @@ class Sequence:
         self.token_ids.append(token_id)
         logprobs = (self._logprob(token_id, logits),) if self.sampling.logprobs is not None else ()
         self._logprobs.extend(logprobs)
-        text = self._stream.push(token_id)
+        # A token that ends the answer because the client said so is not part of its text, as a stop string is not.
+        ends = token_id in self.sampling.stop_token_ids
+        may_stop = len(self.token_ids) > self.sampling.min_tokens
+        text = "" if ends else self._stream.push(token_id, may_stop=may_stop)
         reason: FinishReason | None = None
-        if token_id in self._end_ids or self._stream.stopped:
+        if ends or token_id in self._end_ids or self._stream.stopped:
             reason = "stop"
         elif len(self.token_ids) >= self.sampling.max_tokens:
             reason = "length"
@@ -126,6 +137,7 @@ class Sequence:
             completion_tokens=len(self.token_ids),
             logprobs=self._logprobs if self.sampling.logprobs is not None else None,
             timings={**self.timings, "first_token": self._first_token or now, "total": now},
+            stop_reason=self._stream.stop_reason,
         )
         self._deliver(Delta(text, token_ids, logprobs, reason, completion))
 
@@ -141,8 +153,11 @@ class Sequence:
 
     def _logprob(self, token_id: int, logits: torch.Tensor) -> TokenLogprob:
         own, top = top_logprobs(logits, token_id, self.sampling.logprobs or 0)
-        listed = tuple(TokenLogprob(token, self._text(token), value) for token, value in top)
-        return TokenLogprob(token_id, self._text(token_id), own, listed)
+        listed = tuple(self._token(token, value) for token, value in top)
+        return self._token(token_id, own, listed)
 
-    def _text(self, token_id: int) -> str:
-        return self._tokenizer.decode([token_id])
+    def _token(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        assert self._token_bytes is not None
+        first = len(self.token_ids) == 1 and not self._continues
+        data = self._token_bytes(token_id, first=first)
+        return TokenLogprob(token_id, self._tokenizer.decode([token_id]), data, logprob, top)

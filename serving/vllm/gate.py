@@ -7,10 +7,13 @@ with every release. Hence a list of what may be reached, not of what may not.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fourfold.serving.api.cors import cors_options
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.keys import Key, KeyRing
 from fourfold.serving.api.limits import ServerLimits
@@ -20,20 +23,32 @@ from fourfold.serving.api.request_guard import RequestGuardMiddleware
 SETTINGS_VARIABLE = "FOURFOLD_VLLM_GATE"
 ROUTES = frozenset(
     {
+        "/detokenize",
         "/health",
         "/metrics",
+        "/tokenize",
         "/v1/chat/completions",
         "/v1/load_lora_adapter",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
         "/v1/models",
+        "/v1/responses",
         "/v1/unload_lora_adapter",
     }
 )
+LOCAL_ROUTES = {
+    "/v1/concepts": "what was shown once is looked for by the local engine only",
+    "/v1/decisions": "vLLM cannot be asked here how likely given answers are; see logprobs of chat completions",
+    "/v1/eyes": "pictures are looked at by the local engine only",
+    "/v1/models/": "vLLM describes its models together; see /v1/models",
+}
+"""What our own server has beside these, by the beginnings of the paths, and why it is a 501 here."""
 
 
-def settings(keys: KeyRing, *, local_names_only: bool) -> str:
+def settings(keys: KeyRing, *, local_names_only: bool, allowed_origins: Sequence[str] = ()) -> str:
     """What `VLLMGate` reads from the environment for its guard; it holds digests of keys, not keys."""
     ring = [asdict(key) | {"digest": key.digest.hex()} for key in keys.keys]
-    return json.dumps({"keys": ring, "local_names_only": local_names_only})
+    return json.dumps({"keys": ring, "local_names_only": local_names_only, "allowed_origins": [*allowed_origins]})
 
 
 class VLLMGate:
@@ -47,7 +62,7 @@ class VLLMGate:
         values = json.loads(os.environ[SETTINGS_VARIABLE])
         ring = KeyRing(Key(**key | {"digest": bytes.fromhex(key["digest"])}) for key in values["keys"])
         self._app = app
-        self._guard = RequestGuardMiddleware(
+        self._guard: ASGIApp = RequestGuardMiddleware(
             self._listed,
             keys=ring,
             limits=ServerLimits(),
@@ -55,6 +70,8 @@ class VLLMGate:
             routes=ROUTES,
             local_names_only=values["local_names_only"],
         )
+        if origins := values["allowed_origins"]:
+            self._guard = CORSMiddleware(self._guard, **cors_options(origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -63,6 +80,10 @@ class VLLMGate:
             await self._guard(scope, receive, send)
 
     async def _listed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in ROUTES:
-            raise ApiError(404, "no such route; this server has /v1/chat/completions and /v1/models")
+        path = scope["path"]
+        if scope["type"] == "http" and path not in ROUTES:
+            for beginning, why in LOCAL_ROUTES.items():
+                if path.startswith(beginning):
+                    raise ApiError(501, f"{path} is not served by vLLM: {why}", code="not_implemented")
+            raise ApiError(404, f"no such route; this server has {', '.join(sorted(ROUTES))}")
         await self._app(scope, receive, send)

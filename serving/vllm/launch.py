@@ -32,6 +32,7 @@ def launch_vllm(
     quantization: str | None = None,
     adapters: Mapping[str, Path] | None = None,
     image_hosts: Sequence[str] = (),
+    allowed_origins: Sequence[str] = (),
     extra: Sequence[str] = (),
 ) -> NoReturn:
     """Become vLLM's server: this process is replaced, so signals and the exit status are vLLM's.
@@ -44,6 +45,7 @@ def launch_vllm(
         quantization: None or "4bit" (NF4 of the language model by vllm-bnb-plugin).
         adapters: directories of PEFT adapters by the name under which requests ask for them.
         image_hosts: from which image URLs are fetched. vLLM looks at the name only: allow hosts that you trust.
+        allowed_origins: of web pages that may ask from a browser; our gate answers them, not vLLM.
         extra: further arguments of `vllm serve`. They come last, so they can also undo what is set here.
 
     Raises:
@@ -82,9 +84,12 @@ def launch_vllm(
     if _is_cpu_build():
         command.append("--enforce-eager")  # compiling takes minutes there and needs a compiler on the machine
     environment = {
-        SETTINGS_VARIABLE: settings(keys, local_names_only=not keys and is_loopback(host)),
+        SETTINGS_VARIABLE: settings(
+            keys, local_names_only=not keys and is_loopback(host), allowed_origins=allowed_origins
+        ),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(may_load)),
         "VLLM_SERVER_DEV_MODE": "0",
+        "VLLM_ENABLE_RESPONSES_API_STORE": "0",  # it keeps every answer for as long as it runs
         "VLLM_MAX_IMAGE_PIXELS": str(limits.image.pixels),
         "VLLM_MAX_N_SEQUENCES": str(limits.choices),
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",

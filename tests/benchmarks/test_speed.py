@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks import decode, servers
 from benchmarks.conversation import STAGES, conversation
+from benchmarks.decisions import ask_both_ways
 from benchmarks.decode import FORMATS, decode_rates
 from benchmarks.figures import Figure, in_turns, ratio
 from benchmarks.growth import AXES, growth, plot
 from benchmarks.limits import limits, processor
 from benchmarks.questions import ROOT, photo
 from benchmarks.report import RATIOS, ratios, write_pages
+from fourfold.serving.engine.engine import Engine
+from tests.serving.api.live import live_server
 
 
 def test_everybody_runs_once_before_anybody_runs_twice() -> None:
@@ -123,6 +127,14 @@ def test_a_conversation_has_its_stages(tiny_checkpoint: Path) -> None:
     assert sum(figures[stage].runs[0] for stage in STAGES) <= figures["first"].runs[0]
 
 
+def test_decisions_are_compared_with_chats(tiny_checkpoint: Path) -> None:
+    asked = servers.Server.__new__(servers.Server)  # as it is once the process answers
+    with Engine.load(tiny_checkpoint, name="tiny") as engine, live_server(engine) as live:
+        asked.client, asked.called = OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0), "tiny"
+        figures = ask_both_ways(asked, 1, 2)
+    assert all(figures[name].value for name in ("decisions", "ten chats")), figures
+
+
 def test_growth_is_measured_and_drawn(tiny_checkpoint: Path, tmp_path: Path) -> None:
     found = growth(tiny_checkpoint, quick=True)
     assert {axis: [point["x"] for point in points] for axis, points in found.items()} == {
@@ -136,7 +148,7 @@ def test_growth_is_measured_and_drawn(tiny_checkpoint: Path, tmp_path: Path) -> 
 
 def result() -> dict[str, Any]:
     names = ["decode fourfold", "decode generate, float32", "decode llama.cpp", "first", "follow_up", "preprocess"]
-    names += ["cold start chat", "cold start floor"]
+    names += ["cold start chat", "cold start floor", "decisions", "ten chats"]
     figures = {name: Figure("s", [float(place + 1)]) for place, name in enumerate(names)}
     figures["decode fourfold"].limit, figures["decode fourfold"].limit_is = 4.0, "20 GB/s"
     for what in ("first token", "follow-up", "alone", "8 at once, long", "8 at once", "startup", "memory"):

@@ -27,6 +27,10 @@ class Script:
     answer: str = "yes"
     remembers: str | None = None  # prompts that contain this are answered from a correction memory, asked or not
     strict: bool = False  # fields that OpenAI does not have get 400
+    rejects: dict[str, str] = field(default_factory=dict)  # field -> what a 400 says where a request has it
+    root: str = "/v1"  # where the API begins
+    thought: str | None = None  # beside the answer, as servers with a reasoning parser tell it
+    name: str = "scripted"  # of the model
     raw: tuple[str, str] | None = None  # content type and body of what comes in place of every answer
     reply: Callable[[list[dict[str, Any]]], str] | None = None  # from the messages, instead of `answer`
     asked: Counter[str] = field(default_factory=Counter)
@@ -47,11 +51,11 @@ def _prompt(body: dict[str, Any]) -> tuple[str, bool]:
 def _app(script: Script) -> FastAPI:
     app = FastAPI()
 
-    @app.get("/v1/models")
+    @app.get(script.root + "/models")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": "scripted", "object": "model", "created": 0, "owned_by": "test"}]}
+        return {"object": "list", "data": [{"id": script.name, "object": "model", "created": 0, "owned_by": "test"}]}
 
-    @app.post("/v1/chat/completions")
+    @app.post(script.root + "/chat/completions")
     async def complete(request: Request, response: Response) -> Any:
         body = await request.json()
         script.requests += 1
@@ -67,6 +71,8 @@ def _app(script: Script) -> FastAPI:
             return JSONResponse({"error": {"message": "not this one"}}, 400)
         if script.strict and "memory" in body:
             return JSONResponse({"error": {"message": "Unrecognized request argument supplied: memory"}}, 400)
+        if wrong := next((name for name in script.rejects if name in body), None):
+            return JSONResponse({"error": {"message": script.rejects[wrong], "type": "invalid_request_error"}}, 400)
         script.at_once += 1
         script.most_at_once = max(script.most_at_once, script.at_once)
         await asyncio.sleep(script.delay)
@@ -82,6 +88,7 @@ def _app(script: Script) -> FastAPI:
             "message": {
                 "role": "assistant",
                 "content": text,
+                **({"reasoning_content": script.thought} if script.thought else {}),
             },
         }
         if body.get("logprobs"):

@@ -84,6 +84,14 @@ def test_options_of_asking_reach_the_endpoint_and_json_is_one_object(files: Path
         shown = json.loads(invoke(*run, "--out", files / "run", "--limit", "2", "--json"))
         assert (shown["n"], shown["value"]) == (2, 100)
         assert (script.bodies[0]["seed"], script.bodies[0]["max_tokens"]) == (3, 20)
+        from inspect_ai.log import read_eval_log
+
+        log = read_eval_log(str(files / "run" / "inspect.eval"))
+        assert log.results is not None and log.results.scores[0].metrics["accuracy"].value == 1
+        assert log.samples is not None and [one.output.completion for one in log.samples] == ["yes", "yes"]
+        again = json.loads(invoke("audit", files / "run" / "inspect.eval", "--data", files / "labels.json", "--json"))
+        assert (again["harness"], again["benchmark"], again["missing"]) == ("Inspect", "pope", 2)
+        assert json.loads(invoke("audit", files / "run", "--json"))["rules"]["pope"]["value"] == 50  # two of four asked
         plain = ("run", "pope", "--annotations", files / "labels.json", "--prompt", "plain", *shared)
         assert "accuracy 100.000" in invoke(*plain, "--out", files / "plain")
         assert script.bodies[-1]["messages"][0]["content"][1]["text"].startswith("Is there a cat?\nAnswer")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks import BENCHMARKS
 from fourfold.eval.endpoint import EndpointModel
 from fourfold.eval.model import EngineModel
 from fourfold.eval.prompting import PromptConfig, resolve_config
-from fourfold.eval.scorers.boxes import BoxFormat
 from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError

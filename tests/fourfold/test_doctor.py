@@ -142,7 +142,7 @@ def test_wrong_and_missing_packages_are_named_with_the_command(installed: dict[s
     assert "torch" not in found.mend, "a local version such as 2.13.0+cpu meets ==2.13.0"
 
 
-@pytest.mark.parametrize(("package", "name"), [("bitsandbytes", "4bit"), ("rapidocr", "ocr")])
+@pytest.mark.parametrize(("package", "name"), [("bitsandbytes", "4bit"), ("rapidocr", "ocr"), ("langchain", "tools")])
 def test_what_is_optional_is_a_note_with_the_command(installed: dict[str, str | None], package: str, name: str) -> None:
     installed[package] = None
     assert finding(name).status is Status.NOTE
@@ -188,6 +188,15 @@ def test_low_bits_are_not_advised_to_a_processor(monkeypatch: pytest.MonkeyPatch
     assert "seven times" in finding("4bit").detail
     monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu("Card", 2**30)])
     assert "seven times" not in finding("4bit").detail
+
+
+def test_the_weights_of_tools_are_listed_with_their_licences_and_size() -> None:
+    detect, segment = finding("detect"), finding("segment")
+    assert "75 MB to download" in detect.detail
+    assert "Apache-2.0" in detect.detail
+    assert "states none, so it is downloaded by each user and never passed on" in detect.detail
+    assert "38 MB to download" in segment.detail
+    assert segment.status is Status.OK
 
 
 class TestMachine:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from fourfold.assistant.readouts import ReadoutLibrary
 from fourfold.serving.api.keys import collect_keys
 from fourfold.serving.engine.engine import Engine
 from tests.serving.api.live import ADMIN, PLAIN, Live, live_server
-from tests.tiny import tiny_model
+from tests.serving.looking.learnt import learnt_library
+from tests.tiny import save_tool_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +23,31 @@ def tiny_engine(tiny_checkpoint: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
+def learnt(tiny_engine: Engine) -> ReadoutLibrary:
+    """Read-outs of the tiny checkpoint's tower, see `learnt_library`."""
+    return learnt_library(tiny_engine)
+
+
+@pytest.fixture(scope="session")
 def live(tiny_engine: Engine) -> Iterator[Live]:
     """A server without keys."""
     with live_server(tiny_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tool_engine(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Iterator[Engine]:
+    """A tiny checkpoint whose template declares tools, with the adapter `tuned`."""
+    directory = save_tool_checkpoint(tmp_path_factory.mktemp("tools") / "checkpoint")
+    with Engine.load(directory, dtype="float32", device="cpu", name="tiny") as engine:
+        engine.load_adapter("tuned", adapter)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def declared(tool_engine: Engine) -> Iterator[Live]:
+    """A server of it."""
+    with live_server(tool_engine) as server:
         yield server
 
 

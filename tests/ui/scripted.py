@@ -18,6 +18,10 @@ BALL = (0.105, 0.425, 0.357, 0.752)  # where things are in fourfold/samples/tabl
 BOX = (0.378, 0.437, 0.644, 0.751)
 BOTTLE = (0.703, 0.229, 0.859, 0.779)
 WINDOW = (0.214, 0.0, 0.799, 0.418)
+CLAIMS = [
+    {"phrase": "the bottle", "box": list(BOTTLE), "confidence": 0.83, "source": "read-out"},
+    {"phrase": "no dog", "box": None, "confidence": 0.9, "source": "read-out + model"},
+]
 LONG = " ".join(f"word{number}" for number in range(400))
 
 
@@ -60,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         cards = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.server.models]
         for card in cards[1:]:
             card["parent"] = self.server.models[0]
+        if self.server.eyes:
+            cards += [{**card, "id": card["id"] + "+eyes"} for card in cards]
         self._reply(200, {"object": "list", "data": cards})
 
     def do_POST(self) -> None:
@@ -67,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "lora_adapter" in self.path:
             self.server.told.append({**body, "key": self.headers.get("Authorization")})
             return self._reply(200, {})
+        if self.path.endswith("/eyes"):
+            return self._eyes(body)
         self.server.requests.append(body)
         content = body["messages"][-1]["content"]
         question = content if isinstance(content, str) else "\n".join(p["text"] for p in content if p["type"] == "text")
@@ -85,9 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.close_connection = True
         head["object"] = "chat.completion.chunk"
-        deltas: list[tuple[dict[str, str], str | None]] = [({"content": piece}, None) for piece in pieces]
+        deltas: list[tuple[dict[str, Any], str | None]] = [({"content": piece}, None) for piece in pieces]
         if "break off" not in question and "reset" not in question:
-            deltas.append(({}, "stop"))
+            looked = body["model"].endswith("+eyes") and "bottle" in question
+            deltas.append(({"claims": CLAIMS} if looked else {}, "stop"))
         try:
             for delta, finish in [({"role": "assistant", "content": ""}, None), *deltas]:
                 self._event({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
@@ -100,6 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             self.server.hung_up.set()
+
+    def _eyes(self, body: dict[str, Any]) -> None:
+        if body["phrase"] != "the bottle":
+            return self._reply(400, {"error": {"message": f"no read-out knows {body['phrase']!r}", "type": "test"}})
+        heat = {"rows": 2, "columns": 3, "values": [0, 0.5, 1, 0, 0, 0.25]}
+        self._reply(200, {"phrase": "the bottle", "noun": "bottle", "presence": 0.9, "map": heat, "boxes": []})
 
     def _event(self, event: dict[str, Any]) -> None:
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
@@ -125,10 +140,13 @@ class Scripted(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0, pause: float = 0.0, models: tuple[str, ...] = MODELS) -> None:
+    def __init__(
+        self, port: int = 0, pause: float = 0.0, models: tuple[str, ...] = MODELS, eyes: bool = False
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.pause = pause
         self.models = models
+        self.eyes = eyes
         self.requests: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
         self.hung_up = threading.Event()

@@ -1,6 +1,7 @@
 """The page's one component of its own: words and a picture with coloured boxes, to look at, draw on and correct."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,19 @@ _HERE = Path(__file__).parent
 Mode = Literal["view", "region", "edit"]
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What is laid over the picture.
+
+    Attributes:
+        heat: rows of a score map, values 0..1; the first row is the top.
+        mask: data URI of a picture with transparency, stretched over the whole.
+    """
+
+    heat: tuple[tuple[float, ...], ...] = ()
+    mask: str | None = None
+
+
 def canvas(
     picture: Attachment | None,
     *,
@@ -25,6 +39,7 @@ def canvas(
     alt: str = "The picture",
     revision: str = "",
     tall: bool = True,
+    overlay: Overlay | None = None,
 ) -> list[BoxAnnotation]:
     """Show words and a picture with boxes.
 
@@ -38,6 +53,7 @@ def canvas(
         alt: what the picture is, for those who do not see it.
         revision: a new value makes "region" and "edit" begin again with `marks`.
         tall: whether the picture may take most of the screen's height.
+        overlay: what is laid over the picture, under the boxes.
 
     Returns:
         The boxes as the person left them; in "view" mode those given.
@@ -48,12 +64,15 @@ def canvas(
         "image": None if image is None else {"uri": image.uri, "width": image.width, "height": image.height},
         "alt": alt,
         "marks": [
-            {"box": list(m.box.as_tuple()), "label": m.label, "group": m.group, "looked": m.looked} for m in marks
+            {"box": list(m.box.as_tuple()), "label": m.label, "group": m.group, "looked": m.looked, "note": m.note}
+            for m in marks
         ],
         "words": list(words),
         "palette": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE],
         "revision": revision,
         "tall": tall,
+        "heat": [list(row) for row in overlay.heat] if overlay else [],
+        "mask": overlay.mask if overlay else None,
     }
     changed = _component(key=key, data=data, on_boxes_change=_nothing)
     if mode == "view":

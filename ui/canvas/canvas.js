@@ -46,8 +46,12 @@ class Canvas {
     this.stage = make("div", "stage");
     this.image = make("img");
     this.image.draggable = false;
+    this.heat = make("canvas", "heat");
+    this.heat.setAttribute("aria-hidden", "true");
+    this.mask = make("img", "mask");
+    this.mask.alt = "";
     this.layer = make("div");
-    this.stage.append(this.image, this.layer);
+    this.stage.append(this.image, this.heat, this.mask, this.layer);
     this.below = make("div", "below");
     this.rows = make("ul", "rows");
     this.hint = make("p", "hint");
@@ -85,6 +89,7 @@ class Canvas {
       this.image.alt = data.alt;
     }
     this.stage.classList.toggle("draws", this.draws);
+    this.showOverlay();
     this.showWords();
     if (!this.gesture) this.show(); // a rerun must not take a box out of somebody's hand
   }
@@ -101,6 +106,19 @@ class Canvas {
   }
 
   // ---- looking -------------------------------------------------------------------------------------------------
+
+  showOverlay() {
+    const { heat, mask } = this.data;
+    this.heat.hidden = !heat.length;
+    this.mask.hidden = !mask;
+    if (mask && this.mask.getAttribute("src") !== mask) this.mask.src = mask;
+    if (!heat.length) return;
+    const [rows, columns] = [heat.length, heat[0].length];
+    [this.heat.width, this.heat.height] = [columns, rows]; // the browser smooths it to the picture's size
+    const pixels = new ImageData(columns, rows);
+    heat.flat().forEach((value, at) => pixels.data.set([255, Math.round(200 * (1 - value)), 0, Math.round(190 * value * value)], 4 * at));
+    this.heat.getContext("2d").putImageData(pixels, 0, 0);
+  }
 
   showWords() {
     const focus = this.root.getRootNode().activeElement;
@@ -181,7 +199,7 @@ class Canvas {
       element.append(tag);
     }
     const where = mark.box.map((side) => Math.round(side * 100));
-    const words = `${mark.label || "box " + (place + 1)}: ${where[0]} to ${where[2]} percent from the left, ${where[1]} to ${where[3]} percent from the top`;
+    const words = `${mark.label || "box " + (place + 1)}${mark.note ? ` (${mark.note})` : ""}: ${where[0]} to ${where[2]} percent from the left, ${where[1]} to ${where[3]} percent from the top`;
     element.setAttribute("aria-label", words);
     if (this.draws) {
       element.tabIndex = 0;
@@ -216,13 +234,15 @@ class Canvas {
       const names = new Map();
       for (const mark of this.boxes) {
         if (mark.looked) continue;
-        const entry = names.get(mark.group) || { label: mark.label, count: 0 };
+        const entry = names.get(mark.group) || { label: mark.label, count: 0, notes: new Set() };
         entry.count += 1;
+        if (mark.note) entry.notes.add(mark.note);
         names.set(mark.group, entry);
       }
-      const chips = [...names].map(([group, { label, count }]) => {
+      const chips = [...names].map(([group, { label, count, notes }]) => {
         const chip = make("button", "chip");
         chip.append(make("span", "dot"), make("span", "", (label || "box") + (count > 1 ? ` × ${count}` : "")));
+        if (notes.size) chip.append(make("span", "note", [...notes].join("; ")));
         chip.setAttribute("aria-pressed", String(!this.off.has(group)));
         chip.title = "Show or hide";
         this.paint(chip, group);

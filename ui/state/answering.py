@@ -16,6 +16,7 @@ from fourfold.assistant.grounding import Grounded
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.memory import REMEMBERED_HEADER
 from fourfold.prompts.errors import UserError
+from fourfold.serving.looking.claim import claims_read
 from fourfold.ui.state.endpoint import Endpoint, chat_model
 from fourfold.ui.state.error_messages import sentence
 from fourfold.ui.state.pictures import decoded
@@ -37,6 +38,7 @@ class ModelSettings:
     parameters: dict[str, Any] = field(default_factory=dict)  # temperature, max_tokens, top_p, seed
     remember: bool | None = None  # corrections; None where the endpoint is not known to have any
     looks: dict[str, Any] = field(default_factory=dict)  # arguments of `look_again` that are on
+    eyes: str | None = None  # the name to ask by, where it is not the model's own: one that looks before it answers
 
     def conversation(self, history: ChatHistory) -> Conversation:
         """A chat with this model."""
@@ -44,7 +46,7 @@ class ModelSettings:
         if self.remember is False:
             options["extra_body"] = {"memory": False}
         return Conversation(
-            chat_model(self.endpoint, self.model, include_response_headers=True, **options),
+            chat_model(self.endpoint, self.eyes or self.model, include_response_headers=True, **options),
             history,
             system=self.system or None,
             context_length=self.context_length or _CONTEXT,
@@ -98,6 +100,8 @@ class StreamingAnswer:
             figures["cached_tokens"] = (usage.get("input_token_details") or {}).get("cache_read") or 0
         if remembered := (told.get("headers") or {}).get(REMEMBERED_HEADER):
             figures["remembered"] = remembered
+        if claims := claims_read(message.additional_kwargs.get("claims")):
+            figures["claims"] = [claim.to_json() for claim in claims]
         if self.looked is not None:
             figures["looked"] = {
                 "first": self.looked.first,

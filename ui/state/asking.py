@@ -146,6 +146,7 @@ def askers(found: Session, *, otherwise: bool = False) -> list[ModelSettings]:
             parameters,
             found.preferences.remember if found.asks_local_server else None,
             dict.fromkeys(found.preferences.looks, True),
+            served.eyes if found.preferences.eyes else None,
         )
         for served in (first, other_model(found))
         if served is not None

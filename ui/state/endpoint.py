@@ -8,6 +8,7 @@ from langchain_openai import ChatOpenAI
 
 from fourfold.assistant.chat.conversation import connect
 from fourfold.prompts.errors import UserError
+from fourfold.serving.looking.claim import EYES
 from fourfold.ui.state.error_messages import sentence
 
 _CONNECT = 5.0  # seconds
@@ -29,10 +30,11 @@ class Served:
     name: str
     parent: str | None = None  # the model that it adapts
     context_length: int | None = None  # tokens that it reads, where the endpoint says so
+    eyes: str | None = None  # name under which it looks before it answers
 
 
 def served_models(endpoint: Endpoint) -> list[Served]:
-    """The models of an endpoint, in its order.
+    """The models of an endpoint, in its order; a model and the same one with eyes are one.
 
     Raises:
         UserError: it does not answer, refuses the key, or serves none; one sentence.
@@ -46,11 +48,15 @@ def served_models(endpoint: Endpoint) -> list[Served]:
     except (openai.OpenAIError, ValueError, TypeError) as error:
         raise UserError(sentence(error, url)) from None
     found = []
+    names = {card.id for card in cards}
     for card in cards:
+        if card.id.endswith(EYES) and card.id.removesuffix(EYES) in names:
+            continue
         extra: dict[str, Any] = card.model_extra or {}
         length = extra.get("max_model_len")
         parent = extra.get("parent")
-        found.append(Served(card.id, parent, length if isinstance(length, int) else None))
+        eyes = card.id + EYES if card.id + EYES in names else None
+        found.append(Served(card.id, parent, length if isinstance(length, int) else None, eyes))
     if not found:
         raise UserError(f"the endpoint {url} serves no model")
     return found

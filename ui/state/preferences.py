@@ -25,6 +25,7 @@ class Preferences(BaseModel):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     system: Annotated[str, Field(max_length=4000)] = ""
     looks: list[Look] = []
+    eyes: bool = True  # the endpoint's model is asked under the name that looks before it answers, where it has one
     consent: bool = False  # that a new correction begins with
     remember: bool = True  # corrections, by the local server
     private: bool = False  # nothing is kept

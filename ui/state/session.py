@@ -7,6 +7,7 @@ from typing import Literal
 from fourfold.assistant.chat.history import ChatHistory, InMemoryHistory
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.steps import forget
@@ -44,6 +45,7 @@ class Session:
     _kept: ChatHistory | None = None
     _private: InMemoryHistory | None = None
     _store: CorrectionStore | None = None
+    _concepts: ConceptStore | None = None
     _judged: tuple[tuple[int, ...], dict[Said | None, Correction]] | None = None
 
     @property
@@ -59,6 +61,11 @@ class Session:
     def store(self) -> CorrectionStore:
         self._store = self._store or CorrectionStore(self.settings.corrections)
         return self._store
+
+    @property
+    def concepts(self) -> ConceptStore:
+        self._concepts = self._concepts or ConceptStore(self.settings.corrections)
+        return self._concepts
 
     @property
     def registry(self) -> Registry:

@@ -8,9 +8,10 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage
 
 from fourfold.assistant.chat.history import image_of
-from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.grounding import Box, Grounded, box_format_of, parse
 from fourfold.assistant.images import Attachment
 from fourfold.prompts.tasks import Task
+from fourfold.ui.state.pictures import decoded
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Turn:
     def said(self) -> str:
         """The answer's text, with its boxes."""
         return str(self.answer.text) if self.answer is not None else ""
+
+    @property
+    def grounded(self) -> Grounded:
+        """The answer read in the way of the model that wrote it."""
+        return read_answer(self.said, self.figures, self.picture)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -59,6 +65,13 @@ def pictures_of(message: BaseMessage) -> list[Attachment]:
     links = [part["image_url"] for part in message.content if isinstance(part, dict) and part["type"] == "image_url"]
     urls = [link["url"] if isinstance(link, dict) else link for link in links]
     return [_picture(url) for url in urls if url.startswith("data:")]
+
+
+def read_answer(text: str, figures: dict[str, Any], picture: Attachment | None) -> Grounded:
+    """An answer read in the way of its model, which its figures name."""
+    box_format = box_format_of(figures.get("adapts") or figures.get("model"))
+    size = decoded(picture).size if picture is not None and box_format.needs_size else None
+    return parse(text, box_format, size)
 
 
 def split_tag(words: str) -> tuple[Task | None, str]:

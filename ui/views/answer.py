@@ -8,8 +8,10 @@ import streamlit as st
 from fourfold.assistant.chat.look_again import Step
 from fourfold.assistant.grounding import Box, Grounded, parse
 from fourfold.assistant.images import Attachment
-from fourfold.ui.canvas import canvas
-from fourfold.ui.state.boxes import BoxAnnotation, annotate
+from fourfold.serving.looking.claim import Claim, claims_read
+from fourfold.ui.canvas import Overlay, canvas
+from fourfold.ui.state.boxes import BoxAnnotation, annotate, note
+from fourfold.ui.state.turns import read_answer
 from fourfold.ui.views.components import copy_button
 from fourfold.ui.views.markdown import answer_markdown, plain
 
@@ -27,18 +29,22 @@ def show_answer(
     *,
     key: str,
     looked_at: Sequence[Box] = (),
+    claims: Sequence[Claim] = (),
+    overlay: Overlay | None = None,
     arriving: bool = False,
 ) -> None:
     """Words and, where the answer has boxes or was looked at again, the picture that it is about with them.
 
-    Boxes that come without words are named by the question.
+    Boxes that come without words are named by the question. `claims` tell where what is said comes from; `overlay` is
+    laid over the picture.
     """
-    words, marks = annotate(answer, question)
+    words, marks = annotate(answer, question, claims)
     places = [BoxAnnotation(box, "looked here", -1, looked=True) for box in looked_at]
-    if (marks or places) and picture is not None:
+    if (marks or places or overlay) and picture is not None:
         if all(not piece["text"].strip() for piece in words):
             words = []
-        canvas(picture, key=f"{key}-canvas", marks=[*marks, *places], words=words, alt=f"Answer to: {question}")
+        alt = f"Answer to: {question}"
+        canvas(picture, key=f"{key}-canvas", marks=[*marks, *places], words=words, alt=alt, overlay=overlay)
     elif marks:
         canvas(None, key=f"{key}-canvas", marks=marks, words=words)
     else:
@@ -46,6 +52,8 @@ def show_answer(
     if answer.malformed:
         number = len(answer.malformed)
         st.caption(f"{number} {'box' if number == 1 else 'boxes'} of this answer could not be read.")
+    if badges := [f":gray-badge[{plain(claim.phrase)}: {note(claim)}]" for claim in claims if claim.box is None]:
+        st.markdown(" ".join(badges))
 
 
 def show_steps(steps: Sequence[Step], *, running: bool) -> None:
@@ -87,7 +95,13 @@ def show_other(other: dict[str, Any], picture: Attachment | None, question: str,
     """The answer that stands beside the conversation's own; whether the conversation is to go on with it."""
     st.caption(f"**{plain(other.get('model', ''))}**")
     if other.get("text"):
-        show_answer(parse(other["text"]), picture, question, key=key)
+        show_answer(
+            read_answer(other["text"], other, picture),
+            picture,
+            question,
+            key=key,
+            claims=claims_read(other.get("claims")),
+        )
     if other.get("error"):
         st.error(answer_markdown(other["error"]))
     if other.get("looked"):
@@ -95,7 +109,7 @@ def show_other(other: dict[str, Any], picture: Attachment | None, question: str,
     chosen = False
     with st.container(key=f"other-acts-{key}", horizontal=True, gap="small", vertical_alignment="center"):
         if other.get("text"):
-            copy_button(parse(other["text"]).plain, key=f"copy-{key}")
+            copy_button(read_answer(other["text"], other, picture).plain, key=f"copy-{key}")
             chosen = st.button("Go on with this answer", icon=":material/check:", key=f"choose-{key}", type="tertiary")
         if line := figures_line(other):
             st.caption(line)

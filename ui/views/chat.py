@@ -8,6 +8,7 @@ from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import Correction
 from fourfold.prompts.errors import UserError
+from fourfold.serving.looking.claim import claims_read
 from fourfold.ui.state.answering import PendingTurn, StreamingAnswer, under_way
 from fourfold.ui.state.asking import choose_other, retry, send_instead
 from fourfold.ui.state.corrections import record, said
@@ -19,6 +20,7 @@ from fourfold.ui.views.components import copy_button, icon_button, keep_in_sight
 from fourfold.ui.views.composer import show_composer
 from fourfold.ui.views.connection import show_connection, show_header
 from fourfold.ui.views.correction_panel import show_correction_panel
+from fourfold.ui.views.eyes import overlay_of, show_eyes
 from fourfold.ui.views.markdown import answer_markdown, plain
 from fourfold.ui.views.welcome import show_welcome
 
@@ -91,7 +93,9 @@ def _show_turn(found: Session, turns: list[Turn], turn: Turn, judgement: Correct
         with columns[0]:
             if other:
                 st.caption(f"**{plain(figures.get('model', ''))}**")
-            show_answer(parse(turn.said), turn.picture, turn.words, key=key)
+            claims = claims_read(figures.get("claims"))
+            over = overlay_of(found, turn, claims)
+            show_answer(turn.grounded, turn.picture, turn.words, key=key, claims=claims, overlay=over)
             if figures.get("remembered"):
                 st.caption(":material/history_edu: Remembered from your correction")
             if figures.get("looked"):
@@ -124,7 +128,8 @@ def _acts(found: Session, turns: list[Turn], turn: Turn, judgement: Correction |
                 found.leave()
                 found.correcting = None if opened else at
                 st.rerun()
-        copy_button(parse(turn.said).plain or turn.said, key=f"copy-{at}")
+        show_eyes(found, turn, claims_read(turn.figures.get("claims")))
+        copy_button(turn.grounded.plain or turn.said, key=f"copy-{at}")
         if last and icon_button("Another answer", ":material/refresh:", f"regenerate-{at}"):
             send_instead(found, turn, turn.words, otherwise=True)
             st.rerun()

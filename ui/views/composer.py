@@ -12,6 +12,7 @@ from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.pictures import TYPES, shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.views.components import icon_button
+from fourfold.ui.views.concepts import show_once
 from fourfold.ui.views.markdown import answer_markdown
 from fourfold.ui.views.welcome import add_pictures
 
@@ -97,8 +98,12 @@ def _draw_region(found: Session, picture: Attachment) -> None:
     region = drawn[0].box if drawn else None
     if region != found.region:
         found.region = region
-    if region is not None and st.button("What is this?", key="what-is-this", icon=":material/help:", type="primary"):
+    if region is None:
+        return
+    if st.button("What is this?", key="what-is-this", icon=":material/help:", type="primary"):
         _submit(found, Task.IDENTIFY, "", region)
+    if not found.preferences.private:
+        show_once(found, picture, region)
 
 
 def _show_chips(found: Session, on: Attachment | None, *, busy: bool) -> None:

@@ -2,14 +2,14 @@
 
 import streamlit as st
 
-from fourfold.assistant.grounding import parse
+from fourfold.assistant.refine.concepts.example import examples_of
 from fourfold.prompts.errors import UserError
 from fourfold.ui.canvas import canvas
 from fourfold.ui.state.boxes import annotate
 from fourfold.ui.state.corrections import changes, record, said
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn
-from fourfold.ui.views.markdown import answer_markdown
+from fourfold.ui.views.markdown import answer_markdown, plain
 
 
 @st.fragment
@@ -17,7 +17,7 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
     """Draw the panel below the answer of `turn`; only it runs again while boxes are moved."""
     judgement = said(turn)
     assert judgement is not None and turn.picture is not None
-    answer = parse(turn.said)
+    answer = turn.grounded
     with st.container(key="correction", border=True):
         st.markdown("**What would have been right?**")
         words = st.text_area("In words", answer.plain, key=f"right-words-{turn.position}", max_chars=4000)
@@ -43,7 +43,7 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
                 found.correcting = None
                 st.rerun()
         if save:
-            new_words, new_marks = changes(turn.said, words, marks, before)
+            new_words, new_marks = changes(answer.plain, words, marks, before)
             try:
                 correction = record(turns, turn, verdict="down", consent=consent, words=new_words, marks=new_marks)
                 earlier = found.judged.get(judgement)
@@ -54,6 +54,10 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
                 st.error(answer_markdown(str(error)))
                 return
             kept = "Correction kept." if new_words is not None or new_marks is not None else "Kept as a wrong answer."
-            found.notices.append(kept if consent else f"{kept} It will not be learnt from.")
+            became = [f"“{plain(example.name)}”" for example in examples_of(correction)]
+            if became:
+                kept += f" Its boxes are known by sight from now on: {', '.join(dict.fromkeys(became))}."
+            after = " An adapter may be trained with it too." if consent else " No adapter will learn from it."
+            found.notices.append(kept + after)
             found.correcting = None
             st.rerun()

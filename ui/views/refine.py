@@ -14,6 +14,7 @@ from fourfold.ui.state.pictures import shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import split_tag
 from fourfold.ui.views.components import zipped
+from fourfold.ui.views.concepts import show_concepts
 from fourfold.ui.views.learning import show_learning
 from fourfold.ui.views.markdown import plain
 
@@ -25,8 +26,8 @@ def show_refine(found: Session) -> None:
     with st.container(key="refine"):
         st.markdown("# Corrections and refining")
         st.markdown(
-            "What you correct can become a small adapter of the model. It is measured before it answers, and can be "
-            "taken back."
+            "A box with a name is known by sight at once. What you correct can also become a small adapter of the "
+            "model, which is measured before it answers. Both can be taken back."
         )
         with st.container(horizontal=True, key="counts"):
             current = registry.state().current
@@ -38,9 +39,17 @@ def show_refine(found: Session) -> None:
             for label, count in counts.items():
                 st.metric(label, count, border=True, width="stretch")
             st.metric("In use", current or "as shipped", border=True, width="stretch")
-        corrections, learning = st.tabs([":material/edit_note: Corrections", ":material/model_training: Learning"])
+        corrections, concepts, learning = st.tabs(
+            [
+                ":material/edit_note: Corrections",
+                ":material/school: Things shown once",
+                ":material/model_training: Learning",
+            ]
+        )
         with corrections:
             _show_corrections(found)
+        with concepts:
+            show_concepts(found)
         with learning:
             show_learning(found)
 

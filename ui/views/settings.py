@@ -49,6 +49,13 @@ def _answers(found: Session) -> None:
         )
         p.seed = None if seed is None else int(seed)
         p.system = st.text_area("Instructions for every conversation", p.system, max_chars=4000, key="system")
+        if any(served.eyes for served in found.models):
+            p.eyes = st.toggle(
+                "Look first",
+                p.eyes,
+                key="eyes",
+                help="Where, how many and whether: what the eyes see goes before what the language model guesses.",
+            )
         server = found.settings.server
         if server is not None and server.store is not None:
             p.remember = st.toggle(

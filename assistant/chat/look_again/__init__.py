@@ -14,7 +14,16 @@ from fourfold.assistant.chat.look_again.client import (
 )
 from fourfold.assistant.chat.look_again.loop import LookedAgain, look_again
 from fourfold.assistant.chat.look_again.second_answer import Closer, TextLine, look_closer, read_text, with_text
-from fourfold.assistant.chat.look_again.verdicts import Agreement, Checked, Verdict, agree, check, number_in
+from fourfold.assistant.chat.look_again.verdicts import (
+    Agreement,
+    Checked,
+    See,
+    Sighting,
+    Verdict,
+    agree,
+    check,
+    number_in,
+)
 
 __all__ = [
     "Agreement",
@@ -25,6 +34,8 @@ __all__ = [
     "Claim",
     "Closer",
     "LookedAgain",
+    "See",
+    "Sighting",
     "Step",
     "Stopped",
     "TextLine",

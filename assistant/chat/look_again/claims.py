@@ -20,16 +20,16 @@ class Claim:
     asked: bool = False  # the question was whether it is there, so the answer is no evidence for itself
 
 
-_ASKING = re.compile(
+ASKING = re.compile(
     r"^\s*(?:\[\w+\]\s*)?(?:based on the image, respond to this question with a short answer:\s*)?", re.I
 )
-_EXISTENCE = re.compile(
+EXISTENCE = re.compile(
     r"^(?:(?:is|are) there|(?:can|do) you see|does (?:the|this) (?:image|picture|photo) (?:show|contain|have))\s+"
     r"(?:any\s+)?(.+?)(?:\s+(?:in|on|at) (?:the|this) (?:image|picture|photo|scene))?\s*\?*\s*$",
     re.IGNORECASE,
 )
 _COUNT = re.compile(r"^how many\s+(.+?)(?:\s+(?:are|is|can|do)\b.*|\s+(?:in|on)\b.*)?\s*\?*\s*$", re.IGNORECASE)
-_REFERS = tuple(
+REFERS = tuple(
     re.compile(re.escape(form).replace(re.escape("{text}"), "(.+)") + "$", re.IGNORECASE)
     for form in INSTRUCTIONS[Task.REFER]
 )
@@ -47,8 +47,8 @@ _MEASURES = ("group", "pair", "couple", "crowd", "number", "bunch", "row")  # "a
 
 def subject(question: str) -> str | None:
     """The one thing that a question is about, as `Claim.thing`; None where it is about none or several."""
-    text = _ASKING.sub("", question, count=1).strip()
-    for form in (_EXISTENCE, _COUNT, *_REFERS):
+    text = ASKING.sub("", question, count=1).strip()
+    for form in (EXISTENCE, _COUNT, *REFERS):
         if match := form.match(text):
             return thing_of(match.group(1))
     if question.lstrip().lower().startswith((Task.REFER.tag, Task.DETECTION.tag)):
@@ -60,7 +60,7 @@ def subject(question: str) -> str | None:
 
 def counted(question: str) -> str | None:
     """The thing whose number a question asks for, or None."""
-    match = _COUNT.match(_ASKING.sub("", question, count=1).strip())
+    match = _COUNT.match(ASKING.sub("", question, count=1).strip())
     return thing_of(match.group(1)) if match else None
 
 
@@ -78,7 +78,7 @@ def claims_of(question: str, answer: str) -> tuple[Claim, ...]:
         if name and thing:
             claims.append(Claim(name, thing, phrase.boxes))
     if not claims:
-        asked = _EXISTENCE.match(_ASKING.sub("", question, count=1).strip())
+        asked = EXISTENCE.match(ASKING.sub("", question, count=1).strip())
         said = yes_or_no(grounded.plain)
         if asked and said is not None:
             thing = thing_of(asked.group(1))

@@ -10,7 +10,7 @@ from PIL import Image
 from fourfold.assistant.chat.look_again.claims import claims_of, subject, without
 from fourfold.assistant.chat.look_again.client import Ask, Budget, BudgetedClient, Step, Stopped
 from fourfold.assistant.chat.look_again.second_answer import Closer, TextLine, look_closer, read_text, with_text
-from fourfold.assistant.chat.look_again.verdicts import Agreement, Checked, agree, check
+from fourfold.assistant.chat.look_again.verdicts import Agreement, Checked, See, agree, check
 
 
 @dataclass
@@ -47,6 +47,7 @@ def look_again(
     budget: Budget | None = None,
     cancel: threading.Event | None = None,
     on_step: Callable[[Step], object] | None = None,
+    see: See | None = None,
 ) -> LookedAgain:
     """Look at an answer again, in the ways that are asked for; each costs questions to the model.
 
@@ -63,6 +64,7 @@ def look_again(
         budget: of questions and seconds; 16 and 60 unless given.
         cancel: set it, from another thread, to stop before the next question.
         on_step: called with each step as it happens.
+        see: eyes beside the model's, for `check_claims`; see `check`.
 
     Returns:
         The answer in the end and how it came about. A model that fails, a spent budget or a cancellation end it early
@@ -84,7 +86,7 @@ def look_again(
         if agreement and (thing := subject(question)):
             looked.agreement = agree(asker, image, thing)
         if check_claims:
-            looked.claims, looked.stopped = check(asker, image, claims_of(question, looked.answer))
+            looked.claims, looked.stopped = check(asker, image, claims_of(question, looked.answer), see)
             if rewrite:
                 looked.answer = _rewritten(looked.answer, looked.claims)
     except Stopped as stop:

@@ -1,7 +1,7 @@
 """What speaks for an answer and against it: each claim looked at again, and one thing asked for in three ways."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,27 @@ from fourfold.assistant.grounding import Box, format_box, parse
 from fourfold.prompts.tasks import Task, instruction
 
 Verdict = Literal["supported", "unsupported", "unsure"]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What somebody else than the model sees of a thing.
+
+    Attributes:
+        presence: chance, 0..1, that it is in the image.
+        box: where; None for nowhere in particular.
+        source: who looked.
+    """
+
+    presence: float
+    box: Box | None
+    source: str
+
+
+See = Callable[[str], Sighting | None]
+"""`see(thing)`; None for a thing that it knows nothing of."""
+
+_SEEN, _NOT_SEEN = 0.7, 0.3  # presence from which a sighting speaks for a thing, and up to which it speaks against it
 
 
 @dataclass(frozen=True)
@@ -32,12 +53,15 @@ class Checked:
         return {"phrase": phrase, "verdict": self.verdict, "box": box, "evidence": list(self.evidence)}
 
 
-def check(asker: BudgetedClient, image: Image.Image, claims: Sequence[Claim]) -> tuple[list[Checked], str | None]:
+def check(
+    asker: BudgetedClient, image: Image.Image, claims: Sequence[Claim], see: See | None = None
+) -> tuple[list[Checked], str | None]:
     """Look at each claim again.
 
-    Up to four looks a claim: is it there (whole image, unless that was the question)? where is it? is it there (the
-    crop around its box)? what is in that box? Each speaks for the thing, against it, or not at all. It counts as there
-    with two more looks for it than against it, as not there with one more against it than for it.
+    Up to four questions a claim: is it there (whole image, unless that was the question)? where is it? is it there (the
+    crop around its box)? what is in that box? With `see` that one looks as well, and finds the box where it knows the
+    thing. Each look speaks for the thing, against it, or not at all. It counts as there with two more looks for it than
+    against it, as not there with one more against it than for it.
 
     Returns:
         A verdict for every claim, and why looking ended early, or None. Claims that were not reached are "unsure".
@@ -45,7 +69,7 @@ def check(asker: BudgetedClient, image: Image.Image, claims: Sequence[Claim]) ->
     done: list[Checked] = []
     for place, claim in enumerate(claims):
         try:
-            checked = _look(asker, image, claim)
+            checked = _look(asker, image, claim, see)
         except Stopped as stop:
             left = [
                 Checked(c, "unsure", c.boxes[0] if c.boxes else None, (f"not looked at: {stop}",))
@@ -57,7 +81,7 @@ def check(asker: BudgetedClient, image: Image.Image, claims: Sequence[Claim]) ->
     return done, None
 
 
-def _look(asker: BudgetedClient, image: Image.Image, claim: Claim) -> Checked:
+def _look(asker: BudgetedClient, image: Image.Image, claim: Claim, see: See | None) -> Checked:
     evidence: list[str] = []
     votes: list[bool | None] = []
 
@@ -65,10 +89,16 @@ def _look(asker: BudgetedClient, image: Image.Image, claim: Claim) -> Checked:
         votes.append(speaks_for)
         evidence.append(one_line(f"{look}: {'no answer' if answer is None else answer}"))
 
+    seen = see(claim.thing) if see is not None else None
+    if seen is not None:
+        speaks_for = True if seen.presence >= _SEEN else False if seen.presence <= _NOT_SEEN else None
+        vote(f"seen by {seen.source}", f"{seen.presence:.0%} likely there", speaks_for)
     if not claim.asked:
         answer = asker.question(image, is_there(claim.thing))
         vote("is it there", answer, yes_or_no(answer))
     box = claim.boxes[0] if claim.boxes else None
+    if box is None and seen is not None and seen.presence >= _SEEN:
+        box = seen.box
     if box is None:
         answer = asker.question(image, instruction(Task.DETECTION, claim.thing))
         found = parse(answer or "").boxes

@@ -15,6 +15,8 @@ from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.files import building, write_text
 from fourfold.assistant.progress import OnProgress, Progress, progress_bar
 from fourfold.assistant.refine.adapter import WEIGHTS, write_adapter, write_projector
+from fourfold.assistant.refine.concepts.example import correction_of
+from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.assistant.refine.training.recipe import Refinement, read_refinement, replay_of
 from fourfold.assistant.refine.training.samples import (
@@ -160,8 +162,10 @@ def train(
 
 def stored_training_set(store: CorrectionStore, refinement: Refinement, seed: int = 0) -> TrainingSet:
     """What the consented records of a store teach, without those on images that were excluded since."""
+    concepts = ConceptStore(store.directory).list()
+    shown = [taught for concept in concepts for e in concept.examples if (taught := correction_of(e)) is not None]
     return training_set_of(
-        store.list(consented=True, excluded=False),
+        [*store.list(consented=True, excluded=False), *shown],
         contrast=refinement.contrast,
         annotated=refinement.annotations,
         seed=seed,

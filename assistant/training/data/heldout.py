@@ -54,7 +54,8 @@ def held_out(task: Task, source: str, seed: int = 0, limit: int | None = None) -
 
 
 @cache
-def _existence() -> dict[str, Existence]:
+def existence_tables() -> dict[str, Existence]:
+    """Of the photos that are there, for questions that no mixture asks."""
     return by_kind(read_photos(photos_directory()))
 
 
@@ -67,7 +68,7 @@ def _from_photos(kind: str, seed: int, limit: int | None) -> list[Sample]:
     rng = random.Random(f"held out {kind} {seed}")
     if kind == "existence":
         items = []
-        for name, table in _existence().items():
+        for name, table in existence_tables().items():
             chosen = [p for p in photos if (p.mentions if name == "captioned" else p.source == name)]
             for photo, noun, negative in table.held_out_pairs(chosen, seed):
                 items.append(_one(photo, photo_tasks.existence_turn(noun, negative, "no" if negative else "yes")))
@@ -83,7 +84,7 @@ def _from_photos(kind: str, seed: int, limit: int | None) -> list[Sample]:
             # Numbers in equal parts, or "1" would be nearly always right.
             groups.setdefault(turn.answer if kind == "count" else "", []).append(_one(photo, turn))
         if kind == "detection" and photo.mentions and rng.random() < 0.6:
-            absent = _existence()["captioned"].draw_absent(photo, rng)
+            absent = existence_tables()["captioned"].draw_absent(photo, rng)
             if absent:
                 groups[""].append(_one(photo, photo_tasks.no_detection(absent)))
     return _even(list(groups.values()), limit, rng)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks import Options, benchmark_named
 from fourfold.eval.endpoint import EndpointModel
 from fourfold.eval.prompting import resolve_config
 from fourfold.eval.score import Result, score_files
-from fourfold.eval.scorers.boxes import BoxFormat
 from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint

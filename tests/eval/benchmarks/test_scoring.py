@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks import BENCHMARKS, Options
 from fourfold.eval.score import Result, score_files
-from fourfold.eval.scorers.boxes import BoxFormat
 from fourfold.prompts.errors import UserError
 
 

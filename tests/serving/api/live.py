@@ -20,6 +20,7 @@ from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.api.server import Server, bind
 from fourfold.serving.engine.engine import Engine
+from fourfold.serving.looking import Looking
 from tests.serving.engine.conversations import wait_for
 
 HOT = {"temperature": 1.0, "seed": 7}
@@ -53,12 +54,15 @@ def live_server(
     limits: ServerLimits | None = None,
     remote: RemoteImages | None = None,
     memory: CorrectionMemory | None = None,
+    looking: Looking | None = None,
     grace: float = 5.0,
     listener: socket.socket | None = None,
+    **options: Any,
 ) -> Iterator[Live]:
-    """Serve `engine` until the block ends."""
+    """Serve `engine` until the block ends; `options` are those of `create_app`."""
     keys, limits = keys or KeyRing(), limits or ServerLimits()
-    app = create_app(engine, keys=keys, limits=limits, remote=remote, local_names_only=not keys, memory=memory)
+    options = {"remote": remote, "local_names_only": not keys, "memory": memory, **options}
+    app = create_app(engine, keys=keys, limits=limits, **options)
     listener = listener or bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(app, limits, grace)

@@ -17,6 +17,10 @@ class TestModels:
         cards = httpx.get(f"{live.url}/v1/models").json()
         assert cards["object"] == "list" and [card["id"] for card in cards["data"]] == ["tiny"]
         assert cards["data"][0]["max_model_len"] == 1024
+        assert cards["data"][0]["architecture"] == {
+            "input_modalities": ["text", "image"],
+            "output_modalities": ["text"],
+        }
         assert httpx.get(f"{live.url}/v1/models/tiny").json() == cards["data"][0]
 
 

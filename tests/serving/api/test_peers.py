@@ -101,8 +101,8 @@ class TestOpenAI:
             client.chat.completions.create(model="gpt-4o", messages=ASK)
         assert missing.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError) as bad:
-            client.chat.completions.create(model="tiny", messages=ASK, response_format={"type": "json_object"})
-        assert bad.value.param == "response_format"
+            client.chat.completions.create(model="tiny", messages=ASK, functions=[{"name": "f"}])
+        assert bad.value.param == "functions"
         with (
             pytest.raises(openai.AuthenticationError),
             openai.OpenAI(base_url=f"{keyed.url}/v1", api_key="other-key-0123456789") as stranger,
@@ -124,34 +124,32 @@ class TestOpenAI:
 
 
 class TestLangChain(ChatModelIntegrationTests):
-    """LangChain's standard tests of a chat model.
+    """LangChain's standard tests of a chat model, on a checkpoint whose template declares tools.
 
-    Skipped, by the suite itself, because of these properties:
+    Its random model ends strings since their closing quote is made likely. What it cannot know is expected to fail, with
+    a reason at each test; test_tools.py has the same calls with what can be known of them. Skipped, by the suite itself,
+    because of its properties:
 
-    - tools, tool choice, agents, tool messages (13 tests): the models served here were not trained to call tools, and
-      the server says so with a 400.
-    - structured output and JSON mode (5): the server cannot guarantee JSON, and says so with a 400.
+    - JSON mode (1): it asks a model in words for an object with certain keys, which random weights do not understand;
+      `json_object` is tested in test_forms.py.
     - audio and PDF (3): the models read images only.
     - images by URL (a part of one): no URL is fetched unless an operator allows its host; tests/serving/api/attacks
       covers that. The image that the suite downloads is replaced by one made here, since tests use no network.
-    - Anthropic's message format (1): this is OpenAI's.
     - recorded traffic, `test_stream_time` (1): the server is live, nothing is recorded.
     """
 
     url = ""
 
+    quote = 0
+
     @pytest.fixture(autouse=True)
-    def _server(
-        self, live: Live, tiny_engine: Engine, adapter: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[None]:
+    def _server(self, declared: Live, tool_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         buffer = io.BytesIO()
         Image.new("RGB", (90, 60), "teal").save(buffer, "PNG")
         offline = SimpleNamespace(get=lambda *_, **__: SimpleNamespace(content=buffer.getvalue()))
         monkeypatch.setattr("langchain_tests.integration_tests.chat_models.httpx", offline)
-        type(self).url = f"{live.url}/v1"
-        tiny_engine.load_adapter("tuned", adapter)
-        yield
-        tiny_engine.unload_adapter("tuned")
+        type(self).url = f"{declared.url}/v1"
+        [type(self).quote] = tool_engine.tokenize('"', add_special_tokens=False)
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
@@ -163,23 +161,22 @@ class TestLangChain(ChatModelIntegrationTests):
             "model": "tiny",
             "base_url": self.url,
             "api_key": "none",
-            "max_tokens": 8,
+            "max_tokens": 400,
+            "temperature": 1,
+            "seed": 4,
+            "logit_bias": {self.quote: 3},
             "stream_usage": True,
             # LangChain's own is shared by all models, but its connections die with the event loop of each test.
             "http_async_client": openai.DefaultAsyncHttpxClient(),
         }
 
     @property
-    def has_tool_calling(self) -> bool:
-        return False
+    def supports_image_tool_message(self) -> bool:
+        return True
 
     @property
-    def has_tool_choice(self) -> bool:
-        return False
-
-    @property
-    def has_structured_output(self) -> bool:
-        return False
+    def supports_anthropic_inputs(self) -> bool:
+        return True
 
     @property
     def supports_image_inputs(self) -> bool:
@@ -192,6 +189,22 @@ class TestLangChain(ChatModelIntegrationTests):
     @property
     def model_override_value(self) -> str:
         return "tuned"
+
+    @pytest.mark.xfail(reason="random weights do not read the 3 that the question tells", strict=True)
+    def test_tool_calling(self, model: BaseChatModel) -> None:
+        super().test_tool_calling(model)
+
+    @pytest.mark.xfail(reason="random weights do not read the 3 that the question tells", strict=True)
+    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
+        await super().test_tool_calling_async(model)
+
+    @pytest.mark.xfail(reason="random weights do not read the name that the question tells", strict=True)
+    def test_unicode_tool_call_integration(self, model: BaseChatModel, **options: Any) -> None:
+        super().test_unicode_tool_call_integration(model, **options)
+
+    @pytest.mark.xfail(reason="random weights call nothing without being told to", strict=True)
+    def test_agent_loop(self, model: BaseChatModel) -> None:
+        super().test_agent_loop(model)
 
     def test_images_reach_the_model(self, model: BaseChatModel) -> None:
         """Beyond the suite, which does not look at the answer to an image."""

@@ -1,6 +1,5 @@
 """LoRA adapters in a running engine, against PEFT in plain transformers."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,14 +119,5 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(engine: Engine,
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(UserError, match="cannot load the adapter"):
         engine.load_adapter("x", broken)
-    wrong = tmp_path / "wrong"
-    shutil.copytree(adapter, wrong)
-    config = json.loads((wrong / "adapter_config.json").read_text())
-    (wrong / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["k_proj"]}))
-    with pytest.raises(UserError, match="does not fit this model"):
-        engine.load_adapter("x", wrong)
-    (wrong / "adapter_config.json").write_text(json.dumps({**config, "r": 8}))
-    with pytest.raises(UserError, match="cannot load the adapter"):
-        engine.load_adapter("x", wrong)
     assert engine.adapters == []
     assert ask(engine, conversations()[0], max_tokens=8).token_ids == before

@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
-from fourfold.serving.engine.detokenizer import IncrementalDetokenizer
+from fourfold.serving.engine.detokenizer import IncrementalDetokenizer, TokenBytes
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -57,6 +61,7 @@ def test_text_ends_before_the_first_stop_string(text: str, stops: tuple[str, ...
     pieces, stream = run(encode(text), stops)
     assert "".join(pieces) == stream.text == expected
     assert stream.stopped == any(stop in text for stop in stops)
+    assert stream.stop_reason is None or text.startswith(expected + stream.stop_reason)
 
 
 @given(
@@ -67,3 +72,40 @@ def test_nothing_of_a_stop_string_is_ever_shown(text: str, stops: list[str]) -> 
     pieces, stream = run(encode(text), tuple(stops))
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     assert "".join(pieces) == stream.text == (text[: min(ends)[1]] if ends else text)
+
+
+def together(tokenizer: Any, ids: list[int]) -> bytes:
+    token_bytes = TokenBytes(tokenizer)
+    return b"".join(token_bytes(token, first=place == 0) for place, token in enumerate(ids))
+
+
+@given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_bytes_of_any_tokens_together_are_the_text(ids: list[int]) -> None:
+    expected = TOKENIZER.decode(ids, skip_special_tokens=True)
+    assert together(TOKENIZER, ids).decode("utf-8", "replace") == expected
+
+
+def sentencepiece_tokenizer() -> Any:
+    """Small, with LLaMA's way of writing: spaces as a sign, bytes as tokens of their own."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁the", "▁ball", "s", "é", "▁▁"]
+    backend = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, [], byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+SENTENCEPIECE = sentencepiece_tokenizer()
+
+
+@given(st.lists(st.integers(0, len(SENTENCEPIECE) - 1), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_bytes_of_sentencepiece_tokens_together_are_the_text(ids: list[int]) -> None:
+    # Special tokens first in the answer are a case of their own: what follows them is not at the text's start.
+    ids = [token for token in ids if token > 2]
+    text = SENTENCEPIECE.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    joined = together(SENTENCEPIECE, ids)
+    if "\ufffd" in text:  # transformers shows each byte that is no character, Python each run of them
+        return
+    assert joined.decode() == text

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.serving.engine.engine import Engine, Request, Sampling
+from fourfold.serving.engine.scoring import Question, Ranking
 from tests.serving.engine.conversations import Reference, ask, assistant, picture, user
 
 pytestmark = pytest.mark.mini
@@ -49,3 +50,31 @@ def test_a_follow_up_reads_only_what_is_new(engine: Engine) -> None:
     first = ask(engine, question(2), max_tokens=24)
     follow = ask(engine, [*question(2), assistant(first.text), user("[vqa] is it red?")], max_tokens=24)
     assert follow.cached_tokens >= first.prompt_tokens
+
+
+def test_closed_questions_keep_their_answers_in_company_and_in_8_bit(checkpoint: Path) -> None:
+    """Bit for bit, with int8 weights as they are served: the kernels differ with the number of rows."""
+    with Engine.load(checkpoint, device="cpu") as served:
+        seen = question(3)
+        del seen[0]["content"][1]
+        asked = [
+            Question([{"type": "text", "text": f"[vqa] {words}"}], answers)
+            for words, answers in (
+                ("is there a dog in the image?", ("yes", "no")),
+                ("what colour is it?", ("red", "dark green", "light purple", "white")),
+                ("is it red?", ("yes", "no")),
+            )
+        ]
+
+        def rank(*questions: Question) -> list[Ranking]:
+            return list(served.ranker(Request(seen)).rank(questions))
+
+        alone = [rank(one)[0] for one in asked]
+        assert rank(*asked) == alone and rank(*asked[::-1])[::-1] == alone
+        running = [served.submit(Request(question(number), Sampling(max_tokens=60))) for number in (3, 4, 5)]
+        assert rank(*asked) == alone
+        for sequence in running:
+            sequence.result()
+        assert rank(*asked) == alone
+        with Engine.load(checkpoint, device="cpu") as fresh:
+            assert list(fresh.ranker(Request(seen)).rank(asked)) == alone

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.requests import Sampling
+from fourfold.serving.engine.requests import Sampling, StructuredOutputs
 from fourfold.serving.engine.sampling import Sampler, draw_tokens, top_logprobs
 
 CPU = torch.device("cpu")
@@ -28,6 +29,14 @@ def draws(sampling: Sampling, logits: torch.Tensor, count: int, prompt: tuple[in
         ({"logprobs": 21}, "logprobs"),
         ({"seed": 2**64}, "seed"),
         ({"stop": ("a", "")}, "stop"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": float("nan")}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"logit_bias": ((1, 101.0),)}, "logit_bias"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({"bad_words": ("dog", " ")}, "bad_words"),
+        ({"ignore_eos": True, "structured_outputs": StructuredOutputs("choice", '["a"]')}, "ignore_eos"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
@@ -82,3 +91,95 @@ def test_logprobs_are_of_the_plain_softmax_and_ordered() -> None:
     assert [token for token, _ in top] == [1, 2]
     assert [value for _, value in top] == pytest.approx([expected[1], expected[2]])
     assert top_logprobs(logits, 1, 0)[1] == []
+
+
+PROMPT = [3, 8, 8]
+FILTERS: list[tuple[dict[str, Any], list[transformers.LogitsProcessor]]] = [
+    ({"top_k": 5}, [transformers.TopKLogitsWarper(5)]),
+    ({"top_k": 1}, [transformers.TopKLogitsWarper(1)]),
+    ({"top_k": 1000}, []),
+    ({"min_p": 0.2}, [transformers.MinPLogitsWarper(0.2)]),
+    ({"min_p": 1.0}, [transformers.MinPLogitsWarper(1.0)]),
+    ({"top_p": 0.7}, [transformers.TopPLogitsWarper(0.7)]),
+    ({"repetition_penalty": 1.7}, [transformers.RepetitionPenaltyLogitsProcessor(1.7)]),
+    (
+        {"repetition_penalty": 0.7, "logit_bias": ((5, -2.5), (8, 4.0), (0, -100.0))},
+        [
+            transformers.SequenceBiasLogitsProcessor([[[5], -2.5], [[8], 4.0], [[0], -100.0]]),
+            transformers.RepetitionPenaltyLogitsProcessor(0.7),
+        ],
+    ),
+    (
+        {"top_k": 12, "top_p": 0.8, "min_p": 0.1},
+        [transformers.TopKLogitsWarper(12), transformers.TopPLogitsWarper(0.8), transformers.MinPLogitsWarper(0.1)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "processors"), FILTERS, ids=["-".join(options) for options, _ in FILTERS])
+def test_draws_are_from_what_transformers_would_leave(
+    options: dict[str, Any], processors: list[transformers.LogitsProcessor]
+) -> None:
+    """In the first and in the third place of an answer: its probabilities are those of transformers' own processors."""
+    temperature = 1.3
+    chain = [transformers.TemperatureLogitsWarper(temperature)]
+    before = [one for one in processors if not type(one).__name__.endswith("Warper")]
+    chain = [*before, *chain, *(one for one in processors if one not in before)]
+    rows = 2 * torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    for place in (0, 2):
+        counts = torch.zeros(40)
+        for seed in range(1500):
+            sampler = Sampler(Sampling(temperature=temperature, seed=seed, **options), PROMPT, 40, CPU)
+            for row in rows[:place]:
+                sampler.draw(row)
+                if "repetition_penalty" in options:  # what came before must be the same in every trial
+                    sampler._drawn[-1] = 11
+            counts[sampler.draw(rows[place])] += 1
+        ids = torch.tensor([PROMPT + [11] * place])
+        scores = rows[place : place + 1].clone()
+        for process in chain:
+            scores = process(ids, scores)
+        expected = scores.softmax(-1)[0]
+        assert not counts[expected == 0].any()
+        frequencies = counts / counts.sum()
+        assert torch.allclose(frequencies, expected, atol=4.5 * math.sqrt(0.25 / 1500))
+
+
+def test_presence_and_frequency_are_counted_in_the_answer_alone() -> None:
+    """OpenAI's formula: logit - count * frequency - (count > 0) * presence."""
+    options = {"presence_penalty": 0.5, "frequency_penalty": 0.3}
+    logits = torch.tensor([2.0, 1.4, 1.0, 0.0])
+    expected, counts = [], torch.zeros(4)
+    for _ in range(12):
+        token = int((logits - counts * 0.3 - (counts > 0) * 0.5).argmax())
+        expected.append(token)
+        counts[token] += 1
+    assert draws(Sampling(**options), logits, 12, prompt=(0, 0, 0)) == expected
+    assert len(set(expected)) > 2
+    rewarded = Sampling(presence_penalty=-2.0, temperature=0)
+    assert draws(rewarded, torch.tensor([1.0, 0.9]), 3, prompt=(1,)) == [0, 0, 0]
+
+
+def test_bad_words_and_min_tokens_as_transformers_has_them() -> None:
+    words = [(7,), (2, 3), (4, 4, 5)]
+    peers = [
+        transformers.NoBadWordsLogitsProcessor([list(word) for word in words], eos_token_id=None),
+        transformers.MinNewTokensLengthLogitsProcessor(1, 6, [1, 9], device="cpu"),
+    ]
+    rows = torch.randn(400, 10, generator=torch.Generator().manual_seed(0))
+    rows[:, [2, 4, 1]] += 1.5
+    sampler = Sampler(Sampling(min_tokens=6), [0], 10, CPU, end_ids=(1, 9), banned=words)
+    ids = [0]
+    for row in rows:
+        scores = row[None].clone()
+        for peer in peers:
+            scores = peer(torch.tensor([ids]), scores)
+        assert sampler.draw(row) == int(scores.argmax())
+        ids.append(sampler._drawn[-1])
+    assert not {1, 9} & set(ids[1:7]) and {1, 9} & set(ids[7:])
+
+
+def test_a_seed_means_what_it_did_when_nothing_is_filtered() -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(2))
+    plain = draws(Sampling(temperature=1, seed=4), logits, 30)
+    assert draws(Sampling(temperature=1, seed=4, top_k=50, min_p=1e-9, top_p=1.0), logits, 30) == plain

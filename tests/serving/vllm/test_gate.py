@@ -51,7 +51,17 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
         ("/metrics", (401, 200, 200)),
         ("/v1/load_lora_adapter", (401, 403, 200)),
         ("/v1/unload_lora_adapter", (401, 403, 200)),
+        ("/v1/responses", (401, 200, 200)),
+        ("/v1/messages", (401, 200, 200)),
+        ("/v1/messages/count_tokens", (401, 200, 200)),
+        ("/tokenize", (401, 200, 200)),
+        ("/detokenize", (401, 200, 200)),
+        ("/v1/decisions", (401, 501, 501)),
+        ("/v1/models/tiny", (401, 501, 501)),
         ("/v1/completions", (401, 404, 404)),
+        ("/v1/responses/resp_1", (401, 404, 404)),
+        ("/v1/responses/render", (401, 404, 404)),
+        ("/v1/messages/render", (401, 404, 404)),
         ("/invocations", (401, 404, 404)),
         ("/v1/chat/completions/", (401, 404, 404)),
         ("/health/", (401, 404, 404)),
@@ -68,6 +78,23 @@ async def test_without_keys_only_adapters_are_closed(monkeypatch: pytest.MonkeyP
     assert await ask("/v1/load_lora_adapter") == 403
     assert await ask("/pause") == 404
     assert await ask("/v1/chat/completions", host="rebound.example") == 403
+
+
+async def test_pages_of_listed_origins_and_anthropics_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "https://chat.example"
+    monkeypatch.setenv(SETTINGS_VARIABLE, settings(RING, local_names_only=False, allowed_origins=[page]))
+    transport = httpx.ASGITransport(VLLMGate(everything))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        asks = {"origin": page, "access-control-request-method": "POST"}
+        allowed = await client.options("/v1/messages", headers=asks)
+        refused = await client.options("/v1/messages", headers={**asks, "origin": "https://evil.example"})
+        key = {"x-api-key": USER["authorization"].removeprefix("Bearer ")}
+        answered = await client.post("/v1/messages", headers={**key, "x-request-id": "mine"})
+        unknown = await client.post("/v1/messages", headers={"x-api-key": "wrong"})
+    assert (allowed.status_code, refused.status_code) == (200, 400)
+    assert allowed.headers["access-control-allow-origin"] == page
+    assert (answered.status_code, answered.headers["x-request-id"]) == (200, "mine")
+    assert unknown.json()["type"] == "error" and unknown.json()["error"]["type"] == "authentication_error"
 
 
 def test_settings_hold_digests_not_keys() -> None:

@@ -1,0 +1,310 @@
+"""A library of read-outs: what the tower's patches say of nouns, colours and things that were shown once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fourfold.assistant.english import singular
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.readouts.box_head import BoxHead
+from fourfold.assistant.readouts.calibration import BoxCalibration, PresenceCalibration, evidence_of
+from fourfold.assistant.readouts.choosing import choose
+from fourfold.assistant.readouts.domain import Domain
+from fourfold.assistant.readouts.features import coverage
+from fourfold.assistant.readouts.phrase import Target, read_phrase, same_noun
+from fourfold.prompts.errors import UserError
+
+NOUN, COLOUR, COLOURED, CONCEPT = "noun", "colour", "coloured noun", "concept"
+READ_OUT, SHOWN_ONCE = "read-out", "shown once"
+MOST_BOXES = 8
+"""Of one phrase."""
+_CANDIDATE = 0.15  # chance from which a box is one of those that "on the left" chooses from
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One linear read-out.
+
+    Attributes:
+        name: a singular noun, a colour, or what a person called a thing.
+        kind: "noun", "colour" or "concept".
+        domain: the sort of pictures it was learnt from.
+        weights: (width,); `features @ weights + bias` is in standard deviations over the domain's patches.
+        bias: see there.
+        scale: by which the weights were divided.
+        picture_weights, picture_bias: the same for the mean of a picture's patches.
+        priors: of its boxes, see `box_head.PRIORS`.
+        boxes: how many taught it.
+        offset: of its presence, in log-odds.
+    """
+
+    name: str
+    kind: str
+    domain: str
+    weights: np.ndarray
+    bias: float
+    scale: float
+    picture_weights: np.ndarray
+    picture_bias: float
+    priors: tuple[float, float, float]
+    boxes: int
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a phrase's thing is.
+
+    Attributes:
+        phrase: as asked.
+        noun: the read-out's name that stood for it.
+        boxes: the surest first.
+        confidence: of each box, the calibrated chance that a true one overlaps it by IoU 0.5 or more.
+        presence: calibrated chance that the noun is in the picture, where a yes is as likely as a no beforehand.
+        source: "read-out" or "shown once".
+        map: (rows, columns) scores in standard deviations.
+        point: x, y in 0..1, the likeliest place of the thing.
+    """
+
+    phrase: str
+    noun: str
+    boxes: tuple[Box, ...]
+    confidence: tuple[float, ...]
+    presence: float
+    source: str
+    map: np.ndarray
+    point: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A read-out on a picture: its scores, the likeness to the best patches, (rows, columns) each, and the evidence
+    of presence that they give."""
+
+    scores: np.ndarray
+    likeness: np.ndarray
+    evidence: np.ndarray
+
+
+@dataclass(frozen=True)
+class ReadoutLibrary:
+    """Read-outs of one tower.
+
+    Attributes:
+        tower: fingerprint of the image tower that they read, see `checkpoints.fingerprint.tower_fingerprint`.
+        readouts: nouns, colours and concepts.
+        domains: by name; the first is that of concepts.
+        head: makes boxes of maps.
+        presence_of, box_chance: calibrations.
+        synonyms: nouns by the library's noun that stands for them.
+        provenance: what it was learnt from, and held-out figures.
+    """
+
+    tower: str
+    readouts: tuple[Readout, ...]
+    domains: Mapping[str, Domain]
+    head: BoxHead
+    presence_of: PresenceCalibration
+    box_chance: BoxCalibration
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Of the features."""
+        return len(next(iter(self.domains.values())).mean)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Nouns and concepts."""
+        return tuple(readout.name for readout in self.readouts if readout.kind != COLOUR)
+
+    @cached_property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of what was shown."""
+        return tuple(readout.name for readout in self.readouts if readout.kind == CONCEPT)
+
+    @cached_property
+    def _things(self) -> dict[str, Readout]:
+        """Read-outs by name in small letters; a concept goes before the noun of its name."""
+        things = {r.name.lower(): r for r in self.readouts if r.kind == NOUN}
+        return things | {r.name.lower(): r for r in self.readouts if r.kind == CONCEPT}
+
+    @cached_property
+    def _colours(self) -> dict[tuple[str, str], Readout]:
+        return {(r.domain, r.name): r for r in self.readouts if r.kind == COLOUR}
+
+    def noun_of(self, word: str) -> str | None:
+        """The library's noun that a word stands for: itself, a synonym, or a wider word for people."""
+
+        def is_noun(name: str) -> bool:
+            return name in self._things
+
+        word = word.lower()
+        for form in dict.fromkeys((word, singular(word))):
+            if is_noun(form):
+                return form
+            if form in self.synonyms:
+                return self.synonyms[form]
+            if found := same_noun(form, is_noun):
+                return found
+        return None
+
+    def read(self, phrase: str) -> Target | None:
+        """What a phrase points at, by what the library knows; None where it knows no noun of it."""
+        return read_phrase(phrase, self.noun_of, self.concepts)
+
+    def score_map(self, features: np.ndarray, name: str) -> np.ndarray:
+        """Scores of a picture's patches, in standard deviations over the patches of many pictures.
+
+        Args:
+            features: (rows, columns, width), normalised.
+            name: of the library, or a phrase with one of its nouns.
+
+        Returns:
+            (rows, columns), float32.
+
+        Raises:
+            UserError: the library knows no noun of the phrase, or the features are another tower's.
+        """
+        target = self.read(name)
+        if target is None:
+            raise UserError(f"there is no read-out of {name[:80]!r}")
+        readout = self._readout(target)
+        return self._checked(features) @ readout.weights + np.float32(readout.bias)
+
+    def presence(self, features: np.ndarray, name: str) -> float:
+        """Calibrated chance, 0..1, that something is in the picture, where yes and no are equally likely beforehand.
+
+        Raises:
+            UserError: as `score_map`.
+        """
+        target = self.read(name)
+        if target is None:
+            raise UserError(f"there is no read-out of {name[:80]!r}")
+        readout = self._readout(target)
+        return self.presence_of(readout.kind, self._maps(self._checked(features), readout).evidence, readout.offset)
+
+    def find(self, features: np.ndarray, phrase: str, *, several: bool = False) -> Finding | None:
+        """Where the thing of a phrase is.
+
+        Args:
+            features: (rows, columns, width), normalised.
+            phrase: "the red ball", "man on the left", "dog next to the ball", a concept's name.
+            several: every one of them, not the one that fits best.
+
+        Returns:
+            None where the library knows no noun of the phrase. There is always a box; how much to believe it says
+            its confidence, and whether the thing is there at all says the presence.
+
+        Raises:
+            UserError: the features are another tower's.
+        """
+        target = self.read(phrase)
+        if target is None:
+            return None
+        features = self._checked(features)
+        readout = self._readout(target)
+        maps = self._maps(features, readout)
+        candidates, point = self._boxes(maps, readout, target, several)
+        if target.side or target.other is not None:
+            around = None
+            if target.other is not None and not several:
+                beside = self._readout(target.other)
+                around = self._boxes(self._maps(features, beside), beside, target.other, False)[0][0][0]
+            candidates = choose(candidates, target, around, several)
+            if not several:
+                box = candidates[0][0]
+                if not (box.x1 <= point[0] <= box.x2 and box.y1 <= point[1] <= box.y2):
+                    point = (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+        if several:
+            sure = [pair for pair in candidates if pair[1] >= self.box_chance.group]
+            candidates = sure or candidates[:1]
+        else:
+            candidates = candidates[:1]
+        return Finding(
+            phrase=phrase,
+            noun=readout.name,
+            boxes=tuple(box for box, _ in candidates),
+            confidence=tuple(chance for _, chance in candidates),
+            presence=self.presence_of(readout.kind, maps.evidence, readout.offset),
+            source=SHOWN_ONCE if readout.kind == CONCEPT else READ_OUT,
+            map=maps.scores,
+            point=point,
+        )
+
+    def describe(self, features: np.ndarray, limit: int = 10) -> list[tuple[str, float]]:
+        """The nouns and concepts that are likeliest in the picture, with their presence, the likeliest first."""
+        features = self._checked(features)
+        found = [
+            (r.name, self.presence_of(r.kind, self._maps(features, r).evidence, r.offset))
+            for r in self.readouts
+            if r.kind != COLOUR
+        ]
+        return sorted(found, key=lambda pair: -pair[1])[:limit]
+
+    def with_concepts(self, concepts: Sequence[Readout]) -> "ReadoutLibrary":
+        """A library that knows these things too; this one stays as it is."""
+        return replace(self, readouts=(*self.readouts, *concepts))
+
+    def _checked(self, features: np.ndarray) -> np.ndarray:
+        if features.ndim != 3 or features.shape[-1] != self.width:
+            raise UserError(
+                f"the read-outs read features of width {self.width}, not of shape {tuple(features.shape)}; they were "
+                "learnt from another image tower"
+            )
+        return features
+
+    def _readout(self, target: Target) -> Readout:
+        """The noun's read-out, together with those of its colours: scores add up as likelihoods multiply."""
+        noun = self._things[target.noun.lower()]
+        colours = [c for name in target.colours if (c := self._colours.get((noun.domain, name)))]
+        return together(noun, colours, self.domains[noun.domain]) if colours else noun
+
+    def _maps(self, features: np.ndarray, readout: Readout) -> Maps:
+        scores = features @ readout.weights + np.float32(readout.bias)
+        picture = float(features.mean((0, 1)) @ readout.picture_weights + readout.picture_bias)
+        return Maps(
+            scores, self.domains[readout.domain].likeness(features, scores), evidence_of(scores, picture, readout.boxes)
+        )
+
+    def _boxes(
+        self, maps: Maps, readout: Readout, target: Target, several: bool
+    ) -> tuple[list[tuple[Box, float]], tuple[float, float]]:
+        """Boxes with their confidence, the surest first, and the likeliest place of the thing.
+
+        One box is read off after the other, each off maps in which those before it are painted over.
+        """
+        left = np.stack([maps.scores, maps.likeness])
+        priors = np.array(readout.priors)
+        found: list[tuple[Box, float]] = []
+        point = (0.5, 0.5)
+        more = several or target.side is not None or target.other is not None
+        for number in range(MOST_BOXES if more else 1):
+            one = self.head.box(left, priors)
+            box = Box(*one.sides)
+            chance = self.box_chance(one.chance)
+            if number == 0:
+                point = one.point
+            elif chance < _CANDIDATE or any(box.iou(other) > 0.6 for other, _ in found):
+                break
+            found.append((box, chance))
+            left = painted_over(left, box)
+        return sorted(found, key=lambda pair: -pair[1]), point
+
+
+def together(noun: Readout, colours: Sequence[Readout], domain: Domain) -> Readout:
+    """A noun's read-out that also looks for colours."""
+    weights, bias = domain.scaled(noun.weights + np.sum([colour.weights for colour in colours], axis=0))
+    kind = COLOURED if noun.kind == NOUN else noun.kind
+    return replace(noun, kind=kind, weights=weights, bias=bias)
+
+
+def painted_over(maps: np.ndarray, box: Box) -> np.ndarray:
+    """Maps (2, rows, columns) in which what a box covers scores as low as anything does."""
+    covered = coverage(box, *maps.shape[1:])
+    inside = covered >= min(0.5, float(covered.max()))
+    return np.where(inside, maps.min(axis=(1, 2), keepdims=True), maps)

@@ -1,0 +1,91 @@
+"""Questions about photos that are neither held out nor, as far as that can be known, were shown to the model."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fourfold.assistant.training.data import photo_tasks
+from fourfold.assistant.training.data.heldout import existence_tables
+from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
+from fourfold.assistant.training.data.photos import Photo, read_photos
+from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, photos_directory
+from fourfold.prompts.errors import UserError
+
+SHARES = {"relation": 0.2}
+"""How often a sort of question is asked, where it is not as often as the others: predicates are mostly of existence."""
+_EACH = 2  # questions of a sort about one photo
+
+
+def photos_shown(bridge: Mapping[str, Any]) -> set[str] | None:
+    """Ids of the photos that a training has shown, from what `bridge.json` tells of it; None where it does not tell.
+
+    The mixture's epochs are gone through in their order until as many samples have come as were trained on; a tenth
+    more, since samples without a turn were passed over.
+    """
+    try:
+        config = TypeAdapter(MixtureConfig).validate_python(bridge["recipe"]["mixture"])
+        left = math.ceil(1.1 * int(bridge["trained_on"]["sequences"]))
+    except (KeyError, TypeError, ValueError, ValidationError, UserError):
+        return None
+    mixture, shown, epoch = Mixture(config), set[str](), 0
+    while left > 0:
+        entries = mixture.epoch(epoch)
+        if not entries:
+            break
+        shown |= {name for name, _ in entries[:left] if name != "scene"}
+        left -= len(entries)
+        epoch += 1
+    return shown
+
+
+def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) -> tuple[dict[str, list[Sample]], bool]:
+    """Closed questions for a model, by sort, at most `limit` of each; and whether it has seen none of the photos.
+
+    Where everything was shown, or nobody knows what was, the photos are any of the training split: a model is surer
+    about these, so its temperatures come out too low.
+
+    Raises:
+        UserError: the photos are not there.
+    """
+    kept = [photo for photo in read_photos(photos_directory()) if not photo.held_out]
+    shown = photos_shown(bridge)
+    unseen = [] if shown is None else [photo for photo in kept if photo.id not in shown]
+    fresh = len(unseen) >= limit
+    rng = random.Random(f"calibration {seed}")
+    chosen = unseen if fresh else kept
+    rng.shuffle(chosen)
+    samples: dict[str, list[Sample]] = {"existence": _existence(chosen[: 4 * limit], limit, seed)}
+    for sort in ("colour", "count", "relation", "what"):
+        samples[sort] = _of_sort(sort, chosen, round(limit * SHARES.get(sort, 1)), rng)
+    return samples, fresh
+
+
+def _existence(chosen: Sequence[Photo], limit: int, seed: int) -> list[Sample]:
+    """Pairs of a yes and a no about one photo."""
+    captioned = [photo for photo in chosen if photo.mentions]
+    pairs = existence_tables()["captioned"].held_out_pairs(captioned, seed) if captioned else []
+    return [
+        _one(photo, photo_tasks.existence_turn(noun, negative, "no" if negative else "yes"))
+        for photo, noun, negative in pairs[: limit // 2 * 2]
+    ]
+
+
+def _of_sort(sort: str, photos: Sequence[Photo], limit: int, rng: random.Random) -> list[Sample]:
+    groups: dict[str, list[Sample]] = {}
+    for photo in photos:
+        turns = list(photo_tasks.PHOTO_LISTS[sort](photo, WHOLE))
+        rng.shuffle(turns)
+        for turn in turns[:_EACH]:
+            # Numbers in equal parts, or "1" would be nearly always right.
+            groups.setdefault(turn.answer if sort == "count" else "", []).append(_one(photo, turn))
+    found: list[Sample] = []
+    while len(found) < limit and any(groups.values()):
+        found += [group.pop() for group in groups.values() if group]
+    return found[:limit]
+
+
+def _one(photo: Photo, turn: Any) -> Sample:
+    return Sample(ImageRef(photo.id, path=photo.path), (turn,))

@@ -1,0 +1,30 @@
+"""What the bodies of all requests have in common."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+
+def _mend(text: str) -> str:
+    """JSON can carry half a surrogate pair (an emoji cut in two), which no tokenizer and no answer can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+Text = Annotated[str, AfterValidator(_mend)]
+
+
+class Body(BaseModel):
+    # Unknown fields are ignored: clients add new ones all the time. Strict, so that "1" is not taken for 1.
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, fields: Any) -> Any:
+        return {name: _as_whole(value) for name, value in fields.items()} if isinstance(fields, dict) else fields
+
+
+def _as_whole(value: Any) -> Any:
+    """10.0 is a whole number, as in JSON Schema: JavaScript and pandas write it so."""
+    if isinstance(value, list) and any(isinstance(item, float) for item in value):
+        return [_as_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

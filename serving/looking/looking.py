@@ -1,0 +1,187 @@
+"""Looking before answering: what the eyes know of a question is said in place of what the language model guesses."""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from fourfold.assistant.chat.intent import Intent, intent_of
+from fourfold.assistant.refine.concepts.store import ConceptStore
+from fourfold.prompts.errors import UserError
+from fourfold.serving.engine.requests import Completion, Delta, Request
+from fourfold.serving.looking.answers import Said, answer_of
+from fourfold.serving.looking.claim import EYES, Claim, own_claims
+from fourfold.serving.looking.eyes import Detector, Eyes
+
+if TYPE_CHECKING:
+    from fourfold.assistant.readouts import ReadoutLibrary
+    from fourfold.serving.engine.engine import Engine
+    from fourfold.serving.looking.concepts import ConceptReadouts
+
+log = logging.getLogger("fourfold.eyes")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A request after looking.
+
+    Attributes:
+        request: what to ask the engine; holds what is to be said where the eyes know it.
+        intent: what the question wants that eyes can tell; None for any other question.
+        said: what the eyes say; None where the model answers by itself.
+    """
+
+    request: Request
+    intent: Intent | None = None
+    said: Said | None = None
+
+    def claims(self, answer: str) -> tuple[Claim, ...]:
+        """What the finished answer claims: what the eyes said, or the boxes that the model wrote by itself."""
+        if self.said is not None:
+            return self.said.claims
+        return own_claims(answer, self.intent.phrase if self.intent else "")
+
+
+@dataclass
+class Looking:
+    """Looks at the picture of a request before the engine answers it. Thread-safe.
+
+    What is found is written in the usual form and given to the engine as the answer to say, so that streaming, the
+    count of tokens, limits and caches are those of any answer.
+
+    Attributes:
+        engine: answers, and has the tower's features of each picture.
+        library: read-outs of the engine's tower.
+        concepts: what was shown to it; None for nothing.
+        detector: finds and counts what it has classes for; None for none.
+    """
+
+    engine: "Engine"
+    library: "ReadoutLibrary"
+    concepts: "ConceptReadouts | None" = None
+    detector: Detector | None = None
+
+    @classmethod
+    def load(cls, engine: "Engine", checkpoint: Path, concepts: ConceptStore | None = None) -> "Looking | None":
+        """Eyes for an engine that was loaded from a checkpoint; None where the checkpoint has no read-outs.
+
+        The detector of `assistant.tools` joins in where its weights were fetched before.
+
+        Raises:
+            UserError: the read-outs are damaged, or those of another tower.
+        """
+        try:
+            from fourfold.assistant.readouts import load_readouts
+        except ImportError:  # TODO(LOOP): goes when the room is there
+            return None
+        from fourfold.assistant.tools import detector_if_fetched
+        from fourfold.serving.looking.concepts import ConceptReadouts
+
+        library = load_readouts(checkpoint)
+        if library is None:
+            return None
+        shown = None if concepts is None else ConceptReadouts(concepts, engine, library)
+        return cls(engine, library, shown, detector_if_fetched())
+
+    def eyes(self, image: Image.Image) -> Eyes:
+        """What can be seen in a picture, concepts included."""
+        library = self.library if self.concepts is None else self.concepts.library()
+        return Eyes(self.engine, library, image, self.detector)
+
+    def look(self, request: Request, cancel: threading.Event | None = None) -> Looked:
+        """Look at what a request asks.
+
+        Args:
+            request: comes back as it is where something is to be said already, where the answer has a prescribed form,
+                and where its question is none for eyes.
+            cancel: when set, what the model is asked meanwhile ends early.
+
+        Raises:
+            UserError: the request is malformed or too long.
+        """
+        if request.forced_answer is not None:
+            return Looked(request)
+        question, image = _asked(request.messages)
+        intent = intent_of(question)
+        if intent is None or image is None:
+            return Looked(request)
+        try:
+            said = answer_of(intent, self.eyes(image), request, cancel)
+        except UserError as error:  # the model's own answer is better than none
+            log.warning("the eyes saw nothing: %s", error)
+            said = None
+        if said is None:
+            return Looked(request, intent)
+        return Looked(replace(request, forced_answer=said.text), intent, said)
+
+    def answer(self, request: Request) -> tuple[Completion, tuple[Claim, ...]]:
+        """The answer, and what it claims.
+
+        Raises:
+            UserError: as `look`.
+        """
+        looked = self.look(request)
+        [completion] = self.engine.generate([looked.request])
+        return completion, looked.claims(completion.text)
+
+    def stream(self, request: Request) -> "LookedStream":
+        """The answer piece by piece.
+
+        Raises:
+            UserError: as `look`.
+        """
+        looked = self.look(request)
+        return LookedStream(looked, self.engine.stream(looked.request))
+
+
+@dataclass
+class LookedStream:
+    """Pieces of an answer; `claims` are there when the last one is."""
+
+    looked: Looked
+    deltas: Generator[Delta, None, None]
+    claims: tuple[Claim, ...] = field(default=(), init=False)
+
+    def __iter__(self) -> "LookedStream":
+        return self
+
+    def __next__(self) -> Delta:
+        delta = next(self.deltas)
+        if delta.completion is not None:
+            self.claims = self.looked.claims(delta.completion.text)
+        return delta
+
+    def close(self) -> None:
+        """End the answer."""
+        self.deltas.close()
+
+
+def eyes_revision(checkpoint: Path) -> str:
+    """Names what an answer with eyes depends on beside the checkpoint; "" where there are no read-outs."""
+    from fourfold.assistant.tools import detector_if_fetched
+
+    library = checkpoint / "readouts.safetensors"
+    if not library.is_file():
+        return ""
+    digest = hashlib.sha256(library.read_bytes()).hexdigest()[:8]
+    return f"{EYES}-{digest}{'' if detector_if_fetched() is None else '-detector'}"
+
+
+def _asked(messages: Sequence[dict[str, Any]]) -> tuple[str, Image.Image | None]:
+    """The text of the question, and the picture it is about: the last one shown, unless several came with it."""
+    if not messages or messages[-1].get("role") != "user":
+        return "", None
+    content = messages[-1].get("content")
+    parts = content if isinstance(content, list | tuple) else [{"type": "text", "text": content or ""}]
+    question = "\n".join(part["text"] for part in parts if part.get("type") == "text")
+    for message in reversed(messages):
+        parts = message.get("content")
+        images = [p["image"] for p in parts if p.get("type") == "image"] if isinstance(parts, list | tuple) else []
+        if images:
+            return question, images[0] if len(images) == 1 else None
+    return question, None

@@ -1,0 +1,83 @@
+"""What a question wants that eyes can tell."""
+
+import pytest
+
+from fourfold.assistant.chat.intent import Intent, Wants, intent_of
+from fourfold.assistant.grounding import Box
+from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction
+
+
+@pytest.mark.parametrize("index", range(len(INSTRUCTIONS[Task.REFER])))
+def test_every_way_of_referring_asks_for_a_place(index: int) -> None:
+    asked = instruction(Task.REFER, "the red ball on the left", index=index)
+    assert intent_of(asked) == Intent(Wants.PLACE, "red ball on the left", Task.REFER)
+
+
+@pytest.mark.parametrize(
+    ("question", "wants", "phrase"),
+    [
+        ("where is the dog?", Wants.PLACE, "dog"),
+        ("Where are the two dogs in this picture?", Wants.PLACE, "two dogs"),
+        ("point at Rex", Wants.PLACE, "Rex"),
+        ("please point to the cat.", Wants.PLACE, "cat"),
+        ("show me where the man in the red shirt is", Wants.PLACE, "man in the red shirt"),
+        ("[refer] give me the location of <p>a dog</p>", Wants.PLACE, "dog"),
+        ("[detection] wine glass", Wants.PLACES, "wine glass"),
+        ("find all the people", Wants.PLACES, "people"),
+        ("How many dogs are there in the picture?", Wants.NUMBER, "dogs"),
+        ("[vqa] how many red circles are there?", Wants.NUMBER, "red circles"),
+        ("count the sheep", Wants.NUMBER, "sheep"),
+        ("[vqa] is there a dog in the image?", Wants.PRESENCE, "dog"),
+        ("can you see any cat?", Wants.PRESENCE, "cat"),
+        ("[grounding] please describe this image in details", Wants.CAPTION, ""),
+        ("who is this?", Wants.NAME, ""),
+    ],
+)
+def test_what_is_wanted(question: str, wants: Wants, phrase: str) -> None:
+    intent = intent_of(question)
+    assert intent is not None
+    assert (intent.wants, intent.phrase) == (wants, phrase)
+
+
+def test_a_box_is_asked_about() -> None:
+    intent = intent_of(instruction(Task.IDENTIFY, "{<10><20><50><60>}"))
+    assert intent == Intent(Wants.NAME, tag=Task.IDENTIFY, box=Box(0.1, 0.2, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "",
+        "what colour is the dog?",
+        "where is this?",
+        "where are the people going?",
+        "is there a dog running?",
+        "how many people are wearing hats?",
+        "find out what is wrong",
+        "describe this image briefly",
+        "[caption] describe this image briefly",
+        "[refer] ?",
+        "[refer] where is {<1><2><3><4>}?",
+        "where is " + "x" * 10_000 + "?",
+        "[detection] " + "dog " * 2_500,
+        "[identify] what is here?",
+    ],
+)
+def test_other_questions_are_left_to_the_model(question: str) -> None:
+    assert intent_of(question) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "several"),
+    [
+        ("where is the dog?", False),
+        ("where are the dogs?", True),
+        ("where are the two men in hats?", True),
+        ("where is the man with the glasses?", False),
+        ("[detection] dog", True),
+        ("where is the bus?", False),
+    ],
+)
+def test_more_than_one_thing_is_meant(question: str, several: bool) -> None:
+    intent = intent_of(question)
+    assert intent is not None and intent.several is several

@@ -1,0 +1,115 @@
+"""One benchmark in every form that its data comes in: the same score, and the same pictures sent."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from fourfold.eval.benchmarks import Options
+from fourfold.eval.data.locate import locate
+from fourfold.eval.endpoint import EndpointModel
+from fourfold.eval.score import score_files
+from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
+from fourfold.prompts.errors import UserError
+from tests.eval.data.forms import FORMS, Form, write_forms
+from tests.eval.scripted import Script, endpoint
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.benchmark)
+def test_every_form_gives_the_same_score_to_the_last_digit(form: Form, shared_data: Path, tmp_path: Path) -> None:
+    written = write_forms(form, shared_data, tmp_path)
+
+    def scored(path: Path, split: str | None = None) -> dict[str, object]:
+        result = score_files(form.benchmark, written.predictions, path, options=Options(split=split)).to_json()
+        return {name: value for name, value in result.items() if name != "files"}
+
+    official = scored(written.official)
+    assert 0 < official["value"] < 100 and official["standard_error"]
+    if form.benchmark != "refcoco":  # all forms of the others name each right answer
+        assert official["missing"] == 0
+    assert scored(written.parquet, "test") == official
+    assert scored(written.arrow) == official
+    if written.tsv is not None:  # whose copies leave the kinds of questions out, and so the sub-scores by kind
+        headline = ("value", "standard_error", "low", "high", "n", "clusters")
+        assert [scored(written.tsv)[name] for name in headline] == [official[name] for name in headline]
+
+
+def test_the_pictures_of_a_table_reach_the_endpoint_as_they_are(shared_data: Path, tmp_path: Path) -> None:
+    form = next(one for one in FORMS if one.benchmark == "pope")
+    written = write_forms(form, shared_data, tmp_path)
+
+    def sent(script: Script) -> set[bytes]:
+        urls = [body["messages"][0]["content"][0]["image_url"]["url"] for body in script.bodies]
+        return {base64.b64decode(url.partition(",")[2]) for url in urls}
+
+    scores = []
+    sources = ((written.official, None), (written.parquet, "test"), (written.arrow, None), (written.tsv, None))
+    for number, (path, split) in enumerate(sources):
+        assert path is not None
+        with endpoint(Script()) as script:
+            images = written.images if path is written.official else None
+            run = run_benchmark(
+                RunOptions(
+                    "pope", images, path, tmp_path / str(number), EndpointModel([script.url]), limit=9, split=split
+                )
+            )
+            assert run.result is not None and run.failed == 0
+            scores.append(run.result.headline.headline)
+            assert len(script.bodies) == 9 and sent(script) <= set(written.content.values())
+    assert len(set(scores)) == 1
+
+
+def test_what_data_names_is_found_or_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "official"
+    (folder / "images").mkdir(parents=True)
+    (folder / "v2_questions.json").write_text("{}")
+    (folder / "v2_annotations.json").write_text("{}")
+    found = locate(str(folder))
+    assert (found.annotations.name, found.images) == ("v2_annotations.json", folder)
+    assert found.questions is not None and found.questions.name == "v2_questions.json"
+    (folder / "more.json").write_text("{}")
+    with pytest.raises(UserError, match="holds 3 JSON files; name one"):
+        locate(str(folder))
+    with pytest.raises(UserError, match=r"no data at nowhere\.tsv"):
+        locate("nowhere.tsv")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"no data at nobody/nothing.*--download fetches it"):
+        locate("nobody/nothing")
+
+
+def test_the_network_is_used_only_to_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot(name: str, *, repo_type: str, local_files_only: bool) -> str:
+        asked.append((name, repo_type, local_files_only))
+        (tmp_path / "x.tsv").write_text("index\tquestion\n1\tWhat?\n")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert locate("owner/name").annotations == tmp_path
+    assert locate("owner/name", download=True).annotations == tmp_path
+    assert asked == [("owner/name", "dataset", True), ("owner/name", "dataset", False)]
+
+
+def test_tables_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
+    from fourfold.eval.data.table import open_table
+
+    def table(text: str) -> Path:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tsv"
+        path.write_text(text)
+        return path
+
+    with pytest.raises(UserError, match="row 2 has 2 columns, the header has 3; is the file complete"):
+        open_table(table("index\timage\tquestion\n1\t\ta\n2\tb\n"))
+    with pytest.raises(UserError, match="row 1: its image is that of row '7', which has none"):
+        open_table(table("index\timage\tquestion\n1\t7\ta\n"))
+    with pytest.raises(UserError, match="holds no questions"):
+        open_table(table("index\timage\n"))
+    broken = open_table(table("index\timage\tquestion\n1\t" + "?" * 80 + "\ta\n"))
+    with pytest.raises(UserError, match="row 1: its image is no base64"):
+        _ = broken.pictures[0][0].content
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 but not")
+    with pytest.raises(UserError, match=r"no\.parquet is no Parquet or Arrow file"):
+        open_table(tmp_path / "no.parquet")
+    with pytest.raises(UserError, match="is none of vsr: no column 'caption'; its columns are index, answer"):
+        score_files("vsr", tmp_path / "x", table("index\tanswer\n1\tyes\n"))

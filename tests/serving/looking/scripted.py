@@ -1,0 +1,50 @@
+"""A library that sees what a test says, in place of read-outs that were learnt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.readouts.library import Finding
+
+DOG, CAT = Box(0.1, 0.2, 0.5, 0.6), Box(0.6, 0.1, 0.9, 0.5)
+
+
+def finding(
+    noun: str, *boxes: tuple[Box, float], presence: float = 0.9, source: str = "read-out", phrase: str = ""
+) -> Finding:
+    """A finding of these boxes, each with its confidence."""
+    return Finding(
+        phrase=phrase or noun,
+        noun=noun,
+        boxes=tuple(box for box, _ in boxes),
+        confidence=tuple(sure for _, sure in boxes),
+        presence=presence,
+        source=source,
+        map=np.arange(16, dtype=np.float32).reshape(4, 4),
+        point=(0.5, 0.5),
+    )
+
+
+@dataclass(frozen=True)
+class ScriptedLibrary:
+    """Finds what `things` holds by the last word of a phrase that is in it; asked for one, it gives the surest."""
+
+    things: Mapping[str, Finding]
+    concepts: tuple[str, ...] = ()
+    tower: str = "scripted"
+    seen: list[np.ndarray] = field(default_factory=list)
+
+    def find(self, features: np.ndarray, phrase: str, *, several: bool = False) -> Finding | None:
+        self.seen.append(features)
+        words = phrase.lower().split()
+        found = next((self.things[word] for word in reversed(words) if word in self.things), None)
+        found = found or next((self.things[word[:-1]] for word in words if word[:-1] in self.things), None)
+        if found is None or several:
+            return found
+        return replace(found, boxes=found.boxes[:1], confidence=found.confidence[:1])
+
+    def with_concepts(self, concepts: Sequence[Finding]) -> "ScriptedLibrary":
+        things = {**self.things, **{concept.noun.lower(): concept for concept in concepts}}
+        return replace(self, things=things, concepts=tuple(concept.noun for concept in concepts))

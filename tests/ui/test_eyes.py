@@ -1,0 +1,90 @@
+"""Where an answer comes from, on the page: claims on its boxes, heat maps, things shown once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.refine.concepts.store import ConceptStore
+from fourfold.prompts.errors import UserError
+from fourfold.ui.state.endpoint import Endpoint, served_models
+from fourfold.ui.state.eyes import heat_map
+from fourfold.ui.state.settings import Settings, configure
+from tests.ui.scripted import BALL, BOTTLE, Scripted
+from tests.ui.test_page import TABLE, ask, keys, page, press, run, until, words
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Scripted]:
+    server = Scripted(eyes=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(endpoint: Scripted, tmp_path: Path) -> Settings:
+    found = Settings(endpoint.url, history=tmp_path / "history.sqlite", corrections=tmp_path / "refine")
+    configure(found)
+    return found
+
+
+def canvases(app) -> list[dict]:
+    """What the page's canvases are told to draw."""
+    return [json.loads(element.proto.json) for element in app.get("bidi_component") if "marks" in element.proto.json]
+
+
+def test_a_model_and_the_same_with_eyes_are_one_which_is_asked_to_look_first(
+    settings: Settings, endpoint: Scripted
+) -> None:
+    assert [(m.name, m.eyes) for m in served_models(Endpoint(endpoint.url))] == [
+        ("fourfold-mini", "fourfold-mini+eyes"),
+        ("fourfold-tuned", "fourfold-tuned+eyes"),
+    ]
+    app = press(page(), "sample-0-0")
+    until(app, lambda app: "up-0" in keys(app))
+    app.toggle(key="eyes").set_value(False)
+    ask(run(app), "how many?")
+    until(app, lambda app: "up-2" in keys(app))
+    assert [body["model"] for body in endpoint.requests] == ["fourfold-mini+eyes", "fourfold-mini"]
+
+
+def test_a_box_says_where_it_comes_from_and_shows_its_heat_map(settings: Settings) -> None:
+    app = press(page(), "sample-0-0")
+    until(app, lambda app: "up-0" in keys(app))
+    ask(app, "where is the bottle? Give me the location of the bottle")
+    until(app, lambda app: "up-2" in keys(app))
+    assert "no dog: read-out + model, 90\u202f% sure" in words(app)
+    [drawn] = canvases(app)
+    assert [mark["note"] for mark in drawn["marks"]] == ["read-out, 83\u202f% sure"]
+    assert drawn["heat"] == []
+    [drawn] = canvases(press(app, "heat-2"))
+    assert drawn["heat"] == [[0, 0.5, 1], [0, 0, 0.25]]
+    [drawn] = canvases(press(app, "heat-2"))
+    assert drawn["heat"] == []
+
+
+def test_what_hinders_a_heat_map_is_a_sentence(endpoint: Scripted) -> None:
+    with pytest.raises(UserError, match="no read-out knows 'a wish'"):
+        heat_map(Endpoint(endpoint.url), "fourfold-mini", TABLE, "a wish")
+    with pytest.raises(UserError, match="shows no heat map"):
+        heat_map(Endpoint("http://127.0.0.1:9/v1"), "fourfold-mini", TABLE, "a wish")
+
+
+def test_things_shown_once_are_listed_renamed_and_forgotten(settings: Settings) -> None:
+    store = ConceptStore(settings.corrections)
+    store.show("Rex", TABLE, [Box(*BALL)])
+    bracket = store.show("our bracket", TABLE, [Box(*BOTTLE)])
+    store.show("our bracket", TABLE, [Box(*BALL)], positive=False)
+    app = page()
+    press(app, "open-refine")
+    assert "Rex" in words(app) and "1 example, 1 of what it is not" in words(app)
+    app.text_input(key="rename-0-Rex").set_value("Bello")
+    press(app, "rename-go-0")
+    assert [concept.name for concept in store.list()] == ["our bracket", "Bello"]
+    press(app, f"forget-example-{bracket.id}")
+    press(app, "forget-concept-1")
+    assert [len(concept.examples) for concept in store.list()] == [1]
+    assert "Bello" not in words(app)

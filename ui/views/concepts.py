@@ -1,0 +1,119 @@
+"""Things shown once: what the eyes were taught by a drawn box and a name."""
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from fourfold.assistant.grounding import Box
+from fourfold.assistant.images import Attachment
+from fourfold.assistant.refine.concepts.store import Concept
+from fourfold.assistant.refine.concepts.transfer import import_lines, line_of
+from fourfold.prompts.errors import UserError
+from fourfold.ui.canvas import canvas
+from fourfold.ui.state.boxes import BoxAnnotation
+from fourfold.ui.state.session import Session
+from fourfold.ui.views.markdown import answer_markdown, plain
+
+_PICTURES = 6  # of one concept
+
+
+def show_once(found: Session, picture: Attachment, box: Box) -> None:
+    """Name what a rectangle holds, beside the rectangle."""
+    with st.form("show-once", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input(
+            "Or show it once", placeholder="Rex, our bracket, scratch", max_chars=60, key="concept-name"
+        )
+        taught = st.form_submit_button(
+            "Remember it",
+            icon=":material/school:",
+            help="It is known by sight at once, in other pictures too. Kept on this machine.",
+        )
+    if taught:
+        try:
+            concept = found.concepts.show(name, picture, [box], consent=found.preferences.consent)
+        except UserError as error:
+            st.error(answer_markdown(str(error)))
+            return
+        count = len(found.concepts.get(concept.name).examples)
+        more = "" if count == 1 else f" It has {count} examples now."
+        found.notices.append(f"{plain(concept.name)} is known by sight.{more} Ask “where is {plain(concept.name)}?”")
+        found.region, found.pointing = None, False
+        st.rerun()
+
+
+def show_concepts(found: Session) -> None:
+    """List, rename, forget, export, import."""
+    concepts = found.concepts.list()
+    if not concepts:
+        st.info(
+            "Nothing was shown yet. Draw a rectangle on a picture, give it a name, and it is known in other pictures.",
+            icon=":material/school:",
+        )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if concepts:
+            st.download_button(
+                "Export",
+                lambda: _exported(found),
+                "concepts.jsonl",
+                "application/jsonl",
+                icon=":material/download:",
+                key="export-concepts",
+            )
+        with st.popover("Import", icon=":material/upload:"):
+            file = st.file_uploader("A file that was exported here", "jsonl", key=f"import-concepts-{found.uploads}")
+            if file is not None:
+                _import(found, file.getvalue())
+    for number, concept in enumerate(concepts):
+        _show_concept(found, concept, number)
+
+
+def _exported(found: Session) -> str:
+    """One file, its pictures in it."""
+    concepts = found.concepts
+    examples = [example for concept in concepts.list() for example in concept.examples]
+    return "".join(line_of(example, concepts.image(example.image).data_uri) for example in examples)
+
+
+def _import(found: Session, data: bytes) -> None:
+    try:
+        came = import_lines(found.concepts, data.splitlines(), "the file")
+        known = f", {came.known} were there already" if came.known else ""
+        found.notices.append(f"{came.added} {'example' if came.added == 1 else 'examples'} imported{known}.")
+    except UserError as error:
+        found.notices.append(str(error))
+    found.uploads += 1
+    st.rerun()
+
+
+def _show_concept(found: Session, concept: Concept, number: int) -> None:
+    with st.container(border=True, key=f"concept-{number}"):
+        good = sum(example.positive for example in concept.examples)
+        bad = len(concept.examples) - good
+        counts = f"{good} {'example' if good == 1 else 'examples'}" + (f", {bad} of what it is not" if bad else "")
+        st.markdown(f"**{plain(concept.name)}**  :small[:gray[{counts}]]")
+        with st.container(horizontal=True, gap="small"):
+            for example in concept.examples[-_PICTURES:]:
+                with st.container(width=180, key=f"example-{example.id}"):
+                    label = concept.name if example.positive else f"not {concept.name}"
+                    marks = [BoxAnnotation(box, label) for box in example.boxes]
+                    picture = found.concepts.image(example.image)
+                    canvas(picture, key=f"example-canvas-{example.id}", marks=marks, alt=label, tall=False)
+                    if len(concept.examples) > 1 and st.button(
+                        "Forget this one", key=f"forget-example-{example.id}", type="tertiary"
+                    ):
+                        found.concepts.forget_example(example.id)
+                        st.rerun()
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            new = st.text_input("Name", concept.name, max_chars=60, key=f"rename-{number}-{concept.name}", width=240)
+            if st.button("Rename", key=f"rename-go-{number}") and new.strip() != concept.name:
+                _try(found, lambda: found.concepts.rename(concept.name, new))
+            if st.button("Forget", key=f"forget-concept-{number}", icon=":material/delete:"):
+                _try(found, lambda: found.concepts.forget(concept.name))
+
+
+def _try(found: Session, change: Callable[[], object]) -> None:
+    try:
+        change()
+    except UserError as error:
+        found.notices.append(str(error))
+    st.rerun()
