@@ -20,7 +20,7 @@ concurrent8_vs_transformers_serve | 8 at once fourfold | 8 at once transformers 
 | 8 short questions at once, of `transformers serve` | ≥ 5
 concurrent8_vs_vllm_cpu | 8 at once fourfold | 8 at once vllm | … of vLLM's on this CPU | ≥ 1
 decisions_vs_chats | decisions | ten chats \
-| ten yes/no questions about each picture by `/v1/decisions`, of ten chat completions at once | ≥ 2
+| ten yes/no questions about each picture by `/v1/decisions`, of ten chat completions at once | –
 preprocess_share | preprocess | first | preparing a 12-megapixel JPEG, of the time to the first token | ≤ 0.10
 cold_start | cold start chat | cold start floor \
 | `fourfold chat`, of importing torch and transformers and reading the weights | ≤ 2

@@ -50,7 +50,8 @@ class Dialect:
         doubted = sent - taken
         named = {field for field in doubted if re.search(rf"\b{field}\b", refusal)}
         changed = self
-        for field in named or doubted:
+        # Where nothing is named, fields that OpenAI does not have are the first to go.
+        for field in named or doubted & _OWN or doubted:
             changed = changed._without(field)
         return changed if changed != self else None
 
@@ -65,10 +66,8 @@ class Dialect:
     @property
     def told(self) -> dict[str, Any]:
         """How it differs from the ordinary way, for the log."""
-        left_out = sorted(self.dropped - _OWN)
-        if self.length != _LENGTHS[0]:
-            left_out.append(_LENGTHS[0])
-        return {"asked_without": left_out} if left_out else {}
+        left_out = self.dropped - _OWN | ({_LENGTHS[0]} if self.length != _LENGTHS[0] else set())
+        return {"asked_without": sorted(left_out)} if left_out else {}
 
 
 def sent_fields(fields: Mapping[str, Any]) -> frozenset[str]:

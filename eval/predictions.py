@@ -114,7 +114,7 @@ def read_predictions(path: Path) -> list[Prediction]:
                 content = content[wrapper]
                 break
     if isinstance(content, Mapping):
-        if any(field in content for field in _ID_FIELDS):
+        if any(field in content for field in _ID_FIELDS) or {"question", "answer"} <= content.keys():
             records = [("the only record", content)]
         else:
             records = [(f"entry {key!r}", record) for key, value in content.items() for record in _entries(key, value)]

@@ -26,25 +26,29 @@ class Told(NamedTuple):
 
 
 def split_thought(text: str) -> Told:
-    """The answer behind the last thought; "" where the thought was cut off and no answer came.
+    """The answer: what stands behind the last thought, or before it where nothing does; "" where there is none.
 
-    Tags that say "this is the answer" around the whole of what is left are left out too.
+    A thought that was cut off goes to the end. Tags that say "this is the answer" around all of it are left out too.
     """
-    thought, answer = None, text
-    closes = list(_CLOSE.finditer(text))
-    if closes:
-        thought, answer = text[: closes[-1].start()], text[closes[-1].end() :]
-        reopened = _OPEN.search(answer)
-        if reopened:  # thinking once more, and cut off there
-            thought += answer[reopened.start() :]
-            answer = answer[: reopened.start()]
-    elif (opened := _OPEN.match(text.lstrip())) is not None:
-        thought, answer = text.lstrip()[opened.end() :], ""
-    if thought is not None:
-        thought = _CLOSE.sub("\n", _OPEN.sub("", thought)).strip()
-        answer = answer.strip()
+    thoughts: list[str] = []
+    answers: list[str] = []
+    place = 0
+    while True:
+        opened, closed = _OPEN.search(text, place), _CLOSE.search(text, place)
+        if closed and (opened is None or closed.start() < opened.start()):  # the prompt opened it
+            thoughts.append(text[place : closed.start()])
+        elif opened:
+            answers.append(text[place : opened.start()])
+            closed = _CLOSE.search(text, opened.end())
+            thoughts.append(text[opened.end() : closed.start() if closed else len(text)])
+        else:
+            answers.append(text[place:])
+            break
+        place = closed.end() if closed else len(text)
+    answer = next((one.strip() for one in reversed(answers) if one.strip()), "") if thoughts else text
     whole = _ANSWER.fullmatch(answer)
     if whole:
         answer = whole[1].strip()
     bare = _BOXED.sub("", answer)
+    thought = "\n".join(one.strip() for one in thoughts) if thoughts else None
     return Told(bare.strip() if bare != answer else answer, thought)

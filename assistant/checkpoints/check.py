@@ -8,10 +8,22 @@ from fourfold.prompts.errors import UserError
 _MODEL_TYPE = "minigpt_v2"
 
 
-def check_checkpoint(directory: Path) -> None:
+def is_minigpt_v2(directory: Path) -> bool:
+    """Whether a checkpoint is of the architecture that the engine runs; others can be refined, and asked elsewhere."""
+    try:
+        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") == _MODEL_TYPE
+    except (OSError, ValueError, AttributeError):
+        return True  # what is no checkpoint at all is told by whoever loads it as one
+
+
+def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None:
     """See that a directory holds a MiniGPT-v2 checkpoint with whole weights and a processor.
 
     Only names, `config.json` and the sizes that the weights' headers announce are looked at: milliseconds.
+
+    Args:
+        directory: of the checkpoint.
+        any_architecture: take any other that transformers may know, whose processor has other files, too.
 
     Raises:
         UserError: it does not; the message says what is wrong.
@@ -28,8 +40,11 @@ def check_checkpoint(directory: Path) -> None:
         ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{directory / 'config.json'} is not a model's configuration ({error})") from error
-    if kind != _MODEL_TYPE:
-        raise UserError(f"{directory} holds a model of type {kind!r}; fourfold runs {_MODEL_TYPE!r} checkpoints")
+    if kind != _MODEL_TYPE and not any_architecture:
+        raise UserError(
+            f"{directory} holds a model of type {kind!r}; fourfold runs {_MODEL_TYPE!r} checkpoints, and asks others "
+            "where they are served (--endpoint)"
+        )
     weights = sorted(directory.glob("*.safetensors"))
     if index := sorted(directory.glob("*.safetensors.index.json")):
         try:
@@ -43,6 +58,8 @@ def check_checkpoint(directory: Path) -> None:
     for path in weights:
         if not _is_whole(path):
             raise UserError(f"{path} is cut off or damaged; copy or download it again")
+    if kind != _MODEL_TYPE:
+        return
     for file in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         if not (directory / file).is_file():
             raise UserError(f"{directory} lacks {file}, which belongs to the processor; copy or download it again")

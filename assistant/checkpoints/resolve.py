@@ -22,7 +22,9 @@ _STALE_AFTER = 24 * 3600
 """Seconds after which an older assembly that nobody has used goes; sooner, it may still be in use."""
 
 
-def resolve_model(model: str | None = None, on_progress: OnProgress | None = None) -> Path:
+def resolve_model(
+    model: str | None = None, on_progress: OnProgress | None = None, *, any_architecture: bool = False
+) -> Path:
     """The checkpoint directory that a model's name stands for.
 
     Args:
@@ -30,6 +32,7 @@ def resolve_model(model: str | None = None, on_progress: OnProgress | None = Non
             bridge: both are assembled in the cache when first asked for, from weights that are downloaded once.
             Otherwise a checkpoint directory.
         on_progress: told how downloads and assembling go; by default they are drawn on stderr.
+        any_architecture: take a directory that the engine cannot run, for whoever only trains or names it.
 
     Returns:
         The directory; its name is the model's name.
@@ -42,7 +45,7 @@ def resolve_model(model: str | None = None, on_progress: OnProgress | None = Non
         return _assembled(model or DEFAULT_MODEL, on_progress)
     directory = Path(model).expanduser()
     if model and directory.is_dir():
-        check_checkpoint(directory)
+        check_checkpoint(directory, any_architecture=any_architecture)
         return directory
     if directory.is_file():
         raise UserError(

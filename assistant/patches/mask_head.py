@@ -147,5 +147,5 @@ def target(mask: np.ndarray, box: Box) -> Tensor:
     line = torch.linspace(-1, 1, 2 * fine + 1)[1::2]
     unit = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
     grid = 2 * (centre + half * unit)[None] - 1
-    source = torch.from_numpy(mask).float()[None, None]
+    source = torch.tensor(mask, dtype=torch.float32)[None, None]
     return F.avg_pool2d(F.grid_sample(source, grid, align_corners=False, padding_mode="zeros"), 2)[0, 0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fourfold.assistant.readouts.domain import Domain
+from fourfold.assistant.readouts.domain import Spread
 from fourfold.prompts.errors import UserError
 
 
@@ -18,13 +18,13 @@ class Parts:
     Args:
         features: of the annotated picture, (rows, columns, width), normalised.
         masks: for each part (rows, columns), 0..1: how much of each patch it covers.
-        domain: what pictures of this sort look like.
+        spread: of the patches of pictures of this sort.
 
     Raises:
         UserError: there is no part, or one of them covers nothing.
     """
 
-    def __init__(self, features: np.ndarray, masks: Mapping[str, np.ndarray], domain: Domain) -> None:
+    def __init__(self, features: np.ndarray, masks: Mapping[str, np.ndarray], spread: Spread) -> None:
         if not masks:
             raise UserError("no part is annotated; give a mask for each")
         self.names = tuple(masks)
@@ -36,9 +36,9 @@ class Parts:
             if not weight.any():
                 raise UserError(f"the part {name!r} covers nothing of its picture")
             mean = np.tensordot(weight / weight.sum(), features, 2)
-            direction = domain.discriminant(mean - domain.mean)
+            direction = spread.inverse @ (mean - spread.mean)
             weights.append(direction)
-            biases.append(-0.5 * float(direction @ (mean + domain.mean)))
+            biases.append(-0.5 * float(direction @ (mean + spread.mean)))
         self._weights, self._biases = np.stack(weights), np.array(biases, np.float32)
 
     def scores(self, features: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Linear read-outs of the frozen image tower: where a noun, a colour or a thing shown once is, and whether it is there."""
+"""Linear read-outs of the frozen image tower: where a noun or a thing shown once is, and whether it is there at all."""
 
 from fourfold.assistant.readouts.concept import concept_readout
 from fourfold.assistant.readouts.domain import Domain

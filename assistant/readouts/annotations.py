@@ -146,4 +146,3 @@ def _noun_of_label(label: str) -> str:
     """ "Traffic_lights" → "traffic light"."""
     *first, last = label.replace("_", " ").split() or [label]
     return " ".join([*first, singular(last)])
-

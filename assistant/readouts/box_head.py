@@ -12,6 +12,9 @@ PRIORS = 3
 """Of a noun: mean and spread of the logarithm of its boxes' areas, logarithm of their number."""
 
 
+_AGREEMENT = 0.1  # mean distance of two boxes' sides, in parts of the picture, at which they mean two things
+
+
 @dataclass(frozen=True)
 class FoundBox:
     """A box of a map.
@@ -31,7 +34,7 @@ class BoxHead(nn.Module):
     """Reads one box off two maps; it works on grids of any size.
 
     The maps: the scores of the noun, in standard deviations over all patches, and the likeness of each patch to those
-    that score best. Distances of a place to the four sides are averaged over the places where the thing seems to be.
+    that score best. Each place has its distances to the four sides; the box is the mean of what the likely places say.
     """
 
     def __init__(self, width: int = WIDTH, dropout: float = 0.1) -> None:
@@ -67,11 +70,14 @@ class BoxHead(nn.Module):
         hidden = self.dropout(hidden + functional.gelu(self.wide(hidden)))
         told = self.places(hidden).flatten(2)
         place = told[:, 0]
-        weight = place.softmax(-1)[:, None]
         points = grid.flatten(1)[None]
         reach = functional.softplus(told[:, 1:])
-        sides = torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
-        sides = (sides * weight).sum(-1).clamp(1e-3, 1 - 1e-3)
+        each = torch.cat([points - reach[:, :2], points + reach[:, 2:]], 1)
+        # Of two things side by side, the mean box would lie between them: places are heard that agree with the best.
+        best = each[torch.arange(count), :, place.argmax(1)].detach()
+        agreement = -(each - best[:, :, None]).abs().mean(1) / _AGREEMENT
+        weight = (place + agreement).softmax(-1)[:, None]
+        sides = (each * weight).sum(-1).clamp(1e-3, 1 - 1e-3)
         every = hidden.flatten(2)
         pooled = torch.cat([(every * weight).sum(-1), every.mean(-1), priors], 1)
         correction = self.correction(functional.gelu(self.hidden(pooled)))
@@ -81,14 +87,26 @@ class BoxHead(nn.Module):
 
     @torch.inference_mode()
     def box(self, maps: np.ndarray, priors: np.ndarray) -> FoundBox:
-        """The box of maps (2, rows, columns); the mean of what the picture and its mirror image give."""
+        """The box of maps (2, rows, columns): the mean of what the picture and its mirror image give, or the likelier
+        of the two where they mean different things."""
         _, rows, columns = maps.shape
         both = torch.from_numpy(np.stack([maps, maps[:, :, ::-1]]).astype(np.float32))
-        boxes, chance, place = self(both, torch.from_numpy(priors.astype(np.float32)).expand(2, -1))
-        x1, y1, x2, y2 = boxes.tolist()[1]
-        mirrored = torch.tensor([1 - x2, y1, 1 - x1, y2])
-        where = place.view(2, rows, columns)
-        best = int((where[0] + where[1].flip(-1)).argmax())
+        boxes, chances, places = self(both, torch.from_numpy(priors.astype(np.float32)).expand(2, -1))
+        boxes[1] = torch.stack([1 - boxes[1, 2], boxes[1, 1], 1 - boxes[1, 0], boxes[1, 3]])
+        place = places.view(2, rows, columns)
+        place = torch.stack([place[0], place[1].flip(-1)])
+        kept = slice(None)
+        if overlap(boxes[0], boxes[1]) < 0.5:
+            kept = slice(int(chances.argmax()), int(chances.argmax()) + 1)
+        best = int(place[kept].mean(0).argmax())
+        x1, y1, x2, y2 = boxes[kept].mean(0).tolist()
         point = (best % columns + 0.5) / columns, (best // columns + 0.5) / rows
-        a, b, c, d = ((boxes[0] + mirrored) / 2).tolist()
-        return FoundBox((a, b, c, d), float(torch.sigmoid(chance.mean())), point)
+        return FoundBox((x1, y1, x2, y2), float(torch.sigmoid(chances[kept].mean())), point)
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of boxes (..., 4)."""
+    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
+    inner = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (one, other)]
+    return inner / (areas[0] + areas[1] - inner + 1e-6)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.progress import OnProgress, Progress
-from fourfold.assistant.readouts.box_head import BoxHead
+from fourfold.assistant.readouts.box_head import BoxHead, overlap
 
 _MOST = 8  # boxes of a map that are kept
 _BATCH = 128
@@ -50,9 +50,7 @@ class _Batch:
     inside: torch.Tensor  # (batch, _MOST, rows, columns), 1 where a box covers a cell by half or more
 
 
-def fit_box_head(
-    rows: MapRows, *, steps: int, seed: int = 0, on_progress: OnProgress = lambda event: None
-) -> BoxHead:
+def fit_box_head(rows: MapRows, *, steps: int, seed: int = 0, on_progress: OnProgress = lambda event: None) -> BoxHead:
     """A head that was fitted to rows, those held back excepted."""
     torch.manual_seed(seed)
     drawn = np.random.default_rng(seed)
@@ -122,11 +120,3 @@ def _loss(head: BoxHead, batch: _Batch) -> torch.Tensor:
     parts = (1 - best.values) + 2 * (found - boxes).abs().mean(1) - 0.3 * torch.log(share + 1e-6)
     fits = functional.binary_cross_entropy_with_logits(chance, (best.values.detach() >= 0.5).float())
     return (parts * some).sum() / some.sum().clamp(min=1) + 0.3 * fits
-
-
-def overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of boxes (..., 4)."""
-    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
-    inner = (high - low).clamp(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (one, other)]
-    return inner / (areas[0] + areas[1] - inner + 1e-6)

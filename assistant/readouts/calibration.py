@@ -24,7 +24,7 @@ class PresenceCalibration:
     weights: Mapping[str, np.ndarray]
 
     def __call__(self, kind: str, evidence: np.ndarray, offset: float = 0.0) -> float:
-        """The chance, 0..1."""
+        """The chance, 0..1, of evidence (EVIDENCE,)."""
         weights = self.weights[kind]
         return sigmoid(float(evidence @ weights[:-1] + weights[-1] + offset))
 
@@ -48,20 +48,25 @@ class BoxCalibration:
         return sigmoid(self.slope * math.log(inside / (1 - inside)) + self.bias)
 
 
-def evidence_of(scores: np.ndarray, picture: float, boxes: int) -> np.ndarray:
-    """(EVIDENCE,) of scores (rows, columns), the picture's own score and the number of boxes of the read-out."""
-    best = np.sort(scores, axis=None)[-max(1, round(scores.size * _BEST_PART)) :]
-    return np.array([smooth(scores).max(), best.mean(), picture, math.log(max(boxes, 1))])
+def evidence_of(scores: np.ndarray, pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(n, EVIDENCE) of scores (n, rows, columns), the picture's own scores (n,) and the read-outs' boxes (n,)."""
+    flat = scores.reshape(len(scores), -1)
+    best = max(1, round(flat.shape[1] * _BEST_PART))
+    top = np.partition(flat, -best, axis=1)[:, -best:].mean(1)
+    peak = smooth(scores).reshape(len(scores), -1).max(1)
+    return np.stack([peak, top, pictures, np.log(np.maximum(boxes, 1))], axis=1)
 
 
 def smooth(scores: np.ndarray) -> np.ndarray:
-    """3 x 3 means; at the edges of what is there."""
-    rows, columns = scores.shape
-    padded = np.pad(scores, 1, mode="edge")
-    return sum(padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)) / 9
+    """3 x 3 means of (n, rows, columns); at the edges of what is there."""
+    _, rows, columns = scores.shape
+    padded = np.pad(scores, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    return np.mean([padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
 
 
-def fit_logistic(inputs: np.ndarray, labels: np.ndarray, penalty: float = 1.0, weight: np.ndarray | None = None) -> np.ndarray:
+def fit_logistic(
+    inputs: np.ndarray, labels: np.ndarray, penalty: float = 1.0, weight: np.ndarray | None = None
+) -> np.ndarray:
     """(columns + 1,) weights of a logistic regression by Newton's method, the last one the bias.
 
     Args:

@@ -35,7 +35,9 @@ def _fit(box: Box, target: Target, around: Box | None, candidates: Sequence[Cand
     if target.side:
         # Sides are meant among those that could be meant: the left one of two on the right is "on the left".
         others = [_centre(other) for other, _ in candidates if other != box]
-        place, rest = (across, [x for x, _ in others]) if target.side in ("left", "right") else (down, [y for _, y in others])
+        place, rest = (
+            (across, [x for x, _ in others]) if target.side in ("left", "right") else (down, [y for _, y in others])
+        )
         if target.side == "middle":
             place, rest = abs(across - 0.5), [abs(x - 0.5) for x, _ in others]
         sign = -1 if target.side in ("right", "bottom") else 1

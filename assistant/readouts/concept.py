@@ -8,8 +8,8 @@ import numpy as np
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.readouts.domain import Domain
 from fourfold.assistant.readouts.features import distinct, patches_of
+from fourfold.assistant.readouts.learner import Taught, make_readouts
 from fourfold.assistant.readouts.library import CONCEPT, NOUN, Readout, ReadoutLibrary
-from fourfold.assistant.readouts.learner import make_readout
 from fourfold.prompts.errors import UserError
 
 Shown = tuple[np.ndarray, Sequence[Box], bool]
@@ -42,7 +42,7 @@ def concept_readout(name: str, examples: Sequence[Shown], base: ReadoutLibrary |
         pictures.append(features.mean((0, 1)))
     if not patches:
         raise UserError(f"{name[:80]!r} needs at least one box with an area that shows it")
-    difference = np.mean(patches, axis=0) - domain.mean
+    difference = np.mean(patches, axis=0) - domain.patches.mean
     known = None if isinstance(base, Domain) else _noun(base, name)
     count = len(patches)
     if known is not None:
@@ -51,16 +51,11 @@ def concept_readout(name: str, examples: Sequence[Shown], base: ReadoutLibrary |
         difference = (prior * before + count * difference) / (prior + count)
     refused = [_refused(features, boxes, domain, difference) for features, boxes, good in examples if not good]
     if refused:
-        difference = difference - _REFUSED * (np.mean(refused, axis=0) - domain.mean)
-    return make_readout(
-        name,
-        CONCEPT,
-        domain,
-        difference=difference,
-        picture_difference=np.mean(pictures, axis=0) - domain.picture_mean,
-        areas=np.array([sum(logs), sum(log * log for log in logs)]),
-        boxes=count,
-    )
+        difference = difference - _REFUSED * (np.mean(refused, axis=0) - domain.patches.mean)
+    areas = np.array([sum(logs), sum(log * log for log in logs)])
+    taught = Taught(domain.patches.mean + difference, np.mean(pictures, axis=0), areas, count)
+    [readout] = make_readouts(CONCEPT, domain, [(name, taught)])
+    return readout
 
 
 def _mean_patch(features: np.ndarray, box: Box) -> np.ndarray:
@@ -74,18 +69,18 @@ def _refused(features: np.ndarray, boxes: Sequence[Box], domain: Domain, differe
     if real:
         return np.mean([_mean_patch(features, box) for box in real], axis=0)
     flat = features.reshape(-1, features.shape[-1])
-    scores = flat @ domain.discriminant(difference.astype(np.float32))
+    scores = flat @ domain.patches.discriminants(difference[None]).weights[0]
     best = np.argsort(scores)[-max(1, len(scores) // 40) :]
     return flat[best].mean(0)
 
 
 def _noun(base: ReadoutLibrary, name: str) -> Readout | None:
     domain = next(iter(base.domains))
-    return next(
-        (r for r in base.readouts if r.kind == NOUN and r.name == name.lower() and r.domain == domain), None
-    )
+    return next((r for r in base.readouts if r.kind == NOUN and r.name == name.lower() and r.domain == domain), None)
 
 
 def _difference(readout: Readout, domain: Domain) -> np.ndarray:
     """The difference of means that a read-out was made of."""
-    return np.linalg.solve(domain.inverse.astype(np.float64), readout.scale * readout.weights.astype(np.float64))
+    return np.linalg.solve(
+        domain.patches.inverse.astype(np.float64), readout.scale * readout.weights.astype(np.float64)
+    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,77 +10,100 @@ SHRINKAGE = 0.1
 """Part of the mean variance that is added to each direction's; the figures are flat between 0.03 and 0.3."""
 
 
-@dataclass(frozen=True)
-class Domain:
-    """Mean and covariance of all patches of the pictures of one sort.
+class Discriminants(NamedTuple):
+    """Weights that tell something from everything: scores have mean 0 and standard deviation 1 over all there is.
 
     Attributes:
-        name: "photos", "scenes", ...
-        mean: (width,).
-        covariance: (width, width).
-        picture_mean, picture_covariance: the same of whole pictures, each the mean of its patches.
+        weights: (n, width), float32.
+        biases: (n,).
+        scales: (n,) by which the weights were divided; times these they are linear in the differences of means.
     """
 
-    name: str
+    weights: np.ndarray
+    biases: np.ndarray
+    scales: np.ndarray
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean (width,) and covariance (width, width) of vectors."""
+
     mean: np.ndarray
     covariance: np.ndarray
-    picture_mean: np.ndarray
-    picture_covariance: np.ndarray
+
+    @cached_property
+    def _added(self) -> float:
+        return SHRINKAGE * float(np.trace(self.covariance)) / len(self.mean) + 1e-9
 
     @cached_property
     def inverse(self) -> np.ndarray:
-        """Inverse of the covariance after shrinkage, (width, width)."""
-        return _shrunk_inverse(self.covariance)
+        """Inverse of the covariance after shrinkage."""
+        shrunk = self.covariance.astype(np.float64) + self._added * np.eye(len(self.mean))
+        return np.linalg.inv(shrunk).astype(np.float32)
 
-    @cached_property
-    def picture_inverse(self) -> np.ndarray:
-        """The same for whole pictures."""
-        return _shrunk_inverse(self.picture_covariance)
+    def discriminants(self, differences: np.ndarray) -> Discriminants:
+        """Of differences from the mean, (n, width)."""
+        differences = differences.astype(np.float32)
+        raw = differences @ self.inverse
+        # raw (covariance + added) = difference, so the variance of the scores needs no second product of matrices.
+        variance = (raw * differences).sum(1) - self._added * (raw * raw).sum(1)
+        return self._unit(raw, variance)
 
-    def discriminant(self, difference: np.ndarray) -> np.ndarray:
-        """(width,) weights that tell patches apart by a difference of means; unscaled, so that they add up."""
-        return self.inverse @ difference
+    def unit(self, weights: np.ndarray) -> Discriminants:
+        """Any weights (n, width), scaled in the same way."""
+        return self._unit(weights, ((weights @ self.covariance) * weights).sum(1))
 
-    def scaled(self, weights: np.ndarray) -> tuple[np.ndarray, float]:
-        """Weights under which all patches of the domain score 0 on average, with standard deviation 1, and the bias."""
-        scale = float(np.sqrt(max(weights @ self.covariance @ weights, 1e-12)))
-        unit = (weights / scale).astype(np.float32)
-        return unit, -float(unit @ self.mean)
+    def _unit(self, weights: np.ndarray, variance: np.ndarray) -> Discriminants:
+        scales = np.sqrt(np.maximum(variance, 1e-12))
+        unit = (weights / scales[:, None]).astype(np.float32)
+        return Discriminants(unit, -(unit @ self.mean), scales)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Pictures of one sort.
+
+    Attributes:
+        name: "photos", "scenes", ...
+        patches: of all their patches.
+        pictures: of whole pictures, each the mean of its patches.
+    """
+
+    name: str
+    patches: Spread
+    pictures: Spread
 
     def likeness(self, features: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """How like each patch is to those that score best: a read-out taught by the picture itself.
+        """How like each patch is to those that score best: read-outs that are taught by the picture itself.
 
         Args:
             features: (rows, columns, width), normalised.
-            scores: (rows, columns), in standard deviations.
+            scores: (n, rows, columns), in standard deviations.
 
         Returns:
-            (rows, columns), in standard deviations.
+            (n, rows, columns), in standard deviations.
         """
         flat = features.reshape(-1, features.shape[-1])
-        weight = np.exp(scores.ravel() - scores.max())
-        seen = (weight / weight.sum()) @ flat - self.mean
-        unit, bias = self.scaled(self.discriminant(seen.astype(np.float32)))
-        return (flat @ unit + bias).reshape(scores.shape)
-
-
-def _shrunk_inverse(covariance: np.ndarray) -> np.ndarray:
-    width = len(covariance)
-    added = SHRINKAGE * np.trace(covariance) / width + 1e-9
-    return np.linalg.inv(covariance.astype(np.float64) + added * np.eye(width)).astype(np.float32)
+        each = scores.reshape(len(scores), -1)
+        weight = np.exp(each - each.max(1, keepdims=True))
+        seen = (weight / weight.sum(1, keepdims=True)) @ flat - self.patches.mean
+        found = self.patches.discriminants(seen)
+        return (found.weights @ flat.T + found.biases[:, None]).reshape(scores.shape)
 
 
 class Moments:
     """Sums of patches and of pictures, from which mean and covariance follow; pictures come one by one."""
 
     def __init__(self, width: int) -> None:
-        self.pictures, self.patches = 0, 0
+        self.pictures = 0
+        self._patches = 0
         self._sum, self._product = np.zeros(width), np.zeros((width, width))
         self._picture_sum, self._picture_product = np.zeros(width), np.zeros((width, width))
         self._waiting: list[np.ndarray] = []
 
     def add(self, features: np.ndarray) -> None:
         """Count a picture's features, (rows, columns, width)."""
+        self.pictures += 1
         self._waiting.append(features.reshape(-1, features.shape[-1]))
         if len(self._waiting) >= 32:  # one product of many rows is quicker than many of few
             self._take_in()
@@ -87,14 +111,8 @@ class Moments:
     def domain(self, name: str) -> Domain:
         """What was counted so far."""
         self._take_in()
-        mean, picture_mean = self._sum / self.patches, self._picture_sum / self.pictures
-        return Domain(
-            name,
-            mean.astype(np.float32),
-            (self._product / self.patches - np.outer(mean, mean)).astype(np.float32),
-            picture_mean.astype(np.float32),
-            (self._picture_product / self.pictures - np.outer(picture_mean, picture_mean)).astype(np.float32),
-        )
+        patches = _spread(self._sum, self._product, self._patches)
+        return Domain(name, patches, _spread(self._picture_sum, self._picture_product, self.pictures))
 
     def _take_in(self) -> None:
         if not self._waiting:
@@ -105,6 +123,10 @@ class Moments:
         self._product += patches.T @ patches
         self._picture_sum += means.sum(0)
         self._picture_product += means.T @ means
-        self.patches += len(patches)
-        self.pictures += len(means)
+        self._patches += len(patches)
         self._waiting = []
+
+
+def _spread(total: np.ndarray, product: np.ndarray, count: int) -> Spread:
+    mean = total / count
+    return Spread(mean.astype(np.float32), (product / count - np.outer(mean, mean)).astype(np.float32))

@@ -14,7 +14,7 @@ from fourfold.assistant.readouts.annotations import Annotated
 from fourfold.assistant.readouts.features import normalised
 from fourfold.assistant.readouts.learning import learn_library
 from fourfold.assistant.readouts.library import ReadoutLibrary
-from fourfold.assistant.readouts.storage import load_readouts
+from fourfold.assistant.readouts.storage import load_readouts, shipped_library
 from fourfold.assistant.training.features import FeatureStore
 
 
@@ -32,7 +32,8 @@ def learn_from_pictures(
 
     Args:
         pictures: to learn from.
-        checkpoint: its directory; its present library, or the shipped one, helps out where there are few boxes.
+        checkpoint: its directory. Its present library, or the shipped one, helps out where there are few boxes: what
+            makes boxes of maps knows no tower, for maps are in standard deviations.
         features: directory in which features are kept; what is there is not computed again.
         steps, seed, provenance: of `learn_library`.
         on_progress: told how far it is.
@@ -57,7 +58,7 @@ def learn_from_pictures(
         examples,
         features_of,
         tower_fingerprint(checkpoint),
-        base=load_readouts(checkpoint),
+        base=load_readouts(checkpoint) or shipped_library(),
         steps=steps,
         seed=seed,
         provenance=provenance,

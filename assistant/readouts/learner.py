@@ -105,33 +105,26 @@ class ReadoutLearner:
                     best[name] = (boxes, domain)
         return sorted((domain, key.rpartition(" ")[2] if kind == COLOUR else key) for key, (_, domain) in best.items())
 
-    def readout(self, kind: str, domain: str, name: str, without: int | None = None) -> Readout | None:
-        """The read-out of a name.
+    def readouts(
+        self, kind: str, domain: str, names: Sequence[str], without: int | None = None
+    ) -> list[Readout | None]:
+        """The read-outs of names, None for those with too few boxes.
 
         Args:
-            kind, domain, name: see `Readout`.
-            without: a fold that it must not have seen; None for all pictures.
-
-        Returns:
-            None where too few boxes are left.
+            kind, domain: of all of them, see `Readout`.
+            names: of what they read.
+            without: a fold that they must not have seen; None for all pictures.
         """
-        sums = self._sums.get((kind, domain, name))
-        if sums is None:
-            return None
         kept = [fold for fold in range(FOLDS) if fold != without]
-        boxes, shown = sums.boxes[kept].sum(), sums.shown[kept].sum()
-        if boxes < (LEAST_BOXES if without is None else _LEAST_ELSEWHERE):
-            return None
-        of = self.domains[domain]
-        return make_readout(
-            name,
-            kind,
-            of,
-            difference=sums.patches[kept].sum(0) / boxes - of.mean,
-            picture_difference=sums.pictures[kept].sum(0) / shown - of.picture_mean,
-            areas=sums.areas[kept].sum(0),
-            boxes=int(boxes),
-        )
+        least = LEAST_BOXES if without is None else _LEAST_ELSEWHERE
+        sums = [self._sums.get((kind, domain, name)) for name in names]
+        taught = [
+            (name, Taught.of(one, kept))
+            for name, one in zip(names, sums, strict=True)
+            if one is not None and one.boxes[kept].sum() >= least
+        ]
+        found = {readout.name: readout for readout in make_readouts(kind, self.domains[domain], taught)}
+        return [found.get(name) for name in names]
 
     def synonyms(self, known: Iterable[str]) -> dict[str, str]:
         """Nouns without a read-out by the known noun that most often names the same things."""
@@ -144,47 +137,59 @@ class ReadoutLearner:
         return found
 
 
-def make_readout(
-    name: str,
-    kind: str,
-    domain: Domain,
-    *,
-    difference: np.ndarray,
-    picture_difference: np.ndarray,
-    areas: np.ndarray,
-    boxes: int,
-) -> Readout:
-    """A read-out of differences of means.
+@dataclass(frozen=True)
+class Taught:
+    """What taught a read-out.
 
-    Args:
-        name, kind, domain: see `Readout`.
-        difference: (width,) from the domain's mean patch to that of the boxes.
-        picture_difference: (width,) from the domain's mean picture to that of the pictures that show it.
+    Attributes:
+        patch: (width,) mean patch of its boxes.
+        picture: (width,) mean of the pictures that show it.
         areas: sums of the logarithms of the boxes' areas and of their squares.
         boxes: how many.
     """
-    raw = domain.discriminant(difference.astype(np.float32))
-    weights, bias = domain.scaled(raw)
-    picture_raw = domain.picture_inverse @ picture_difference.astype(np.float32)
-    picture_scale = math.sqrt(max(float(picture_raw @ domain.picture_covariance @ picture_raw), 1e-12))
-    picture_weights = (picture_raw / picture_scale).astype(np.float32)
-    middle = float(areas[0]) / boxes
-    # A few boxes say little of the spread: two of a usual one are counted in.
-    spread = math.sqrt((max(float(areas[1]) - boxes * middle**2, 0) + 2 * _SPREAD**2) / (boxes + 2))
-    return Readout(
-        name=name,
-        kind=kind,
-        domain=domain.name,
-        weights=weights,
-        bias=bias,
-        scale=float(np.linalg.norm(raw) / max(np.linalg.norm(weights), 1e-12)),
-        picture_weights=picture_weights,
-        picture_bias=-float(picture_weights @ domain.picture_mean),
-        priors=normal_priors(middle, spread, boxes),
-        boxes=boxes,
-    )
+
+    patch: np.ndarray
+    picture: np.ndarray
+    areas: np.ndarray
+    boxes: int
+
+    @classmethod
+    def of(cls, sums: _Sums, folds: Sequence[int]) -> "Taught":
+        """The sums of some folds."""
+        boxes, shown = sums.boxes[folds].sum(), sums.shown[folds].sum()
+        return cls(
+            sums.patches[folds].sum(0) / boxes,
+            sums.pictures[folds].sum(0) / shown,
+            sums.areas[folds].sum(0),
+            int(boxes),
+        )
 
 
-def normal_priors(log_area: float, spread: float, boxes: int) -> tuple[float, float, float]:
-    """Priors as the head takes them, each about -1..1."""
-    return (log_area + 2.5) / 1.3, (spread - 0.9) / 0.3, (math.log(boxes) - 3.5) / 1.8
+def make_readouts(kind: str, domain: Domain, taught: Sequence[tuple[str, Taught]]) -> list[Readout]:
+    """Read-outs of one kind by what taught each."""
+    if not taught:
+        return []
+    patches = domain.patches.discriminants(np.stack([one.patch for _, one in taught]) - domain.patches.mean)
+    pictures = domain.pictures.discriminants(np.stack([one.picture for _, one in taught]) - domain.pictures.mean)
+    found = []
+    for row, (name, one) in enumerate(taught):
+        middle = float(one.areas[0]) / one.boxes
+        # A few boxes say little of the spread: two of a usual one are counted in.
+        squares = max(float(one.areas[1]) - one.boxes * middle**2, 0)
+        spread = math.sqrt((squares + 2 * _SPREAD**2) / (one.boxes + 2))
+        found.append(
+            Readout(
+                name=name,
+                kind=kind,
+                domain=domain.name,
+                weights=patches.weights[row],
+                bias=float(patches.biases[row]),
+                scale=float(patches.scales[row]),
+                picture_weights=pictures.weights[row],
+                picture_bias=float(pictures.biases[row]),
+                # About -1..1 each, as the box head takes them.
+                priors=((middle + 2.5) / 1.3, (spread - 0.9) / 0.3, (math.log(one.boxes) - 3.5) / 1.8),
+                boxes=one.boxes,
+            )
+        )
+    return found

@@ -1,4 +1,4 @@
-"""A library from annotated pictures: read-outs, then on pictures that they have not seen the box head and all chances."""
+"""A library from annotated pictures: read-outs, then the box head and all chances on pictures that they did not see."""
 
 import random
 from collections import Counter, defaultdict
@@ -16,14 +16,13 @@ from fourfold.assistant.readouts.box_training import MapRows, fit_box_head
 from fourfold.assistant.readouts.calibration import (
     BoxCalibration,
     PresenceCalibration,
-    evidence_of,
     fit_logistic,
     fit_offsets,
 )
 from fourfold.assistant.readouts.concept import concept_readout
 from fourfold.assistant.readouts.domain import Domain
 from fourfold.assistant.readouts.example import Example
-from fourfold.assistant.readouts.learner import LEAST_BOXES, ReadoutLearner, fold_of
+from fourfold.assistant.readouts.learner import FOLDS, LEAST_BOXES, ReadoutLearner, fold_of
 from fourfold.assistant.readouts.library import (
     COLOUR,
     COLOURED,
@@ -31,7 +30,9 @@ from fourfold.assistant.readouts.library import (
     NOUN,
     Readout,
     ReadoutLibrary,
+    evidence_on,
     painted_over,
+    scores_on,
     together,
 )
 from fourfold.prompts.errors import UserError
@@ -39,8 +40,8 @@ from fourfold.prompts.errors import UserError
 FeaturesOf = Callable[[str], np.ndarray]
 """Features of a picture by its key, (rows, columns, width), normalised."""
 
-LEAST_ROWS = 400
-"""Maps from which a box head can be fitted; a smaller library takes the one it is given."""
+ENOUGH_MAPS, FEWEST_MAPS = 2000, 200
+"""Maps from which a box head is fitted although there is one already, and where there is none."""
 _KEPT = 10  # one picture of so many is held back from the fit of the box head, for its calibration
 _SHOWN = (1, 3, 10)  # boxes that a concept is taught by when its presence is calibrated
 _SHOWN_NOUNS, _SHOWN_TRIALS = 60, 24
@@ -101,15 +102,10 @@ def learn_library(
         )
     study = _Study(learner, examples, features_of, seed)
     study.run(on_progress)
-    fitted = len(study.maps) >= LEAST_ROWS
+    fitted = len(study.maps) >= (ENOUGH_MAPS if base else FEWEST_MAPS)
     if not fitted and base is None:
-        raise UserError(
-            f"{len(study.maps)} maps are too few to learn boxes from ({LEAST_ROWS} at least): annotate more pictures, "
-            "or learn for the default model's tower, whose library has what is needed"
-        )
-    readouts = [learner.readout(NOUN, domain, name) for domain, name in names]
-    readouts += [learner.readout(COLOUR, domain, name) for domain, name in learner.names(COLOUR)]
-    kept = [readout for readout in readouts if readout]
+        raise UserError(f"{len(study.maps)} boxed nouns are too few to learn boxes from; {FEWEST_MAPS} are the least")
+    kept = [readout for kind in (NOUN, COLOUR) for readout in _all_readouts(learner, kind).values() if readout]
     if fitted:
         head = fit_box_head(study.maps, steps=steps, seed=seed, on_progress=on_progress)
         box_chance = calibrate_boxes(head, study.maps)
@@ -136,6 +132,30 @@ def learn_library(
     )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A read-out that is tried on a picture, and the boxes that it should find; none where the thing is absent."""
+
+    kind: str
+    name: str
+    readout: Readout | None
+    boxes: Sequence[Box] = ()
+
+
+def _all_readouts(
+    learner: ReadoutLearner, kind: str, without: int | None = None
+) -> dict[tuple[str, str], Readout | None]:
+    """All read-outs of a kind by domain and name, without what a fold taught."""
+    by_domain: dict[str, list[str]] = defaultdict(list)
+    for domain, name in learner.names(kind):
+        by_domain[domain].append(name)
+    return {
+        (domain, name): readout
+        for domain, names in by_domain.items()
+        for name, readout in zip(names, learner.readouts(kind, domain, names, without), strict=True)
+    }
+
+
 class _Study:
     """Maps and evidence of read-outs on the pictures of the fold that they have not seen."""
 
@@ -158,22 +178,25 @@ class _Study:
         self._colours: dict[str, list[str]] = defaultdict(list)
         for domain, colour in learner.names(COLOUR):
             self._colours[domain].append(colour)
-        self._readout = cache(learner.readout)
+        self._nouns = [_all_readouts(learner, NOUN, fold) for fold in range(FOLDS)]
+        self._of_colours = [_all_readouts(learner, COLOUR, fold) for fold in range(FOLDS)]
+        self._coloured = cache(self._together)
 
     def run(self, on_progress: OnProgress) -> None:
         for done, example in enumerate(self._examples, 1):
             features, fold = self._features_of(example.key), fold_of(example.key)
-            keep = fold_of(f"{example.key} kept") == 0 and self._drawn.random() < 4 / _KEPT
+            keep = self._drawn.random() < 1 / _KEPT
+            asked: list[_Asked] = []
             for noun, boxes in example.boxes.items():
-                if noun in self._domain_of and self._domain_of[noun] == example.domain:
-                    self._take(features, self._noun(noun, fold), NOUN, noun, boxes, keep)
-                    absent = self._absent(example, noun)
-                    if absent:
-                        self._take(features, self._noun(absent, fold), NOUN, absent)
+                if self._domain_of.get(noun) == example.domain:
+                    asked.append(_Asked(NOUN, noun, self._noun(noun, fold), boxes))
+                    if absent := self._absent(example, noun):
+                        asked.append(_Asked(NOUN, absent, self._noun(absent, fold)))
             for (noun, colour), boxes in example.coloured.items():
-                self._take(features, self._coloured(noun, colour, fold), COLOURED, noun, boxes, keep)
+                asked.append(_Asked(COLOURED, noun, self._coloured(noun, colour, fold), boxes))
                 for other in self._other_kinds(example, noun, colour):
-                    self._take(features, self._coloured(*other, fold), COLOURED, other[0])
+                    asked.append(_Asked(COLOURED, other[0], self._coloured(*other, fold)))
+            self._take(features, [one for one in asked if one.readout], example.domain, keep)
             if done % 50 == 0 or done == len(self._examples):
                 on_progress(Progress("trying read-outs on other pictures", done, len(self._examples)))
         self._show_once(on_progress)
@@ -212,33 +235,27 @@ class _Study:
         return PresenceCalibration(weights), offsets
 
     def _noun(self, noun: str, fold: int) -> Readout | None:
-        return self._readout(NOUN, self._domain_of[noun], noun, fold)
+        return self._nouns[fold].get((self._domain_of[noun], noun))
 
-    def _coloured(self, noun: str, colour: str, fold: int) -> Readout | None:
+    def _together(self, noun: str, colour: str, fold: int) -> Readout | None:
         if noun not in self._domain_of:
             return None
         domain = self._domain_of[noun]
-        one, other = self._noun(noun, fold), self._readout(COLOUR, domain, colour, fold)
+        one, other = self._noun(noun, fold), self._of_colours[fold].get((domain, colour))
         return together(one, [other], self._domains[domain]) if one and other else None
 
-    def _take(
-        self,
-        features: np.ndarray,
-        readout: Readout | None,
-        kind: str,
-        name: str,
-        boxes: Sequence[Box] = (),
-        keep: bool = False,
-    ) -> None:
-        """A read-out's map with its boxes, and its evidence; without boxes the thing is absent."""
-        if readout is None:
+    def _take(self, features: np.ndarray, asked: Sequence["_Asked"], domain: str, keep: bool) -> None:
+        """Maps of read-outs with their boxes, and evidence; where there are no boxes the thing is absent."""
+        readouts = [one.readout for one in asked if one.readout]
+        if not readouts:
             return
-        scores = features @ readout.weights + np.float32(readout.bias)
-        picture = float(features.mean((0, 1)) @ readout.picture_weights + readout.picture_bias)
-        self.evidence.add(kind, name, evidence_of(scores, picture, readout.boxes), bool(boxes))
-        if boxes:
-            likeness = self._domains[readout.domain].likeness(features, scores)
-            self.maps.add(np.stack([scores, likeness]), readout.priors, boxes, keep)
+        scores = scores_on(features, readouts)
+        evidence = evidence_on(features, readouts, scores)
+        likeness = self._domains[domain].likeness(features, scores)
+        for row, (one, readout) in enumerate(zip(asked, readouts, strict=True)):
+            self.evidence.add(one.kind, one.name, evidence[row], bool(one.boxes))
+            if one.boxes:
+                self.maps.add(np.stack([scores[row], likeness[row]]), readout.priors, one.boxes, keep)
 
     def _absent(self, example: Example, noun: str) -> str | None:
         """A noun that is not in the picture: in turn one like others, a frequent one, and one that often goes with
@@ -262,7 +279,9 @@ class _Study:
         """A kind that is not there and shares its noun or its colour with one that is; exhaustive pictures only."""
         if not example.vocabulary or not example.colours:
             return []
-        near = [(noun, other) for other in self._colours[example.domain]] + [(other, colour) for other in sorted(example.vocabulary)]
+        near = [(noun, other) for other in self._colours[example.domain]] + [
+            (other, colour) for other in sorted(example.vocabulary)
+        ]
         absent = [kind for kind in near if kind not in example.coloured and kind[0] in self._domain_of]
         return [self._drawn.choice(absent)] if absent else []
 
@@ -287,9 +306,7 @@ class _Study:
                 readout = concept_readout(noun, pictures, first)
                 for example in (*tried, *lacks[: len(tried)]):
                     features = self._features_of(example.key)
-                    scores = features @ readout.weights + np.float32(readout.bias)
-                    picture = float(features.mean((0, 1)) @ readout.picture_weights + readout.picture_bias)
-                    evidence = evidence_of(scores, picture, readout.boxes)
+                    [evidence] = evidence_on(features, [readout], scores_on(features, [readout]))
                     self.evidence.add(CONCEPT, noun, evidence, noun in example.boxes)
             on_progress(Progress("showing things once", done, len(nouns)))
 
@@ -331,4 +348,3 @@ def calibrate_boxes(head: BoxHead, rows: MapRows) -> BoxCalibration:
 
     best = max((round(0.05 * step, 2) for step in range(2, 16)), key=f1)
     return replace(calibrated, group=best)
-

@@ -115,7 +115,7 @@ class ReadoutLibrary:
     @property
     def width(self) -> int:
         """Of the features."""
-        return len(next(iter(self.domains.values())).mean)
+        return len(next(iter(self.domains.values())).patches.mean)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ class ReadoutLibrary:
         if target is None:
             raise UserError(f"there is no read-out of {name[:80]!r}")
         readout = self._readout(target)
-        return self._checked(features) @ readout.weights + np.float32(readout.bias)
+        return scores_on(self._checked(features), [readout])[0]
 
     def presence(self, features: np.ndarray, name: str) -> float:
         """Calibrated chance, 0..1, that something is in the picture, where yes and no are equally likely beforehand.
@@ -186,7 +186,7 @@ class ReadoutLibrary:
         if target is None:
             raise UserError(f"there is no read-out of {name[:80]!r}")
         readout = self._readout(target)
-        return self.presence_of(readout.kind, self._maps(self._checked(features), readout).evidence, readout.offset)
+        return self._presences(self._checked(features), [readout])[0]
 
     def find(self, features: np.ndarray, phrase: str, *, several: bool = False) -> Finding | None:
         """Where the thing of a phrase is.
@@ -239,11 +239,8 @@ class ReadoutLibrary:
     def describe(self, features: np.ndarray, limit: int = 10) -> list[tuple[str, float]]:
         """The nouns and concepts that are likeliest in the picture, with their presence, the likeliest first."""
         features = self._checked(features)
-        found = [
-            (r.name, self.presence_of(r.kind, self._maps(features, r).evidence, r.offset))
-            for r in self.readouts
-            if r.kind != COLOUR
-        ]
+        things = [readout for readout in self.readouts if readout.kind != COLOUR]
+        found = zip((thing.name for thing in things), self._presences(features, things), strict=True)
         return sorted(found, key=lambda pair: -pair[1])[:limit]
 
     def with_concepts(self, concepts: Sequence[Readout]) -> "ReadoutLibrary":
@@ -264,12 +261,15 @@ class ReadoutLibrary:
         colours = [c for name in target.colours if (c := self._colours.get((noun.domain, name)))]
         return together(noun, colours, self.domains[noun.domain]) if colours else noun
 
+    def _presences(self, features: np.ndarray, readouts: Sequence[Readout]) -> list[float]:
+        evidence = evidence_on(features, readouts, scores_on(features, readouts))
+        return [self.presence_of(r.kind, row, r.offset) for r, row in zip(readouts, evidence, strict=True)]
+
     def _maps(self, features: np.ndarray, readout: Readout) -> Maps:
-        scores = features @ readout.weights + np.float32(readout.bias)
-        picture = float(features.mean((0, 1)) @ readout.picture_weights + readout.picture_bias)
-        return Maps(
-            scores, self.domains[readout.domain].likeness(features, scores), evidence_of(scores, picture, readout.boxes)
-        )
+        scores = scores_on(features, [readout])
+        [likeness] = self.domains[readout.domain].likeness(features, scores)
+        [evidence] = evidence_on(features, [readout], scores)
+        return Maps(scores[0], likeness, evidence)
 
     def _boxes(
         self, maps: Maps, readout: Readout, target: Target, several: bool
@@ -296,11 +296,27 @@ class ReadoutLibrary:
         return sorted(found, key=lambda pair: -pair[1]), point
 
 
+def scores_on(features: np.ndarray, readouts: Sequence[Readout]) -> np.ndarray:
+    """(n, rows, columns) scores of read-outs on a picture."""
+    rows, columns, width = features.shape
+    weights = np.stack([readout.weights for readout in readouts])
+    biases = np.array([readout.bias for readout in readouts], np.float32)
+    return (weights @ features.reshape(-1, width).T + biases[:, None]).reshape(-1, rows, columns)
+
+
+def evidence_on(features: np.ndarray, readouts: Sequence[Readout], scores: np.ndarray) -> np.ndarray:
+    """(n, EVIDENCE) of presence that read-outs give on a picture."""
+    weights = np.stack([readout.picture_weights for readout in readouts])
+    pictures = weights @ features.mean((0, 1)) + [readout.picture_bias for readout in readouts]
+    return evidence_of(scores, pictures, np.array([readout.boxes for readout in readouts]))
+
+
 def together(noun: Readout, colours: Sequence[Readout], domain: Domain) -> Readout:
     """A noun's read-out that also looks for colours."""
-    weights, bias = domain.scaled(noun.weights + np.sum([colour.weights for colour in colours], axis=0))
+    both = noun.weights + np.sum([colour.weights for colour in colours], axis=0)
+    found = domain.patches.unit(both[None])
     kind = COLOURED if noun.kind == NOUN else noun.kind
-    return replace(noun, kind=kind, weights=weights, bias=bias)
+    return replace(noun, kind=kind, weights=found.weights[0], bias=float(found.biases[0]))
 
 
 def painted_over(maps: np.ndarray, box: Box) -> np.ndarray:

@@ -27,7 +27,7 @@ _SIDES = {
 _SIDE = re.compile(
     r"\b(?:(?:on|in|at|to)\s+(?:the\s+)?(?:very\s+|far\s+)?(left|right|top|bottom|middle|cent(?:er|re))"
     r"(?:[- ]hand)?(?:\s+(?:side|corner|half))?(?!\s+of\s+(?:the|a|an)\s+(?!image|picture|photo)|\s+of\s+\w+$)"
-    r"(?:\s+of\s+the\s+(?:image|picture|photo))?|(leftmost|rightmost|left|right|upper|lower|middle)(?=\s+\w))\b"
+    r"(?:\s+of\s+the\s+(?:image|picture|photo))?|(leftmost|rightmost|left|right|upper|lower|middle)(?=\s+(?!of\b)\w))"
 )
 # Words between two things, the longest first, and what they say of the first one's place.
 _RELATIONS = (

@@ -14,14 +14,14 @@ from fourfold.assistant.checkpoints.fingerprint import tower_fingerprint
 from fourfold.assistant.files import replacing
 from fourfold.assistant.readouts.box_head import BoxHead
 from fourfold.assistant.readouts.calibration import BoxCalibration, PresenceCalibration
-from fourfold.assistant.readouts.domain import Domain
+from fourfold.assistant.readouts.domain import Domain, Spread
 from fourfold.assistant.readouts.library import CONCEPT, Readout, ReadoutLibrary
 from fourfold.prompts.errors import UserError
 
 READOUTS = "readouts.safetensors"
 """Name of the file in a checkpoint's directory."""
 _FORMAT = 1
-_DOMAIN_PARTS = ("mean", "covariance", "picture_mean", "picture_covariance")
+_SPREADS = ("patches", "pictures")
 
 
 def save_library(library: ReadoutLibrary, path: Path) -> None:
@@ -40,10 +40,12 @@ def save_library(library: ReadoutLibrary, path: Path) -> None:
         "offset": np.array([r.offset for r in readouts], np.float32),
     }
     for name, domain in library.domains.items():
-        for part in _DOMAIN_PARTS:
-            values = getattr(domain, part)
+        for of in _SPREADS:
+            spread: Spread = getattr(domain, of)
+            tensors[f"{name}.{of}.mean"] = spread.mean
             # A covariance is symmetric: what stands below its diagonal is all there is to keep.
-            tensors[f"{name}.{part}"] = values if values.ndim == 1 else _lower(values).astype(np.float16)
+            lower = spread.covariance[np.tril_indices(len(spread.mean))]
+            tensors[f"{name}.{of}.covariance"] = lower.astype(np.float16)
     for name, weight in library.head.state_dict().items():
         tensors[f"head.{name}"] = weight.numpy().astype(np.float16)
     for kind, weights in library.presence_of.weights.items():
@@ -95,10 +97,7 @@ def read_library(path: Path, tower: str | None = None) -> ReadoutLibrary:
 
 
 def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLibrary:
-    domains = {
-        name: Domain(name, *(_whole(tensors[f"{name}.{part}"].astype(np.float32), part) for part in _DOMAIN_PARTS))
-        for name in about["domains"]
-    }
+    domains = {name: Domain(name, *(_spread(tensors, f"{name}.{of}") for of in _SPREADS)) for name in about["domains"]}
     weights = tensors["weights"].astype(np.float32)
     picture_weights = tensors["picture_weights"].astype(np.float32)
     if not (np.isfinite(weights).all() and np.isfinite(picture_weights).all()):
@@ -112,10 +111,10 @@ def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLi
                 kind=kind,
                 domain=domain,
                 weights=weights[row],
-                bias=-float(weights[row] @ of.mean),
+                bias=-float(weights[row] @ of.patches.mean),
                 scale=float(tensors["scale"][row]),
                 picture_weights=picture_weights[row],
-                picture_bias=-float(picture_weights[row] @ of.picture_mean),
+                picture_bias=-float(picture_weights[row] @ of.pictures.mean),
                 priors=tuple(map(float, tensors["priors"][row])),
                 boxes=int(tensors["boxes"][row]),
                 offset=float(tensors["offset"][row]),
@@ -140,19 +139,11 @@ def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLi
     )
 
 
-def _lower(matrix: np.ndarray) -> np.ndarray:
-    """The lower triangle of a symmetric matrix, row by row."""
-    return matrix[np.tril_indices(len(matrix))]
-
-
-def _whole(values: np.ndarray, part: str) -> np.ndarray:
-    """A vector as it is; the symmetric matrix of a lower triangle."""
-    if not part.endswith("covariance"):
-        return values
-    side = round(((8 * len(values) + 1) ** 0.5 - 1) / 2)
-    matrix = np.zeros((side, side), np.float32)
-    matrix[np.tril_indices(side)] = values
-    return matrix + np.tril(matrix, -1).T
+def _spread(tensors: dict[str, np.ndarray], name: str) -> Spread:
+    mean = tensors[f"{name}.mean"]
+    covariance = np.zeros((len(mean), len(mean)), np.float32)
+    covariance[np.tril_indices(len(mean))] = tensors[f"{name}.covariance"]
+    return Spread(mean, covariance + np.tril(covariance, -1).T)
 
 
 def load_readouts(checkpoint: Path) -> ReadoutLibrary | None:
@@ -161,11 +152,14 @@ def load_readouts(checkpoint: Path) -> ReadoutLibrary | None:
     Raises:
         UserError: the checkpoint's own library is damaged, or that of another tower.
     """
-    own, shipped = checkpoint / READOUTS, BRIDGE / READOUTS
-    if not own.is_file() and not shipped.is_file():
-        return None
-    tower = tower_fingerprint(checkpoint)
+    own = checkpoint / READOUTS
     if own.is_file():
-        return read_library(own, tower)
-    library = read_library(shipped)
-    return library if library.tower == tower else None
+        return read_library(own, tower_fingerprint(checkpoint))
+    library = shipped_library()
+    return library if library is not None and library.tower == tower_fingerprint(checkpoint) else None
+
+
+def shipped_library() -> ReadoutLibrary | None:
+    """The default model's library, which comes with its bridge; None where it was taken away."""
+    path = BRIDGE / READOUTS
+    return read_library(path) if path.is_file() else None

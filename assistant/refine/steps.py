@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fourfold.assistant.checkpoints.check import is_minigpt_v2
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.progress import OnProgress
 from fourfold.assistant.refine.adapter import scaled_adapter
@@ -35,12 +36,14 @@ def train_adapter(
     Args:
         store, registry: of one directory.
         model_directory: the checkpoint that was corrected.
-        max_steps, seed, recipe, on_progress: as `training.learn.train` takes them.
+        max_steps, seed, recipe, on_progress: as `training.learn.train` takes them; other architectures than
+            MiniGPT-v2 are learnt by `training.any_model.train_any`.
 
     Raises:
         UserError: there is nothing to learn, a training runs already, corrections are on images of a benchmark, or one
             of them was forgotten meanwhile.
     """
+    from fourfold.assistant.refine.training.any_model import train_any
     from fourfold.assistant.refine.training.learn import train
 
     if refused := store.list(excluded=True):
@@ -52,7 +55,8 @@ def train_adapter(
     out = registry.directory / _NEW
     with _training(registry):
         shutil.rmtree(out, ignore_errors=True)  # of a process that was killed before it could register it
-        train(
+        teach = train if is_minigpt_v2(model_directory) else train_any
+        teach(
             registry.directory,
             model_directory,
             out,

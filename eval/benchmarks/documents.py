@@ -46,7 +46,7 @@ class ShortAnswers(GradedBenchmark):
             (record[name] for name in ("questionId", "question_id", "index", "id") if name in record), None
         )
         key = normal_id(identifier if identifier is not None else number, where)
-        groups = {}
+        groups: dict[str, str] = {}
         for column, name in self._groups.items():
             for value in as_list(record.get(column, [])):
                 groups[name if name not in groups else f"{name} {len(groups) + 1}"] = str(value)

@@ -52,7 +52,7 @@ def _read_table(path: Path, benchmark: str, split: str | None) -> tuple[list[Row
 
     def name_of(number: int, row: Row) -> tuple[str, Picture | None]:
         picture, name = table.picture(number), image_name(row)
-        if picture is None and name in elsewhere:
+        if picture is None and name is not None and name in elsewhere:
             picture = elsewhere[name]
         if name is None and picture is not None:
             name = digest(picture)

@@ -179,7 +179,7 @@ class _Tsv:
         csv.field_size_limit(2**31 - 1)
         with self.path.open("rb") as file:
             file.seek(offset)
-            begins = offset
+            begins = position = offset
 
             def lines() -> Iterator[str]:
                 for line in file:
@@ -187,7 +187,6 @@ class _Tsv:
                     position += len(line)
                     yield line.decode("utf-8-sig" if position == len(line) else "utf-8")
 
-            position = offset
             try:
                 for record in csv.reader(lines(), delimiter="\t"):
                     if record:

@@ -236,9 +236,8 @@ def fit_calibration(
         fitted[kind] = {"questions": len(asked), "images": len({item.image.id for item in asked})}
         for name, temperature in (("raw", None), ("calibrated", temperatures[kind])):
             figures = decision_figures(asked, rows, temperature)["figures"]
-            fitted[kind] |= {
-                f"{metric}, {name}": figures[metric]["value"] for metric in figures if metric != "accuracy"
-            }
+            kept = [metric for metric in figures if metric != "accuracy"]
+            fitted[kind] |= {f"{metric}, {name}": round(figures[metric]["value"], 4) for metric in kept}
     if not temperatures:
         raise UserError(f"a temperature takes {_LEAST} questions of a kind; ask for more by --limit")
     return Calibration(model.fingerprint, temperatures, fitted)

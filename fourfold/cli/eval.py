@@ -77,7 +77,9 @@ def score(
 @with_asking
 def run(
     asking: Asking,
-    benchmark: Annotated[str, typer.Argument(help="A benchmark, card (the held-out suite), look-again, refinement.")],
+    benchmark: Annotated[
+        str, typer.Argument(help="A benchmark, card (the held-out suite), decisions, eyes, look-again, refinement.")
+    ],
     annotations: Annotations = None,
     questions: Questions = None,
     out: Out = Path("out/eval"),
@@ -91,13 +93,13 @@ def run(
     subject: Annotated[list[str] | None, typer.Option(help="refinement: only these kinds of corrections.")] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="refinement, look-again: only these ways."),
+        typer.Option(help="refinement, look-again, eyes: only these ways."),
     ] = None,
     counts: Annotated[str, typer.Option(help="refinement: numbers of corrections.")] = "0,8,32,128",
     as_json: Json = False,
 ) -> None:
     """Ask a model a benchmark's questions and score the answers."""
-    if benchmark in ("card", "look-again", "refinement"):
+    if benchmark in ("card", "decisions", "eyes", "look-again", "refinement"):
         idle: dict[str, object] = {
             "--annotations": annotations,
             "--questions": questions,
@@ -108,11 +110,13 @@ def run(
         }
         if given := [name for name, value in idle.items() if value is not None]:
             raise UserError(f"{benchmark} has questions of its own: leave {', '.join(given)} out")
-    if benchmark == "card":
-        _card(asking, out, source, control, as_json)
+    if benchmark in ("card", "decisions"):
+        measure = _card if benchmark == "card" else _decisions
+        measure(asking, out, source, control, as_json)
         return
-    if benchmark == "look-again":
-        _look_again(asking, out, arm, source, as_json)
+    if benchmark in ("eyes", "look-again"):
+        measure_ways = _eyes if benchmark == "eyes" else _look_again
+        measure_ways(asking, out, arm, source, as_json)
         return
     if benchmark == "refinement":
         from fourfold.cli.eval_refinement import run_refinement_benchmark
@@ -196,13 +200,10 @@ def beaf(
 def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[str] | None, as_json: bool) -> None:
     from fourfold.eval.report.card import card_markdown
     from fourfold.eval.report.decisions import RELIABILITY, draw_reliability
+    from fourfold.eval.run import main_process
     from fourfold.eval.tasks.held_out import CONTROLS, SOURCES, run_card
 
-    if asking.recipe or asking.prompt or asking.max_tokens:
-        raise UserError("the card asks in its own words and lengths: leave --recipe, --prompt and --max-tokens out")
-    for wanted, known in ((sources, SOURCES), (controls, CONTROLS)):
-        if unknown := sorted(set(wanted or ()) - set(known)):
-            raise UserError(f"the card knows no {unknown[0]!r}; it has: {', '.join(known)}")
+    _check_card(asking, sources, controls)
     with asking.open_model() as model:
         card = run_card(
             model,
@@ -212,9 +213,45 @@ def _card(asking: Asking, out: Path, sources: list[str] | None, controls: list[s
             controls=controls or CONTROLS,
             seed=asking.seed,
         )
-    if card["decisions"]:
+    if card["decisions"] and main_process():
         draw_reliability(card["decisions"], out / RELIABILITY)
     _keep(card, card_markdown(card), out / "card", as_json)
+
+
+def _decisions(asking: Asking, out: Path, sources: list[str] | None, controls: list[str] | None, as_json: bool) -> None:
+    from fourfold.eval.log import EvalLog
+    from fourfold.eval.model import EngineModel
+    from fourfold.eval.report.decisions import RELIABILITY, decisions_markdown, draw_reliability
+    from fourfold.eval.run import main_process
+    from fourfold.eval.tasks.decisions import measure_decisions
+    from fourfold.eval.tasks.held_out import CONTROLS, SOURCES
+
+    _check_card(asking, sources, controls)
+    with asking.open_model() as model:
+        if not isinstance(model, EngineModel):
+            raise UserError("decisions are measured in process, where likelihoods are known: give --model DIR")
+        with EvalLog(out / "decisions.jsonl", {"suite": "decisions", "model": model.identity}) as log:
+            measured = measure_decisions(
+                model,
+                log,
+                limit=asking.limit,
+                sources=sources or SOURCES,
+                controls=controls or CONTROLS,
+                seed=asking.seed,
+            )
+    if main_process():
+        draw_reliability(measured, out / RELIABILITY)
+    _keep(measured, "\n".join(decisions_markdown(measured)) + "\n", out / "decisions", as_json)
+
+
+def _check_card(asking: Asking, sources: list[str] | None, controls: list[str] | None) -> None:
+    from fourfold.eval.tasks.held_out import CONTROLS, SOURCES
+
+    if asking.recipe or asking.prompt or asking.max_tokens:
+        raise UserError("the card asks in its own words and lengths: leave --recipe, --prompt and --max-tokens out")
+    for wanted, known in ((sources, SOURCES), (controls, CONTROLS)):
+        if unknown := sorted(set(wanted or ()) - set(known)):
+            raise UserError(f"the card knows no {unknown[0]!r}; it has: {', '.join(known)}")
 
 
 def _look_again(asking: Asking, out: Path, only: list[str] | None, sources: list[str] | None, as_json: bool) -> None:
@@ -234,6 +271,25 @@ def _look_again(asking: Asking, out: Path, only: list[str] | None, sources: list
             workers=asking.concurrency,
         )
     _keep(measured, look_again_markdown(measured), out / "loop", as_json)
+
+
+def _eyes(asking: Asking, out: Path, only: list[str] | None, sources: list[str] | None, as_json: bool) -> None:
+    from fourfold.eval.model import EngineModel
+    from fourfold.eval.report.eyes import eyes_markdown
+    from fourfold.eval.tasks.eyes import run_eyes
+    from fourfold.eval.tasks.held_out import SOURCES
+
+    if asking.recipe or asking.prompt or asking.max_tokens or asking.no_eyes:
+        raise UserError("eyes asks in its own words: leave --recipe, --prompt, --max-tokens and --no-eyes out")
+    if unknown := sorted(set(sources or ()) - set(SOURCES)):
+        raise UserError(f"there is no source {unknown[0]!r}; there are: {', '.join(SOURCES)}")
+    with asking.open_model(eyes=False) as model:
+        if not isinstance(model, EngineModel):
+            raise UserError("eyes looks at the tower's own features, which an endpoint does not give: name a --model")
+        measured = run_eyes(
+            model, limit=asking.limit, out=out, seed=asking.seed, sources=sources or SOURCES, only=only or ()
+        )
+    _keep(measured, eyes_markdown(measured), out / "eyes", as_json)
 
 
 def _keep(measured: dict[str, Any], table: str, path: Path, as_json: bool) -> None:

@@ -28,6 +28,13 @@ class ProgressForm(StrEnum):
     JSON = "json"
 
 
+class ExportForm(StrEnum):
+    """How corrections are written."""
+
+    JSONL = "jsonl"
+    TRL = "trl"
+
+
 app = typer.Typer(help="Learn from corrections: import, train, gate, promote, roll back.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -69,11 +76,22 @@ def import_(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="JSON lines to write; images go into images/ beside it.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines to write, images/ beside it; for trl a new folder.")],
+    form: Annotated[
+        ExportForm,
+        typer.Option("--format", help="jsonl: all, as `import` reads them. trl: what is learnt, for SFT and DPO."),
+    ] = ExportForm.JSONL,
     store: StoreOption = None,
     as_json: Json = False,
 ) -> None:
-    """Write all corrections to a file that `import` reads."""
+    """Write the corrections to a file that `import` reads, or as data sets for TRL's trainers."""
+    if form is ExportForm.TRL:
+        from fourfold.assistant.refine.trl_export import export_trl
+
+        sft, dpo = export_trl(_store(store), file)
+        told = {"sft": sft, "dpo": dpo, "folder": str(file)}
+        _print(as_json, told, f"{sft} conversations in {file / 'sft.parquet'}, {dpo} pairs in {file / 'dpo.parquet'}")
+        return
     from fourfold.assistant.refine.transfer import export_corrections
 
     count = export_corrections(_store(store), file)
@@ -125,7 +143,7 @@ def train(
     from fourfold.assistant.refine.steps import train_adapter
 
     corrections, registry = _both(store)
-    directory = _model(model)
+    directory = _model(model, any_architecture=True)
     with telling(progress) as tell:
         revision = train_adapter(
             corrections, registry, directory, max_steps=max_steps, seed=seed, recipe=recipe, on_progress=tell
@@ -161,7 +179,8 @@ def gate(
     corrections, registry = _both(store)
     server = None if endpoint is None else (endpoint, served_baseline, served_model, api_key)
     with telling(progress) as tell:
-        measured = _measure(corrections, registry, registry.find(revision), _model(model), seed, tell, server)
+        directory = _model(model, any_architecture=server is not None)
+        measured = _measure(corrections, registry, registry.find(revision), directory, seed, tell, server)
     assert measured.gate is not None
     verdict = "may be promoted" if measured.gate.promotable else "is refused"
     text = f"adapter {measured.id} {verdict}; report: {measured.gate.report}"
@@ -349,10 +368,10 @@ def _both(directory: Path | None) -> "tuple[CorrectionStore, Registry]":
     return store, Registry(store.directory)
 
 
-def _model(name: str | None) -> Path:
+def _model(name: str | None, *, any_architecture: bool = False) -> Path:
     from fourfold.assistant.checkpoints.resolve import resolve_model
 
-    return resolve_model(name)
+    return resolve_model(name, any_architecture=any_architecture)
 
 
 def _record(store: "CorrectionStore", name: str) -> str:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fourfold.prompts.errors import UserError
+from fourfold.cli.chat_output import write_image
+from fourfold.cli.concepts import read_box
+from fourfold.cli.pictures import AsJson, Out, Picture, open_picture
+from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,12 +19,9 @@ if TYPE_CHECKING:
     from fourfold.assistant.grounding import Box
 
 app = typer.Typer(
-    help="Look at a picture without the language model: detect, count, segment, read text.", no_args_is_help=True
+    help="Look at a picture without the language model: detect, count, segment, compare.", no_args_is_help=True
 )
-Picture = Annotated[Path, typer.Argument(metavar="PICTURE", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Sides = Annotated[str, typer.Option("--box", metavar="X1,Y1,X2,Y2", help="In parts of the picture, 0..1.")]
-Out = Annotated[Path, typer.Option("--out", metavar="OUT.png", help="Where to; its folder must be there.")]
+Sides = Annotated[str, typer.Option("--box", metavar="X1,Y1,X2,Y2", help="In hundredths of the picture.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="OUT.png", help="Save the picture with the boxes.")]
 
 
@@ -35,7 +35,7 @@ def detect(
     """Find things of COCO's 80 classes; without nouns, all of them."""
     from fourfold.assistant.tools import detect
 
-    image = _open(picture, draw)
+    image = open_picture(picture, draw)
     seen = detect(image, nouns or [])
     _draw(image, [(one.noun, one.box) for one in seen.found], draw)
     lines = [f"{one.noun}  {_corners(one.box)}  {one.confidence:.0%}" for one in seen.found]
@@ -53,7 +53,7 @@ def count(
     """Count things of one of COCO's 80 classes."""
     from fourfold.assistant.tools import count
 
-    image = _open(picture, draw)
+    image = open_picture(picture, draw)
     counted = count(image, noun)
     _draw(image, [(noun, box) for box in counted.boxes], draw)
     said = f"{'at least ' if counted.at_least else ''}{counted.number}"
@@ -67,8 +67,8 @@ def segment(picture: Picture, box: Sides, out: Out, as_json: AsJson = False) -> 
 
     from fourfold.assistant.tools import segment
 
-    found = segment(_open(picture, out), box=_box(box))
-    _save(Image.fromarray(found.pixels), out)
+    found = segment(open_picture(picture, out), box=read_box(box))
+    write_image(Image.fromarray(found.pixels), out)
     line = f"{out}: {found.area:.1%} of the picture, {found.confidence:.0%} by the segmenter's own estimate"
     _print(found, [line], as_json)
 
@@ -78,7 +78,7 @@ def read_text(picture: Picture, as_json: AsJson = False) -> None:
     """Read what is written in a picture, from top to bottom."""
     from fourfold.assistant.tools.reading import read_text
 
-    read = read_text(_open(picture))
+    read = read_text(open_picture(picture))
     _print(read, [line.text for line in read.lines] or ["no text found"], as_json)
 
 
@@ -87,8 +87,8 @@ def zoom(picture: Picture, box: Sides, out: Out) -> None:
     """Save a part of a picture at full resolution."""
     from fourfold.assistant.chat.look_again import crop
 
-    part = crop(_open(picture, out), _box(box))
-    _save(part, out)
+    part = crop(open_picture(picture, out), read_box(box))
+    write_image(part, out)
     typer.echo(f"{out}: {part.width} x {part.height} pixels")
 
 
@@ -102,34 +102,8 @@ def fetch() -> None:
         typer.echo(f"{weights.title}: {weights.licences}")
 
 
-def _open(path: Path, saved: Path | None = None) -> "Image.Image":
-    """The picture, once it is clear that what is to be saved can be."""
-    from fourfold.assistant.images import load_image_file
-
-    if saved is not None:
-        if saved.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise UserError(f"{saved}: the name has to end in .png, .jpg, .jpeg or .webp")
-        if not saved.parent.is_dir():
-            raise UserError(f"{saved}: there is no directory {saved.parent}")
-        if saved.exists() and path.exists() and saved.samefile(path):
-            raise UserError(f"{saved} would overwrite the picture that is looked at; give another name")
-    return load_image_file(path)
-
-
-def _box(written: str) -> "Box":
-    from fourfold.assistant.grounding import Box
-
-    try:
-        x1, y1, x2, y2 = (float(side) for side in written.split(","))
-        return Box(x1, y1, x2, y2)
-    except ValueError:
-        raise UserError(
-            f"--box {written!r}: give four numbers in 0..1, left, top, right, bottom, such as 0.1,0.2,0.5,0.9"
-        ) from None
-
-
 def _corners(box: "Box") -> str:
-    return "[" + ", ".join(f"{side:.2f}" for side in box.as_tuple()) + "]"
+    return "[{:.0f},{:.0f} {:.0f},{:.0f}]".format(*(100 * side for side in box.as_tuple()))
 
 
 def _draw(image: "Image.Image", named: Sequence[tuple[str, "Box"]], path: Path | None) -> None:
@@ -139,14 +113,14 @@ def _draw(image: "Image.Image", named: Sequence[tuple[str, "Box"]], path: Path |
         groups: dict[str, list[Box]] = {}
         for name, box in named:
             groups.setdefault(name, []).append(box)
-        _save(draw(image, [GroundedPhrase(name, tuple(boxes), 0, 0) for name, boxes in groups.items()]), path)
-
-
-def _save(image: "Image.Image", path: Path) -> None:
-    from fourfold.cli.chat_output import write_image
-
-    write_image(image, path)
+        write_image(draw(image, [GroundedPhrase(name, tuple(boxes), 0, 0) for name, boxes in groups.items()]), path)
 
 
 def _print(result: "BaseModel", lines: Sequence[str], as_json: bool) -> None:
     typer.echo(json.dumps(result.model_dump(mode="json"), ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+app.command()(compare)
+app.command()(parts)
+app.command("heat-map")(heat_map_of)
+app.command()(surfaces)

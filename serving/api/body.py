@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 def _mend(text: str) -> str:
@@ -11,6 +11,8 @@ def _mend(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_mend)]
+OneComplaint = Field(fail_fast=True)
+"""Of a list: what is wrong with its first bad entry is enough, and a million of them would be a million errors."""
 
 
 class Body(BaseModel):

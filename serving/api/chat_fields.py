@@ -66,7 +66,6 @@ IGNORED: Mapping[str, str] = {
     "include_reasoning": "the model does not reason before it answers",
     "thinking_token_budget": "the model does not reason before it answers",
     "verbosity": "a hint to OpenAI's models; use `max_tokens`",
-    "parallel_tool_calls": "an answer has one call where a call is forced",
     "truncation_side": "nothing is truncated",
     "stream_interval": "pieces are sent as they come",
     "mm_payload": "of answers with tensors, which are none",

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from fourfold.serving.api.body import Body, Text
+from fourfold.serving.api.body import Body, OneComplaint, Text
 from fourfold.serving.api.chat_fields import unserved
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.forms import FormFields
@@ -45,17 +45,19 @@ class RefusalPart(Body):
 
 class SystemMessage(Body):
     role: Literal["system", "developer"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], OneComplaint]
 
 
 class UserMessage(Body):
     role: Literal["user"]
-    content: Text | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Text | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], OneComplaint]
 
 
 class AssistantMessage(Body):
     role: Literal["assistant"]
-    content: Text | list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]] | None = None
+    content: (
+        Text | Annotated[list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]], OneComplaint] | None
+    ) = None
     refusal: Text | None = None
     tool_calls: list[ToolCall] | None = None
 
@@ -64,18 +66,26 @@ class ToolMessage(Body):
     """What a called function returned."""
 
     role: Literal["tool"]
-    content: Text | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Text | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], OneComplaint]
     tool_call_id: Text
     name: Text | None = None
 
 
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def _few(biases: Any) -> Any:
+    """Counted before each is looked at: a million that are wrong would be a million errors."""
+    if isinstance(biases, dict) and len(biases) > 1024:
+        raise ValueError(f"{len(biases):,} tokens have a bias; give at most 1,024")
+    return biases
 ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(None, description="not served; the last chunk has the usage")
 
 
 class TemplateVariables(Body):
@@ -87,15 +97,15 @@ class TemplateVariables(Body):
 class ChatRequest(FormFields, ToolFields):
     model_config = ConfigDict(extra="allow")  # to look for what is refused among them
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=2000)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=2000, fail_fast=True)
     model: Text | None = Field(None, description="a name of /v1/models; the base model where it is left out")
     max_tokens: int | None = Field(None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, is greedy")
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="choice i of n is drawn with seed + i")
     stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
-    n: int | None = Field(None, ge=1, le=128)
+    n: int | None = Field(None, ge=1, le=128, description="at most 8")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
@@ -105,17 +115,21 @@ class ChatRequest(FormFields, ToolFields):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=1024, description="by token, -100..100")
-    min_tokens: int | None = Field(None, ge=0, le=2**31)
-    stop_token_ids: list[int] | None = Field(None, max_length=128)
-    bad_words: list[Annotated[Text, Field(max_length=200)]] | None = Field(None, max_length=128)
-    ignore_eos: bool | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], BeforeValidator(_few)] | None = Field(
+        None, max_length=1024, description="by token, -100..100"
+    )
+    min_tokens: int | None = Field(None, ge=0, le=2**31, description="stop strings count from there on")
+    stop_token_ids: list[int] | None = Field(None, max_length=128, description="not part of the text")
+    bad_words: list[Annotated[Text, Field(max_length=200)]] | None = Field(
+        None, max_length=128, description="as a text's first word and behind a space"
+    )
+    ignore_eos: bool | None = Field(None, description="for measuring speed")
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = Field(None, description="needs add_generation_prompt to be false")
     chat_template_kwargs: TemplateVariables | None = None
     forced_answer: Text | None = Field(None, min_length=1, description="is answered, as a remembered correction is")
     memory: bool | None = Field(None, description="false: no answer from the correction memory")
-    modalities: list[str] | None = Field(None, description="only text is served")
+    modalities: list[str] | None = Field(None, max_length=16, description="only text is served")
 
     def check_served(self, limits: ServerLimits) -> None:
         """Refuse what would be silently wrong.
@@ -129,6 +143,10 @@ class ChatRequest(FormFields, ToolFields):
             raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs", code="invalid_value")
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options needs stream to be true", param="stream_options", code="invalid_value")
+        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
+            message = "stream_options.continuous_usage_stats is not supported: the last chunk has the usage"
+            param = "stream_options.continuous_usage_stats"
+            raise ApiError(400, message, param=param, code="unsupported_parameter")
         if any(not stop for stop in self.stops):
             raise ApiError(400, "a stop string is empty; leave it out", param="stop", code="invalid_value")
         if any(not word.strip() for word in self.bad_words or ()):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
-from fourfold.serving.api.body import Body, Text
+from fourfold.serving.api.body import Body, OneComplaint, Text
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.decisions.questions import YES_NO, DecisionQuestion, Option
 
@@ -69,19 +69,19 @@ class OutputRefusal(Body):
 class UserInput(Body):
     type: Literal["message"] = "message"
     role: Literal["user"]
-    content: Text | list[Part]
+    content: Text | Annotated[list[Part], OneComplaint]
 
 
 class SystemInput(Body):
     type: Literal["message"] = "message"
     role: Literal["system", "developer"]
-    content: Text | list[InputText]
+    content: Text | Annotated[list[InputText], OneComplaint]
 
 
 class AssistantInput(Body):
     type: Literal["message"] = "message"
     role: Literal["assistant"]
-    content: Text | list[Annotated[OutputText | OutputRefusal, Field(discriminator="type")]]
+    content: Text | Annotated[list[Annotated[OutputText | OutputRefusal, Field(discriminator="type")]], OneComplaint]
 
 
 class ToolInput(Body):
@@ -91,7 +91,7 @@ class ToolInput(Body):
 
 
 def _kind(item: Any) -> str:
-    told = item if isinstance(item, dict) else vars(item)
+    told = item if isinstance(item, dict) else getattr(item, "__dict__", {})
     if told.get("type") in _TOOLS:
         return "tool"
     role = told.get("role")
@@ -109,7 +109,7 @@ Input = Annotated[
 
 class _Question(Body):
     name: Text | None = None
-    instructions: Text | list[Part]
+    instructions: Text | Annotated[list[Part], OneComplaint]
 
     @property
     def parts(self) -> Sequence[InputText | InputImage | InputJson]:
@@ -133,7 +133,7 @@ class Choice(_Question):
     """One of several values; a text and a boolean are distinct, whatever they read."""
 
     type: Literal["choice"]
-    choices: list[ChoiceValue] = Field(min_length=2, max_length=255)
+    choices: list[ChoiceValue] = Field(min_length=2, max_length=255, fail_fast=True)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -151,7 +151,7 @@ class Score(_Question):
     """One of several levels, from the lowest to the highest."""
 
     type: Literal["score"]
-    levels: list[Level] = Field(min_length=2, max_length=255)
+    levels: list[Level] = Field(min_length=2, max_length=255, fail_fast=True)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -163,7 +163,7 @@ class Score(_Question):
 class DecisionRequest(Body):
     """`prompt_cache_key`, `prompt_cache_options` and `safety_identifier` change no answer here and are ignored."""
 
-    input: Text | Annotated[list[Input], Field(min_length=1, max_length=1000)]
+    input: Text | Annotated[list[Input], Field(min_length=1, max_length=1000, fail_fast=True)]
     model: Text | None = Field(None, description="a name of /v1/models; the base model where it is left out")
     questions: list[Annotated[Predicate | Choice | Score, Field(discriminator="type")]] = Field(
         min_length=1, max_length=400

@@ -107,6 +107,8 @@ def _decide(
     deadline = time.monotonic() + answering.limits.request_seconds
     decider = Decider(engine, EngineRequest(context, adapter=adapter), calibration_of(engine, adapter), looking)
     found: list[Decided] = []
+    if in_flight.cancelled:  # while others had their turn
+        raise shutting_down()
     try:
         for answer in decider.decide(questions):
             found.append(answer)

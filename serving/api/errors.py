@@ -1,4 +1,4 @@
-"""Errors in the shape that a route's clients read: OpenAI's `{"error": {message, type, param, code}}` or Anthropic's."""
+"""Errors in the shape that a route's clients read: OpenAI's `{"error": {message, ...}}` or Anthropic's."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -68,6 +68,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, UserError):
         return ApiError(400, str(error))
+    if isinstance(error, RecursionError):  # ours have no depth of their own: a schema or a value of the request has
+        return ApiError(400, "a value of the request is nested too deeply; make it flatter", code="invalid_value")
     log.error("an answer failed", exc_info=error)
     return _INTERNAL
 
@@ -77,6 +79,7 @@ def answer_errors_in_json(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(RecursionError, _refused)
     app.add_exception_handler(Exception, _refused)
 
 
@@ -93,8 +96,9 @@ def require_json(request: Request) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    # The server itself logs what it failed on.
-    return (error if isinstance(error, ApiError) else _INTERNAL).response(request.url.path)
+    if isinstance(error, ApiError | RecursionError):
+        return as_api_error(error).response(request.url.path)
+    return _INTERNAL.response(request.url.path)  # the server itself logs what it failed on
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -47,13 +47,15 @@ class StructuredOutputsBody(Body):
 class FormFields(Body):
     """Fields of a chat request that ask for a form."""
 
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputsBody | None = None
-    guided_json: Schema | Text | None = Field(None, description="vLLM's names of old, up to guided_grammar")
-    guided_regex: Text | None = None
-    guided_choice: Choices | None = None
-    guided_grammar: Text | None = None
-    guided_whitespace_pattern: Text | None = None
+    response_format: ResponseFormat | None = Field(None, description="`text`, `json_object` or `json_schema`")
+    structured_outputs: StructuredOutputsBody | None = Field(
+        None, description="`json`, `json_object`, `regex`, `choice`, `grammar`, and our own `box`"
+    )
+    guided_json: Schema | Text | None = Field(None, description="as `structured_outputs.json`")
+    guided_regex: Text | None = Field(None, description="as `structured_outputs.regex`")
+    guided_choice: Choices | None = Field(None, description="as `structured_outputs.choice`")
+    guided_grammar: Text | None = Field(None, description="as `structured_outputs.grammar`")
+    guided_whitespace_pattern: Text | None = Field(None, description="as `structured_outputs.whitespace_pattern`")
 
     def wanted_form(self) -> tuple[str, StructuredOutputs] | None:
         """The field that asks for a form, and the form; None where the answer may have any.

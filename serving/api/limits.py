@@ -11,6 +11,8 @@ class ServerLimits:
 
     Attributes:
         body_bytes: Largest request body.
+        body_objects: Objects and lists in a request body; in memory each takes twenty times what it takes there.
+        body_values: Values that commas separate in a request body.
         pending_bytes: Bodies of all requests being read or served, together.
         body_seconds: For a body to arrive completely.
         header_seconds: For the head of a request to arrive completely.
@@ -27,6 +29,8 @@ class ServerLimits:
     """
 
     body_bytes: int = 64 * 2**20
+    body_objects: int = 250_000
+    body_values: int = 2_000_000
     pending_bytes: int = 512 * 2**20
     body_seconds: float = 60.0
     header_seconds: float = 10.0

@@ -130,6 +130,7 @@ class RequestGuardMiddleware:
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 complete = await self._read(receive, body)
+                self._check_values(body)
         except (TimeoutError, ApiError) as error:
             self._pending_bytes -= len(body)
             if isinstance(error, ApiError):
@@ -153,6 +154,16 @@ class RequestGuardMiddleware:
             log.warning("%s given up: the client does not read its answer", scope["state"]["request_id"])
         finally:
             self._pending_bytes -= size
+
+    def _check_values(self, body: bytearray) -> None:
+        """Counted in the bytes, before anything is made of them; pictures, in base64, have none of these signs."""
+        objects, values = body.count(b"{") + body.count(b"["), body.count(b",")
+        if objects > self._limits.body_objects or values > self._limits.body_values:
+            message = (
+                f"the body has more than {self._limits.body_objects:,} objects and lists or "
+                f"{self._limits.body_values:,} values; send less at once"
+            )
+            raise ApiError(413, message, code="request_too_large")
 
     async def _read(self, receive: Receive, body: bytearray) -> bool:
         """Append the body to `body`; False when the client has gone."""

@@ -18,6 +18,9 @@ from fourfold.serving.api.translation import chat_request
 T = TypeVar("T")
 _LONGEST = 1_000_000
 """Characters or tokens; a tokenizer takes about a second for so many."""
+_OF_CHAT = {
+    *("model", "messages", "add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs"),
+}
 
 
 class TokenizeRequest(Body):
@@ -25,10 +28,13 @@ class TokenizeRequest(Body):
 
     model: Text | None = None
     prompt: Annotated[Text, Field(max_length=_LONGEST)] | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=2000)
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=2000, fail_fast=True)
     add_special_tokens: bool | None = Field(None, description="for a prompt, true by default; never for messages")
-    add_generation_prompt: bool | None = Field(None, description="only true, the default, is served")
-    continue_final_message: bool | None = Field(None, description="only false is served")
+    add_generation_prompt: bool | None = Field(None, description="for messages, true by default")
+    continue_final_message: bool | None = None
+    tools: list[dict[str, Any]] | None = Field(
+        None, max_length=128, description="for messages, where the template declares tools"
+    )
     return_token_strs: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
 
@@ -42,7 +48,7 @@ class TokenizeResponse(BaseModel):
 
 class DetokenizeRequest(Body):
     model: Text | None = None
-    tokens: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(max_length=_LONGEST)
+    tokens: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(max_length=_LONGEST, fail_fast=True)
 
 
 class DetokenizeResponse(BaseModel):
@@ -67,10 +73,10 @@ def tokenize_routes(answering: Answering) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "send either a prompt or messages", param="prompt", code="invalid_value")
         if body.messages is not None:
-            _check_template(body)
-            fields: dict[str, Any] = {"messages": [message.model_dump() for message in body.messages]}
-            if body.chat_template_kwargs is not None:
-                fields["chat_template_kwargs"] = body.chat_template_kwargs.model_dump()
+            if body.add_special_tokens:
+                message = "the chat template adds the special tokens of messages; leave it out"
+                raise ApiError(400, message, param="add_special_tokens", code="unsupported_parameter")
+            fields = body.model_dump(include=_OF_CHAT, exclude_none=True)
             ids = await answering.prompt_tokens(chat_request(fields))
         else:
             text, special = body.prompt or "", body.add_special_tokens is not False
@@ -85,13 +91,3 @@ def tokenize_routes(answering: Answering) -> APIRouter:
         return DetokenizeResponse(prompt=await off_loop(lambda: engine.detokenize(body.tokens), "tokens"))
 
     return router
-
-
-def _check_template(body: TokenizeRequest) -> None:
-    for field, served in (("add_generation_prompt", True), ("continue_final_message", False)):
-        if getattr(body, field) not in (None, served):
-            message = f"{field} is served as {str(served).lower()} only; leave it out"
-            raise ApiError(400, message, param=field, code="unsupported_parameter")
-    if body.add_special_tokens:
-        message = "the chat template adds the special tokens of messages; leave it out"
-        raise ApiError(400, message, param="add_special_tokens", code="unsupported_parameter")

@@ -73,9 +73,9 @@ class ToolCall(Body):
 class ToolFields(Body):
     """Fields of a chat request about tools."""
 
-    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS)
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = Field(None, description="an answer has one call at most where one is forced")
+    tools: list[Tool] | None = Field(None, max_length=MOST_TOOLS, description="functions; at most 128")
+    tool_choice: ToolChoice | None = Field(None, description="`auto` where the chat template declares tools")
+    parallel_tool_calls: bool | None = Field(None, description="an answer has one call where a call is forced")
 
     @cached_property
     def tool_use(self) -> "ToolUse":

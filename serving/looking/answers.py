@@ -109,7 +109,7 @@ def _presence(intent: Intent, eyes: Eyes) -> Said | None:
     chance, source = eyes.presence(finding)
     there = chance >= 0.5
     phrase = intent.phrase if there else f"no {intent.phrase}"
-    return Said("yes" if there else "no", (Claim(phrase, None, max(chance, 1 - chance), cast(Source, source)),))
+    return Said("yes" if there else "no", (Claim(phrase, None, max(chance, 1 - chance), source),))
 
 
 def _name(intent: Intent, eyes: Eyes) -> Said | None:
@@ -122,7 +122,7 @@ def _name(intent: Intent, eyes: Eyes) -> Said | None:
         boxes = [box for box in finding.boxes if intent.box is None or box.iou(intent.box) >= _IN_ASKED_BOX]
         if boxes and (best is None or finding.presence > (best.confidence or 0)):
             best = Claim(name, boxes[0], finding.presence, SHOWN)
-    return best and Said(best.phrase, (best,))
+    return None if best is None else Said(best.phrase, (best,))
 
 
 def _caption(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Said | None:
@@ -164,7 +164,7 @@ def _gone(intent: Intent, eyes: Eyes, finding: "Finding") -> Said | None:
     """That the thing is not there, where that is likely enough."""
     chance, source = finding.presence, _source(finding)
     if chance < _DOUBTFUL:
-        chance, source = cast(tuple[float, Source], eyes.presence(finding))
+        chance, source = eyes.presence(finding)
     if chance >= NOT_THERE:
         return None
     return Said(f"I see no {intent.phrase}.", (Claim(f"no {intent.phrase}", None, 1 - chance, source),))

@@ -12,6 +12,7 @@ from fourfold.assistant.chat.look_again import Sighting
 from fourfold.assistant.chat.look_again.claims import is_there
 from fourfold.assistant.grounding import Box
 from fourfold.serving.engine.requests import Request
+from fourfold.serving.looking.claim import Source
 from fourfold.serving.looking.presence import combined, yes_probability
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from fourfold.assistant.tools.results import Count
     from fourfold.serving.engine.engine import Engine
 
-SHOWN = "shown once"
+SHOWN: Source = "shown once"
 """`Finding.source` of what a person showed."""
 
 
@@ -80,7 +81,7 @@ class Eyes:
             return None
         return Sighting(finding.presence, finding.boxes[0] if finding.boxes else None, finding.source)
 
-    def presence(self, finding: "Finding") -> tuple[float, str]:
+    def presence(self, finding: "Finding") -> tuple[float, Source]:
         """Chance that a finding's noun is in the picture, and who says so.
 
         The language model is asked as well, unless a person showed the thing: then it has never heard of it.

@@ -75,10 +75,7 @@ class Looking:
         Raises:
             UserError: the read-outs are damaged, or those of another tower.
         """
-        try:
-            from fourfold.assistant.readouts import load_readouts
-        except ImportError:  # TODO(LOOP): goes when the room is there
-            return None
+        from fourfold.assistant.readouts import load_readouts
         from fourfold.assistant.tools import detector_if_fetched
         from fourfold.serving.looking.concepts import ConceptReadouts
 
@@ -104,7 +101,8 @@ class Looking:
         Raises:
             UserError: the request is malformed or too long.
         """
-        if request.forced_answer is not None:
+        prescribed = request.sampling.structured_outputs or request.tools or not request.add_generation_prompt
+        if request.forced_answer is not None or prescribed:
             return Looked(request)
         question, image = _asked(request.messages)
         intent = intent_of(question)

@@ -34,6 +34,41 @@ def test_answer_wins_over_text(tmp_path: Path) -> None:
     assert prediction.answer == "no"
 
 
+@pytest.mark.parametrize("field", ["prediction", "response", "output", "model_answer"])
+def test_the_truth_beside_the_answer_is_not_scored(tmp_path: Path, field: str) -> None:
+    """Result files of other harnesses keep the right answer, and the referent's own box, in every row."""
+    rows = [{"question_id": 1, "question": "q", "answer": "gold", "bbox": [1, 2, 3, 4], field: "a guess"}]
+    (prediction,) = read_predictions(write(tmp_path, json.dumps(rows)))
+    assert (prediction.answer, prediction.boxes) == ("a guess", None)
+
+
+def test_two_answers_that_differ_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"record 1: prediction and response differ; which of them is the answer"):
+        read_predictions(write(tmp_path, '[{"id": 1, "prediction": "a", "response": "b"}]'))
+    (same,) = read_predictions(write(tmp_path, '[{"id": 1, "prediction": "a", "response": "a"}]'))
+    assert same.answer == "a"
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"), [(["black"], "black"), ([["black"]], "black"), (7, "7"), ("\ud83d!", "\ufffd!")]
+)
+def test_answers_as_samplers_write_them(tmp_path: Path, answer: object, read: str) -> None:
+    (prediction,) = read_predictions(write(tmp_path, json.dumps([{"id": 1, "answer": answer}])))
+    assert prediction.answer == read
+
+
+def test_the_thought_is_no_answer(tmp_path: Path) -> None:
+    (prediction,) = read_predictions(write(tmp_path, '{"1": "<think>a cat? no.</think> a dog"}'))
+    assert prediction.answer == "a dog"
+
+
+def test_lists_of_numbers_are_boxes(tmp_path: Path) -> None:
+    rows = [{"id": 1, "answer": [1, 2, 3, 4]}, {"id": 2, "answer": [[1, 2, 3, 4], [5, 6, 7, 8]]}]
+    one, two = read_predictions(write(tmp_path, json.dumps(rows)))
+    assert (one.boxes, one.answer) == (((1, 2, 3, 4),), None)
+    assert two.boxes == ((1, 2, 3, 4), (5, 6, 7, 8))
+
+
 def test_several_answers_to_one_referent(tmp_path: Path) -> None:
     found = read_predictions(write(tmp_path, '{"COCO_1_2": ["{<1><2><3><4>}", "no idea"]}'))
     assert [(p.id, p.answer) for p in found] == [("COCO_1_2", "{<1><2><3><4>}"), ("COCO_1_2", "no idea")]
@@ -51,6 +86,12 @@ def test_several_answers_to_one_referent(tmp_path: Path) -> None:
         ('[{"answer": "cat"}]', "no question_id or id; its fields are answer"),
         ('[{"id": 1}]', "no answer"),
         ('[{"id": 1, "answer": {"a": 1}}]', "must be text"),
+        ('[{"id": 1, "answer": ["black", "white"]}]', "the answer must be text, not a list of 2"),
+        ('[{"id": 1, "answer": true}]', "must be text, not bool"),
+        ('[{"id": 1, "answer": NaN}]', "record 1: the answer is the number nan; answers are text"),
+        ('[{"id": 1, "answer": 2.0}]', r"record 1: the answer is the number 2\.0"),
+        ('{"7": "cat", "8": "dog", "7": "cow"}', r"predictions\.json: '7' stands twice in one object"),
+        ('{"id": 1, "answer": "a"}\n{"id": 2, "answer": "b", "answer": "c"}', "line 2: 'answer' stands twice"),
         ('["cat"]', "expected an object"),
         ("3", "list of records"),
         ('[{"id": 1, "box": [1, 2, 3]}]', "3 numbers"),

@@ -90,7 +90,7 @@ def test_the_current_adapter_answers(chat: Chat, photo: Path, tmp_path: Path, ti
     [
         (("--adapter", "/nowhere"), r"is no LoRA adapter"),
         (("--strength", "0.5"), "--strength goes with --adapter current"),
-        (("--store", "/tmp"), "--store goes with --memory"),
+        (("--store", "/tmp", "--no-eyes"), "--store goes with --memory"),
         (("--adapter", "current", "--strength", "2"), "less than or equal to 1"),
     ],
 )

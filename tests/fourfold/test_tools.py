@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from fourfold.assistant.tools import detector
 from fourfold.cli import main
 from fourfold.cli.tools import app
-from tests.assistant.tools.conftest import See, sees
+from tests.assistant.tools.conftest import See, nothing_seen, sees
 
-__all__ = ["sees"]
+__all__ = ["nothing_seen", "sees"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_detect_prints_a_line_a_thing_and_names_what_it_does_not_know(sees: See,
     sees(("dog", (0.0, 0.25, 0.5, 0.75), 0.9))
     drawn = tmp_path / "drawn.png"
     assert run("detect", photo, "puppy", "unicorn", "--draw", str(drawn)).splitlines() == [
-        "puppy  [0.00, 0.25, 0.50, 0.75]  98%",
+        "puppy  [0,25 50,75]  98%",
         "unicorn: the detector does not know it",
     ]
     with Image.open(drawn) as image:
@@ -52,7 +52,7 @@ def test_count_says_a_number_or_at_least_or_that_it_does_not_know(sees: See, pho
 
 def test_zoom_saves_the_part(photo: str, tmp_path: Path) -> None:
     out = tmp_path / "part.png"
-    assert "40 x 30 pixels" in run("zoom", photo, "--box", "0,0.25,0.5,0.75", "--out", str(out))
+    assert "40 x 30 pixels" in run("zoom", photo, "--box", "0,25,50,75", "--out", str(out))
     with Image.open(out) as image:
         assert image.size == (40, 30)
 
@@ -61,12 +61,12 @@ def test_zoom_saves_the_part(photo: str, tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["detect", "missing.jpg"], "missing.jpg does not exist"),
-        (["zoom", "PHOTO", "--box", "0,0,1", "--out", "x.png"], "give four numbers in 0..1"),
-        (["zoom", "PHOTO", "--box", "0,0,1,2", "--out", "x.png"], "give four numbers in 0..1"),
-        (["zoom", "PHOTO", "--box", "0,0,1,1", "--out", "x.tiff"], "has to end in"),
-        (["zoom", "PHOTO", "--box", "0,0,1,1", "--out", "no/x.png"], "there is no directory no"),
-        (["zoom", "PHOTO", "--box", "0,0,1,1", "--out", "PHOTO"], "would overwrite the picture"),
-        (["segment", "PHOTO", "--box", "0,0,0,1", "--out", "x.png"], "has no area"),
+        (["zoom", "PHOTO", "--box", "0,0,1", "--out", "x.png"], "is no box"),
+        (["zoom", "PHOTO", "--box", "0,0,100,200", "--out", "x.png"], "is no box"),
+        (["zoom", "PHOTO", "--box", "0,0,100,100", "--out", "x.tiff"], "has to end in"),
+        (["zoom", "PHOTO", "--box", "0,0,100,100", "--out", "no/x.png"], "there is no directory no"),
+        (["zoom", "PHOTO", "--box", "0,0,100,100", "--out", "PHOTO"], "would overwrite the picture"),
+        (["segment", "PHOTO", "--box", "0,0,0,100", "--out", "x.png"], "is no box"),
         (["detect", "PHOTO", "dog"], "FOURFOLD_OFFLINE"),
     ],
 )

@@ -112,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _eyes(self, body: dict[str, Any]) -> None:
         if body["phrase"] != "the bottle":
-            return self._reply(400, {"error": {"message": f"no read-out knows {body['phrase']!r}", "type": "test"}})
+            unknown = {"phrase": body["phrase"], "noun": None, "presence": None, "map": None, "boxes": []}
+            return self._reply(200, unknown)
         heat = {"rows": 2, "columns": 3, "values": [0, 0.5, 1, 0, 0, 0.25]}
         self._reply(200, {"phrase": "the bottle", "noun": "bottle", "presence": 0.9, "map": heat, "boxes": []})
 
@@ -140,9 +141,7 @@ class Scripted(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(
-        self, port: int = 0, pause: float = 0.0, models: tuple[str, ...] = MODELS, eyes: bool = False
-    ) -> None:
+    def __init__(self, port: int = 0, pause: float = 0.0, models: tuple[str, ...] = MODELS, eyes: bool = False) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.pause = pause
         self.models = models

@@ -67,7 +67,7 @@ def test_a_box_says_where_it_comes_from_and_shows_its_heat_map(settings: Setting
 
 
 def test_what_hinders_a_heat_map_is_a_sentence(endpoint: Scripted) -> None:
-    with pytest.raises(UserError, match="no read-out knows 'a wish'"):
+    with pytest.raises(UserError, match="know no word of “a wish”"):
         heat_map(Endpoint(endpoint.url), "fourfold-mini", TABLE, "a wish")
     with pytest.raises(UserError, match="shows no heat map"):
         heat_map(Endpoint("http://127.0.0.1:9/v1"), "fourfold-mini", TABLE, "a wish")

@@ -47,6 +47,8 @@ def heat_map(endpoint: Endpoint, model: str, picture: Attachment, phrase: str) -
         complaint = told.get("error") if isinstance(told, dict) else None
         words = complaint.get("message") if isinstance(complaint, dict) else None
         raise UserError(str(words) if words else f"the endpoint shows no heat map (HTTP {answer.status_code})")
+    if isinstance(told, dict) and told.get("map", "") is None:
+        raise UserError(f"the eyes know no word of “{phrase}”, so there is no heat map of it")
     try:
         grid = told["map"]
         values = np.asarray(grid["values"], float).reshape(int(grid["rows"]), int(grid["columns"])).clip(0, 1)

@@ -28,7 +28,7 @@ def overlay_of(found: Session, turn: Turn, claims: Sequence[Claim]) -> Overlay |
         if mapped and _on("heat", found, turn) and found.endpoint is not None:
             with st.spinner("Drawing the heat map…"):
                 model = str(turn.figures.get("model", ""))
-                heat = heat_map(found.endpoint, model, turn.picture, mapped.phrase).rows
+                heat = heat_map(found.endpoint, model, turn.picture, mapped.phrase.removeprefix("no ")).rows
         boxes = _boxes(claims)
         if boxes and _on("mask", found, turn):
             with st.spinner("Drawing outlines; the first time fetches MobileSAM, 38 MB…"):

@@ -17,6 +17,7 @@ from fourfold.assistant.grounding import Box
 SIZE = 256  # pixels a side
 DEFECTS = ("scratch", "stain", "dent")
 MATERIALS = ("metal", "plastic", "wood", "fabric", "paint", "leather")
+_PIECE = 16  # pixels a side of the squares that a scratch is cut along
 _FINE = 2  # scratches are drawn at this many times the size
 
 
@@ -35,9 +36,22 @@ class Defect:
     @property
     def box(self) -> Box:
         """Its extent in 0..1."""
-        rows, columns = np.nonzero(self.mask)
-        sides = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        return Box(*(float(side) / SIZE for side in sides))
+        return _extent(self.mask)
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Boxes that hold little but the defect: of a scratch those of its pieces, else its own."""
+        if self.kind != "scratch":
+            return (self.box,)
+        found = []
+        for top in range(0, SIZE, _PIECE):
+            for left in range(0, SIZE, _PIECE):
+                piece = np.zeros_like(self.mask)
+                part = slice(top, top + _PIECE), slice(left, left + _PIECE)
+                piece[part] = self.mask[part]
+                if piece.sum() >= _PIECE // 2:
+                    found.append(_extent(piece))
+        return tuple(found) or (self.box,)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,12 @@ def make_surface(seed: str) -> Surface:
     """A piece of a product of its own with one to three defects; the seed may be any text."""
     rng = random.Random(f"surface {seed}")
     return Surface(seed, "piece", tuple(rng.choices(DEFECTS, k=rng.choice((1, 1, 2, 3)))))
+
+
+def _extent(mask: np.ndarray) -> Box:
+    rows, columns = np.nonzero(mask)
+    sides = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return Box(*(float(side) / SIZE for side in sides))
 
 
 def _noise(rng: random.Random, rows: int, columns: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from fourfold.serving.api.body import Body, Text
+from fourfold.serving.api.body import Body, OneComplaint, Text
 from fourfold.serving.api.chat_schema import ChatRequest
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.translation import chat_request, in_words_of
@@ -46,7 +46,9 @@ class ToolUseBlock(Body):
 class ToolResultBlock(Body):
     type: Literal["tool_result"]
     tool_use_id: Text
-    content: Text | list[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]] | None = None
+    content: (
+        Text | Annotated[list[Annotated[TextBlock | ImageBlock, Field(discriminator="type")]], OneComplaint] | None
+    ) = None
     is_error: bool | None = None
 
 
@@ -55,7 +57,7 @@ Block = Annotated[TextBlock | ImageBlock | ToolUseBlock | ToolResultBlock, Field
 
 class InputMessage(Body):
     role: Literal["user", "assistant", "system"]
-    content: Text | list[Block]
+    content: Text | Annotated[list[Block], OneComplaint]
 
 
 class CustomTool(Body):
@@ -84,10 +86,10 @@ class OutputConfig(Body):
 class CountTokensRequest(Body):
     model_config = ConfigDict(extra="allow")
 
-    messages: list[InputMessage] = Field(min_length=1, max_length=2000)
+    messages: list[InputMessage] = Field(min_length=1, max_length=2000, fail_fast=True)
     model: Text | None = Field(None, description="a name of /v1/models; the base model where it is left out")
-    system: Text | list[TextBlock] | None = None
-    tools: list[CustomTool] | None = None
+    system: Text | Annotated[list[TextBlock], OneComplaint] | None = None
+    tools: list[CustomTool] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = Field(None, description="not served as enabled: the models here answer at once")
     output_config: OutputConfig | None = None

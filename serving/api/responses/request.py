@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from fourfold.serving.api.body import Body, Text
+from fourfold.serving.api.body import Body, OneComplaint, Text
 from fourfold.serving.api.chat_schema import ChatRequest, RefusalPart
 from fourfold.serving.api.errors import ApiError
 from fourfold.serving.api.translation import chat_request, in_words_of
@@ -30,7 +30,8 @@ class InputImage(Body):
     detail: str | None = Field(None, description="ignored: every image is read at the model's own size")
 
 
-Parts = list[Annotated[InputText | OutputText | InputImage | RefusalPart, Field(discriminator="type")]]
+Part = Annotated[InputText | OutputText | InputImage | RefusalPart, Field(discriminator="type")]
+Parts = Annotated[list[Part], OneComplaint]
 
 
 class InputMessage(Body):
@@ -84,17 +85,19 @@ class FunctionTool(Body):
 class ResponsesRequest(Body):
     model_config = ConfigDict(extra="allow")  # what is not here is for chat completions
 
-    input: Text | Annotated[list[InputItem], Field(min_length=1, max_length=2000)]
+    input: Text | Annotated[list[InputItem], Field(min_length=1, max_length=2000, fail_fast=True)]
     model: Text | None = Field(None, description="a name of /v1/models; the base model where it is left out")
     instructions: Text | None = None
     max_output_tokens: int | None = Field(None, ge=1, le=2**31)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, is greedy")
     top_p: float | None = Field(None, gt=0, le=1)
     stream: bool | None = None
-    include: list[str] | None = Field(None, description="message.output_text.logprobs; others have nothing to add")
+    include: list[str] | None = Field(
+        None, max_length=16, description="message.output_text.logprobs; others add nothing"
+    )
     top_logprobs: int | None = Field(None, ge=0, le=20)
     text: TextConfig | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     metadata: dict[str, Any] | None = None

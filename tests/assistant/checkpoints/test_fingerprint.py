@@ -9,6 +9,8 @@ def test_it_is_of_content_without_the_story(tmp_path: Path) -> None:
     before = model_fingerprint(tmp_path)
     (tmp_path / "bridge.json").write_text('{"date": "today"}')
     (tmp_path / "README.md").write_text("hello")
+    (tmp_path / "calibration.json").write_text("{}")
+    (tmp_path / "readouts.safetensors").write_bytes(b"read-outs")
     assert model_fingerprint(tmp_path) == before
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
     assert model_fingerprint(tmp_path) != before

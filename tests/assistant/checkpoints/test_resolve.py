@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from fourfold.assistant.checkpoints import resolve
+from fourfold.assistant.checkpoints.calibration import Calibration, read_calibration
+from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.checkpoints.resolve import assembled_path, resolve_model
 from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
@@ -65,6 +67,16 @@ def test_a_new_bridge_makes_a_new_model(bridge: Path) -> None:
     assert second != first
     assert json.loads((second / "bridge.json").read_text())["seed"] == 6
     assert first.is_dir(), "what somebody used a moment ago stays"
+
+
+def test_what_was_learnt_beside_a_bridge_comes_along(bridge: Path) -> None:
+    first = resolve_model("fourfold-mini", lambda event: None)
+    Calibration(model_fingerprint(first), {"predicate": 1.5}).write(bridge)
+    second = resolve_model("fourfold-mini", lambda event: None)
+    assert second != first and model_fingerprint(second) == model_fingerprint(first)
+    found = read_calibration(second)
+    assert found is not None and found.temperatures == {"predicate": 1.5}
+    assert read_calibration(first) is None
 
 
 def test_only_what_nobody_used_for_long_is_removed(bridge: Path) -> None:

@@ -8,9 +8,9 @@ from tests.assistant.readouts.world import World
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return World(400)
+    return World(240)
 
 
 @pytest.fixture(scope="session")
 def library(world: World) -> ReadoutLibrary:
-    return learn_library(world.examples, world.features.__getitem__, "tower", steps=150)
+    return learn_library(world.examples, world.features.__getitem__, "tower", steps=200)

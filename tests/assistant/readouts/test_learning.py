@@ -80,9 +80,7 @@ def test_a_colour_chooses_among_things_of_one_noun(library: ReadoutLibrary, colo
         ("dog to the left of the ball", LEFT),
     ],
 )
-def test_sides_and_neighbours_choose_among_things_of_one_noun(
-    library: ReadoutLibrary, phrase: str, meant: Box
-) -> None:
+def test_sides_and_neighbours_choose_among_things_of_one_noun(library: ReadoutLibrary, phrase: str, meant: Box) -> None:
     ball = Box(8 / 12, 9 / 12, 11 / 12, 11 / 12)
     features = picture([("dog", "", LEFT), ("dog", "", RIGHT), ("ball", "", ball)], seed=5)
     finding = library.find(features, phrase)
@@ -181,7 +179,7 @@ def test_a_readout_is_the_closed_form_of_ridge_regression(world: World) -> None:
             x1, y1, x2, y2 = (round(side * 12) for side in kept.things[0].boxes[0].as_tuple())
             target[y1:y2, x1:x2] = 1 / ((x2 - x1) * (y2 - y1))  # every box counts once
         targets.append(target.ravel())
-    readout = learner.readout("noun", "photos", "dog")
+    [readout] = learner.readouts("noun", "photos", ["dog"])
     assert readout is not None
     inputs, target = np.concatenate(rows).astype(float), np.concatenate(targets)
     centred = inputs - inputs.mean(0)

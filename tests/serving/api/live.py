@@ -20,7 +20,6 @@ from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.api.server import Server, bind
 from fourfold.serving.engine.engine import Engine
-from fourfold.serving.looking import Looking
 from tests.serving.engine.conversations import wait_for
 
 HOT = {"temperature": 1.0, "seed": 7}
@@ -54,7 +53,6 @@ def live_server(
     limits: ServerLimits | None = None,
     remote: RemoteImages | None = None,
     memory: CorrectionMemory | None = None,
-    looking: Looking | None = None,
     grace: float = 5.0,
     listener: socket.socket | None = None,
     **options: Any,

@@ -272,7 +272,11 @@ class TestCalibration:
             assert fitted.headers[PROBABILITIES_HEADER] == "calibrated"
             assert post(server, questions=[DOG, NUMBER]).headers[PROBABILITIES_HEADER] == "raw"
             engine.load_adapter("changed", adapter)
-            assert post(server, model="changed").headers[PROBABILITIES_HEADER] == "raw"
+            changed = post(server, model="changed")
+            assert changed.headers[PROBABILITIES_HEADER] == "raw" and changed.json()["model"] == "changed"
+            assert changed.json()["answers"] != raw.json()["answers"][:1]
+            engine.unload_adapter("changed")
+            assert post(server, model="changed").status_code == 404
         before, after = (one.json()["answers"] for one in (raw, fitted))
         odds = [math.log(p / (1 - p)) for p in (before[0]["probability"], after[0]["probability"])]
         assert odds[1] == pytest.approx(10 * odds[0], rel=1e-3)

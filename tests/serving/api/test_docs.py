@@ -1,4 +1,4 @@
-"""Every bash and Python snippet of docs/serving.md but LiteLLM's, run against a live server.
+"""Every bash and Python snippet of docs/serving.md and docs/decisions.md but LiteLLM's, run against a live server.
 
 LiteLLM brings two dozen packages and older versions of ours. It lives in vLLM's environment and is tested there.
 """
@@ -17,7 +17,8 @@ from fourfold.serving.engine.engine import Engine
 from tests.assistant.test_images import encode, scene
 from tests.serving.api.live import Live, live_server
 
-PAGE = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "decisions.md"))
 ALL = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SNIPPETS = [(language, code) for language, code in ALL if "litellm" not in code]
 KEY, ADMIN = "reader-key-0123456789", "admin-key-0123456789"
@@ -46,7 +47,7 @@ def test_snippet(number: int, server: Live, adapter: Path, tmp_path: Path, monke
     code = code.replace("http://127.0.0.1:8000", server.url).replace("fourfold-mini", "tiny")
     code = code.replace("/srv/fourfold/adapters/corrected", str(adapter))
     if language == "python":
-        exec(compile(code, f"docs/serving.md, snippet {number}", "exec"), {"__name__": "snippet"})
+        exec(compile(code, f"docs, snippet {number}", "exec"), {"__name__": "snippet"})
         return
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

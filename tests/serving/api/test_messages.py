@@ -1,5 +1,6 @@
 """POST /v1/messages and its count_tokens with the `anthropic` client, beside what chat completions answer."""
 
+import json
 from typing import Any
 
 import anthropic
@@ -88,6 +89,43 @@ class TestStream:
         assert final.stop_reason == "max_tokens" and final.usage.output_tokens == 12
         told = final.usage.input_tokens + (final.usage.cache_read_input_tokens or 0)
         assert told == whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["red", "blue"]}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+TOOL: list[Any] = [{"name": "paint", "description": "paints", "input_schema": SCHEMA}]
+
+
+class TestForms:
+    @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "paint"}])
+    def test_a_call(self, client: anthropic.Anthropic, choice: Any) -> None:
+        fields: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 60}
+        fields |= {"tools": TOOL, "tool_choice": choice}
+        message = client.messages.create(**fields)
+        (block,) = message.content
+        assert block.type == "tool_use" and block.name == "paint" and message.stop_reason == "tool_use"
+        assert block.input in ({"name": "red"}, {"name": "blue"})
+        with client.messages.stream(**fields) as stream:
+            final = stream.get_final_message()
+        (streamed,) = final.content
+        assert streamed.type == "tool_use" and streamed.input == block.input and final.stop_reason == "tool_use"
+
+    def test_answer_in_a_schema(self, client: anthropic.Anthropic) -> None:
+        form: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
+        message = client.messages.create(model="tiny", messages=HELLO, max_tokens=60, output_config=form)
+        assert json.loads(text_of(message)) in ({"name": "red"}, {"name": "blue"})
+
+    def test_answer_that_the_client_begins(self, client: anthropic.Anthropic, live: Live) -> None:
+        turns: list[Any] = [*HELLO, {"role": "assistant", "content": "I see the"}]
+        chat = live.chat(messages=turns, continue_final_message=True, add_generation_prompt=False, **HOT).json()
+        message = client.messages.create(model="tiny", messages=turns, max_tokens=4, **SEED)
+        assert text_of(message) == chat["choices"][0]["message"]["content"]
+        count = client.messages.count_tokens(model="tiny", messages=turns)
+        assert count.input_tokens == chat["usage"]["prompt_tokens"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

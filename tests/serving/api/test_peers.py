@@ -126,9 +126,9 @@ class TestOpenAI:
 class TestLangChain(ChatModelIntegrationTests):
     """LangChain's standard tests of a chat model, on a checkpoint whose template declares tools.
 
-    Its random model ends strings since their closing quote is made likely. What it cannot know is expected to fail, with
-    a reason at each test; test_tools.py has the same calls with what can be known of them. Skipped, by the suite itself,
-    because of its properties:
+    Its random model ends strings since their closing quote is made likely. What it cannot know is expected to fail,
+    with a reason at each test; test_tools.py has the same calls with what can be known of them. Skipped, by the suite
+    itself, because of its properties:
 
     - JSON mode (1): it asks a model in words for an object with certain keys, which random weights do not understand;
       `json_object` is tested in test_forms.py.
@@ -161,10 +161,11 @@ class TestLangChain(ChatModelIntegrationTests):
             "model": "tiny",
             "base_url": self.url,
             "api_key": "none",
-            "max_tokens": 400,
+            "max_tokens": 160,
             "temperature": 1,
-            "seed": 4,
-            "logit_bias": {self.quote: 3},
+            "seed": 3,
+            "logit_bias": {self.quote: 5},
+            "presence_penalty": 2,
             "stream_usage": True,
             # LangChain's own is shared by all models, but its connections die with the event loop of each test.
             "http_async_client": openai.DefaultAsyncHttpxClient(),

@@ -1,12 +1,12 @@
 """POST /v1/responses with the `openai` client, beside what chat completions answer to the same."""
 
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from tests.serving.api.live import HOT, PLAIN, Live, data_uri, image_part, text_part
 
@@ -122,6 +122,50 @@ class TestStream:
                 pass
             final = stream.get_final_response()
         assert final.status == "completed" and final.output_text == chat_text(live, max_tokens=99, stop=stop)
+
+
+class Colour(BaseModel):
+    name: Literal["red", "blue"]
+
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "name": "paint",
+    "parameters": {**Colour.model_json_schema(), "additionalProperties": False},
+    "strict": True,
+}
+
+
+class TestForms:
+    def test_answer_in_a_schema(self, client: openai.OpenAI) -> None:
+        response = client.responses.parse(model="tiny", input="hello", text_format=Colour)
+        assert response.output_parsed is not None and response.output_parsed.name in ("red", "blue")
+        assert response.status == "completed"
+
+    def test_a_call_goes_there_and_back(self, client: openai.OpenAI) -> None:
+        fields: dict[str, Any] = {"model": "tiny", "input": "hello", "tools": [TOOL], "tool_choice": "required"}
+        (call,) = client.responses.create(**fields).output
+        assert call.type == "function_call" and call.name == "paint"
+        assert Colour.model_validate_json(call.arguments)
+        named = client.responses.create(**{**fields, "tool_choice": {"type": "function", "name": "paint"}})
+        assert [item.type for item in named.output] == ["function_call"]
+
+    def test_a_call_as_events(self, client: openai.OpenAI) -> None:
+        fields: dict[str, Any] = {"model": "tiny", "input": "hello", "tools": [TOOL], "tool_choice": "required"}
+        (whole,) = client.responses.create(**fields).output
+        events = list(client.responses.create(**fields, stream=True))
+        for event in events:
+            _EVENT.validate_python(event.model_dump(), strict=True)
+        last = events[-1]
+        assert last.type == "response.completed" and whole.type == "function_call"
+        (call,) = last.response.output
+        assert call.type == "function_call" and call.arguments == whole.arguments
+        pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+        assert "".join(pieces) == whole.arguments
+        assert [event.type for event in events if event.type.endswith("done")] == [
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+        ]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

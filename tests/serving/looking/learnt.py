@@ -37,4 +37,4 @@ def learnt_library(engine: Engine, pictures: int = 300) -> ReadoutLibrary:
     processor, model = engine._prompt_builder.processor, engine.model_runner.model.model
     pixels = processor.image_processor(images=shown, return_tensors="pt")["pixel_values"]
     features = model.encode_images(pixels).reshape(pictures, 4, 4, -1).numpy()
-    return learn_library(examples, lambda key: normalised(features[int(key)]), "tiny", steps=30)
+    return learn_library(examples, lambda key: normalised(features[int(key)]), "tiny", steps=80)

@@ -39,7 +39,9 @@ class ScriptedLibrary:
     def find(self, features: np.ndarray, phrase: str, *, several: bool = False) -> Finding | None:
         self.seen.append(features)
         words = phrase.lower().split()
+        shown = [self.things[name.lower()] for name in self.concepts if name.lower() in phrase.lower()]
         found = next((self.things[word] for word in reversed(words) if word in self.things), None)
+        found = shown[0] if shown else found
         found = found or next((self.things[word[:-1]] for word in words if word[:-1] in self.things), None)
         if found is None or several:
             return found

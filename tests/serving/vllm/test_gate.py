@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.keys import Key, KeyRing
-from fourfold.serving.vllm.gate import SETTINGS_VARIABLE, VLLMGate, settings
+from fourfold.serving.vllm.gate import ROUTES, SETTINGS_VARIABLE, VLLMGate, settings
+from tests.serving.api.live import Live
 
 USER = {"authorization": "Bearer user-key-0123456789"}
 ADMIN = {"authorization": "Bearer admin-key-0123456789"}
@@ -121,6 +123,28 @@ def test_nothing_is_served_without_settings(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
     with pytest.raises(KeyError, match=SETTINGS_VARIABLE):
         VLLMGate(everything)
+
+
+def told_routes() -> dict[str, tuple[str, str]]:
+    """What docs/serving-vllm.md says of each route: (local engine, vLLM)."""
+    page = (Path(__file__).parents[3] / "docs" / "serving-vllm.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(/[^`]+)` \| (yes|no) \| (yes|501|no) \|$", page, re.MULTILINE)
+    return {route: (local, vllm) for route, local, vllm in rows}
+
+
+@pytest.mark.usefixtures("_keys")
+async def test_page_tells_the_differences(live: Live) -> None:
+    told = told_routes()
+    local = set(httpx.get(f"{live.url}/openapi.json").json()["paths"])
+    # These come with a library of read-outs, which the server of this test has not.
+    local |= {"/v1/eyes", "/v1/concepts"}
+    assert {route for route, (here, _) in told.items() if here == "yes"} == {
+        route for route in local if not route.startswith("/v1/concepts/")
+    }
+    for route, (_, there) in told.items():
+        status = await ask(route.replace("{name}", "tiny"), ADMIN)
+        assert status == {"yes": 200, "501": 501, "no": 404}[there], route
+    assert set(told) >= ROUTES
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")

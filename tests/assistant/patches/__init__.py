@@ -1,0 +1,1 @@
+"""Tests of what the patches of the tower can do."""
