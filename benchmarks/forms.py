@@ -2,8 +2,8 @@
 
     python -m benchmarks.forms [--rounds 5] [--tokens 64] [--model DIR]
 
-All are made by one engine in turns, alone and eight at once; grammars are compiled before the clock starts, and what that
-and the rest of preparing a first request takes is said apart. `quotient` is the median of the rounds' quotients to the plain answers of the same round.
+All are made by one engine in turns, alone and eight at once. Grammars are compiled before the clock starts; what that
+takes, with all that comes before a first answer, is said apart. "of plain" is the median of the rounds' quotients.
 """
 
 import argparse

@@ -249,7 +249,7 @@ class EndpointModel(Model):
             except openai.APIStatusError as error:
                 if error.status_code not in _REFUSED:
                     raise _Failed(_short(error), kind="setup") from None
-                other = dialect.otherwise(str(error), sent_fields(fields), lane.taken)
+                other = dialect.otherwise(_short(error), sent_fields(fields), lane.taken)
                 if other is None or ways == _WAYS:
                     raise _Failed(_short(error), kind="refused") from None
                 dialect = other
@@ -306,7 +306,12 @@ def addresses(endpoint: str) -> tuple[str, str]:
 
 
 def _short(error: Exception) -> str:
-    return well_formed(str(error)).replace("\n", " ")[:300] or type(error).__name__
+    said = str(error)
+    # The client's own words leave out what a server says in another form than OpenAI's.
+    body = getattr(error, "body", None)
+    if body and (not isinstance(body, dict) or "message" not in body):
+        said = f"{said} - {body}"
+    return well_formed(said).replace("\n", " ")[:300] or type(error).__name__
 
 
 def _alike(reason: str) -> str:

@@ -50,7 +50,9 @@ def parse_so_far(text: str, box_format: BoxFormat = BoxFormat.TOKENS, size: tupl
 
 def _unfinished_from(text: str) -> int:
     """Where the part of a text begins whose end decides what it is: an object, a bracket, a tag, a number."""
-    first, depth, objects, brackets = max(len(text) - _LONGEST_OBJECT, 0), 0, [], []
+    first, depth = max(len(text) - _LONGEST_OBJECT, 0), 0
+    objects: list[int] = []
+    brackets: list[int] = []
     for place in range(len(text) - 1, first - 1, -1):
         if text[place] in ")]}":
             depth += 1
@@ -141,13 +143,20 @@ class AnswerParser(BaseTransformOutputParser[Grounded]):
 
     `invoke` gives the whole answer; `stream` gives the answer so far, again and again (the last one is the whole), and
     never shows a box that is cut between two chunks. No text makes it fail; malformed boxes are reported in the answer.
+
+    Attributes:
+        box_format: how the model writes boxes.
+        size: width and height of the image, for a model that writes pixels.
     """
 
+    box_format: BoxFormat = BoxFormat.TOKENS
+    size: tuple[int, int] | None = None
+
     def parse(self, text: str) -> Grounded:
-        return parse(text)
+        return parse(text, self.box_format, self.size)
 
     def _transform(self, input: Iterator[str | BaseMessage]) -> Iterator[Grounded]:
-        return GrowingAnswer().read(input)
+        return GrowingAnswer(self.box_format, self.size).read(input)
 
     def _atransform(self, input: AsyncIterator[str | BaseMessage]) -> AsyncIterator[Grounded]:
-        return GrowingAnswer().aread(input)
+        return GrowingAnswer(self.box_format, self.size).aread(input)

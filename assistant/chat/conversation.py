@@ -80,14 +80,16 @@ def question_chain(model: Runnable, task: Task | None = None) -> Runnable[dict[s
         task: what to ask for; `text` is then the question, phrase or box of that task. None sends `text` as it is.
 
     Returns:
-        prompt | model | parser; `invoke` gives the answer with its boxes, `stream` the answer so far.
+        prompt | model | parser; `invoke` gives the answer with its boxes, read as the model's name tells, `stream` the
+        answer so far. Boxes in pixels need a parser that knows the image's size.
     """
+    parser = AnswerParser(box_format=box_format_of(getattr(model, "model_name", None)))
 
     def fill(given: dict[str, Any]) -> dict[str, str]:
         text = given.get("text", "")
         return {"image_url": image_url(given["image"]), "text": instruction(task, text) if task else text}
 
-    return RunnableLambda(fill, name="image to URL") | question_prompt() | model | AnswerParser()
+    return RunnableLambda(fill, name="image to URL") | question_prompt() | model | parser
 
 
 def _size_shown(messages: Sequence[BaseMessage]) -> tuple[int, int] | None:

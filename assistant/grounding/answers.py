@@ -11,7 +11,7 @@ from fourfold.assistant.grounding.reading import Found, find_boxes
 
 # What families write around boxes, and what no person wants to read.
 _TAGS = re.compile(
-    r"</?(?:ref|box|bbox|quad|point|points|object|phrase|det|p|s|answer|pad|bos|eos|seg[0-9]{3}|loc_?[0-9]{1,4})\b[^<>]{0,200}>"
+    r"</?(?:delim|ref|box|bbox|quad|point|points|object|phrase|det|p|s|answer|pad|bos|eos|seg[0-9]{3}|loc_?[0-9]{1,4})\b[^<>]{0,200}>"
     r"|<\|/?(?:object_ref|box|quad|point|ref|det|grounding|begin_of_box|end_of_box|im_end)(?:_start|_end)?\|>"
     r"|^\s*```\w*\s*$|```(?:json)?",
     re.IGNORECASE | re.MULTILINE,

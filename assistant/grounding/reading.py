@@ -13,17 +13,19 @@ from fourfold.assistant.grounding.conventions import BoxFormat, Corners
 _NUMBER = r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?"
 _N = rf"[\"']?{_NUMBER}(?:\s?(?:%|px))?[\"']?"
 _C = r"(?:\s{0,8}[,;|]\s{0,8}|\s{1,8})"  # between two numbers
-_LINE = r"(?:[ \t]{0,8}[,;|][ \t]{0,8}|[ \t]{1,8})"  # the same within a line
+_LINE = r"(?:[ \t]{0,8}[,;|][ \t]{0,8}|[ \t]{1,8}(?:-[ \t]{1,8})?)"  # the same within a line
 _OPEN, _CLOSE = r"[\[({<]\s{0,8}", r"\s{0,8}[\])}>]"
 _PAIR = rf"[\[(<]\s{{0,8}}{_N}{_C}{_N}\s{{0,8}}[\])>]"
 # What may stand between the two corners of a box: "(1, 2), (3, 4)", "(1, 2) to the bottom-right corner (3, 4)".
 _JOIN = (
-    r"[\s,;:\-–—→_\"']{0,6}"
+    r"[\s,;:\-–—→>_\"']{0,6}"
     r"(?:(?:to|and|x|the|bottom|lower|right|corner|at|is|br|end)(?![A-Za-z])[\s,;:\-_\"'=]{0,4}){0,8}"
 )
 _SIDE = r"(?:x_?min|y_?min|x_?max|y_?max|x_?[012]|y_?[012]|left|top|right|bottom|width|height|x|y|w|h)"
-_NAMED = rf"(?<![A-Za-z0-9])[\"']?{_SIDE}[\"']?\s{{0,3}}[:=]\s{{0,3}}{_N}"
-_BETWEEN = r"[\s,;{}()\[\]]{0,12}(?:and\s{1,3})?(?:[\"']?\w{1,20}[\"']?\s{0,3}[:=]\s{0,3}\{\s{0,8})?"
+_NAMED = rf"(?<![A-Za-z0-9])[\"']?{_SIDE}[\"']?\s{{0,3}}[:=>]\s{{0,3}}{_N}"
+_BETWEEN = (
+    r"(?:</\w{1,8}>\s{0,4}<)?[\s,;{}()\[\]]{0,12}(?:and\s{1,3})?(?:[\"']?\w{1,20}[\"']?\s{0,3}[:=]\s{0,3}\{\s{0,8})?"
+)
 _WORDS_REF = r"ref|\|object_ref_start\||\|ref\||p|phrase"
 
 _WRITTEN = re.compile(
@@ -58,7 +60,7 @@ _WRITTEN = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _NUMBERS = re.compile(_NUMBER)
-_SIDES = re.compile(rf"({_SIDE})[\"']?\s{{0,3}}[:=]\s{{0,3}}[\"']?({_NUMBER})", re.IGNORECASE)
+_SIDES = re.compile(rf"({_SIDE})[\"']?\s{{0,3}}[:=>]\s{{0,3}}[\"']?({_NUMBER})", re.IGNORECASE)
 _ATTRIBUTES = re.compile(rf"\b([xy])[0-9]*\s?=\s?[\"']?\s?({_NUMBER})")
 _ONLY_FOUR = re.compile(rf"\s*{_N}(?:{_C}{_N}){{3}}\s*\.?\s*")
 _ONLY_PAIR = re.compile(rf"\s*{_PAIR}\s*\.?\s*")
@@ -72,7 +74,7 @@ _BOX_KEYS = re.compile(
 _NO_BOX_KEYS = re.compile(r"(?:rgba?|colou?r|size|mask|segmentation|polygon|keypoints?)\w*|image_\w+", re.IGNORECASE)
 _LABEL = re.compile(
     r"[\"'](?:label|name|object(?:_name)?|class(?:_name)?|category|description|phrase|caption|target|text(?:_content)?)[\"']"
-    r"\s{0,3}:\s{0,3}(?:\"([^\"\n]{1,300})\"|'([^'\n]{1,300})')",
+    r"\s{0,3}:\s{0,3}(?:\"((?:[^\"\\\n]|\\.){1,300})\"|'((?:[^'\\\n]|\\.){1,300})')",
     re.IGNORECASE,
 )  # fmt: skip
 _OBJECT = re.compile(r"\{\s{0,20}[\"'\w]+\s{0,3}:")
@@ -240,7 +242,8 @@ def _with_object(one: Found, text: str, core: int, key: re.Match[str] | None) ->
             break
         end = _closing(text, start)
         if label := _LABEL.search(text, start, end):
-            return replace(one, start=start, end=max(end, one.end), label=label[1] or label[2], in_json=True)
+            words = re.sub(r"\\(.)", r"\1", label[1] or label[2])
+            return replace(one, start=start, end=max(end, one.end), label=words, in_json=True)
     if key and not _BOX_KEYS.fullmatch(key[1]) and not one.point:  # {"dog": [1, 2, 3, 4]}
         return replace(one, start=key.start(), label=one.label or key[1], in_json=True)
     start = _opening(text, core)
@@ -287,7 +290,7 @@ def _with_tag_labels(found: list[Found], text: str) -> list[Found]:
                     one = replace(one, start=start, label=words)
             else:
                 until = found[place + 1].start if place + 1 < len(found) else len(text)
-                behind = re.match(r"[^;<\n]{0,300}", text[one.end : until])
+                behind = re.match(r"(?:<seg[0-9]{3}>\s?){0,32}[^;<\n]{0,300}", text[one.end : until])
                 assert behind is not None
                 if words := _words(behind.group()):
                     one = replace(one, end=one.end + behind.end(), label=words)

@@ -4,7 +4,7 @@ Whatever finds the boxes stays as it is; a small head reads the patches and the 
 milliseconds where a segmenter of its own takes a second, and its masks are coarser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.reduce = nn.Linear(width, _WIDTH)
+        self.reduce = nn.Sequential(nn.Dropout(0.3), nn.Linear(width, _WIDTH), nn.Dropout(0.2))
         # What it sees of a cell: its patch, how like the box's middle that is, its colour, that against the middle's,
         # and its place in the box.
         self.layers = nn.Sequential(
@@ -88,29 +88,36 @@ class MaskHead(nn.Module):
             found.append(mask)
         return found
 
-    def save(self, path: Path) -> None:
-        """Write the weights, in half precision."""
+    def save(self, path: Path, told: Mapping[str, object]) -> None:
+        """Write the weights, in half precision, with what is told of them: `tower` and where they come from."""
         from safetensors.torch import save_file
 
+        weights = {key: tensor.half().contiguous() for key, tensor in self.state_dict().items()}
         with replacing(path) as part:
-            save_file({key: tensor.half().contiguous() for key, tensor in self.state_dict().items()}, part)
+            save_file(weights, part, metadata={key: str(value) for key, value in told.items()})
 
     @classmethod
-    def load(cls, path: Path) -> "MaskHead":
+    def load(cls, path: Path, tower: str) -> "MaskHead":
         """The head of a file that `save` wrote.
 
+        Args:
+            tower: whose features it will read, see `checkpoints.fingerprint.tower_fingerprint`.
+
         Raises:
-            UserError: it is none.
+            UserError: it is none, or was taught for another tower.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            weights = {key: tensor.float() for key, tensor in load_file(path).items()}
-            head = cls(weights["reduce.weight"].shape[1])
+            with safe_open(path, framework="pt") as file:
+                taught_for = file.metadata()["tower"]
+                weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+            head = cls(weights["reduce.1.weight"].shape[1])
             head.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{path} holds no mask head: {str(error).splitlines()[0]}") from error
+        if taught_for != tower:
+            raise UserError(f"{path} was taught for another image tower ({taught_for}, not {tower})")
         return head.eval()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 import fourfold.assistant.model  # noqa: F401 - registers the architecture
 from fourfold.assistant.readouts.features import normalised
@@ -19,6 +20,7 @@ class Tower:
     """
 
     def __init__(self, checkpoint: Path) -> None:
+        logging.disable_progress_bar()  # a second of loading
         self._model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
         del self._model.model.language_model, self._model.lm_head
         self._pixels = AutoProcessor.from_pretrained(checkpoint).image_processor

@@ -15,10 +15,11 @@ from fourfold.assistant.readouts.example import Example, NamedThing
 from fourfold.assistant.training.data.photos import Photo, Thing, read_photos
 from fourfold.assistant.training.data.sample import ImageRef
 from fourfold.assistant.training.data.scenes import SHAPES, make_scene
+from fourfold.assistant.training.data.surfaces import DEFECTS, make_surface
 from fourfold.prompts.errors import UserError
 
-SCENES = "scenes"
-"""Domain of rendered scenes."""
+SCENES, SURFACES = "scenes", "surfaces"
+"""Domains of rendered pictures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class FileImage(ImageRef):
             UserError: the file cannot be read as a picture.
         """
         return load_image_file(self.file)
+
+
+@dataclass(frozen=True)
+class SurfaceImage(ImageRef):
+    """A rendered surface.
+
+    Attributes:
+        name: from which it follows.
+    """
+
+    name: str = ""
+
+    def open(self) -> Image.Image:
+        """The pixels, RGB."""
+        return make_surface(self.name).render()
 
 
 Annotated = tuple[ImageRef, Example]
@@ -88,6 +104,17 @@ def scene_examples(count: int, seed: int = 3) -> list[Annotated]:
             things.append(NamedThing(("word",), (scene.word_box,)))
         example = Example(scene.id, tuple(things), vocabulary=frozenset({*SHAPES, "word"}), domain=SCENES)
         found.append((ImageRef(scene.id, scene=scene), example))
+    return found
+
+
+def surface_examples(count: int) -> list[Annotated]:
+    """Rendered surfaces with scratches, stains and dents; a scratch has a box for each of its pieces."""
+    found = []
+    for number in range(count):
+        surface = SurfaceImage(f"surfaces/learn-{number}", name=f"learn {number}")
+        things = tuple(NamedThing((defect.kind,), defect.boxes) for defect in make_surface(surface.name).defects)
+        vocabulary = frozenset(DEFECTS)
+        found.append((surface, Example(surface.key, things, vocabulary=vocabulary, domain=SURFACES, parts=True)))
     return found
 
 

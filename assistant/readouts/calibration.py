@@ -35,17 +35,19 @@ class BoxCalibration:
 
     Attributes:
         slope, bias: of the head's log-odds.
+        later: added to the log-odds of a box that is read off after another one.
         group: the chance from which a box counts as one where several are wanted.
     """
 
     slope: float = 1.0
     bias: float = 0.0
+    later: float = 0.0
     group: float = 0.3
 
-    def __call__(self, chance: float) -> float:
+    def __call__(self, chance: float, *, later: bool = False) -> float:
         """The calibrated chance, 0..1."""
         inside = min(max(chance, 1e-4), 1 - 1e-4)
-        return sigmoid(self.slope * math.log(inside / (1 - inside)) + self.bias)
+        return sigmoid(self.slope * math.log(inside / (1 - inside)) + self.bias + self.later * later)
 
 
 def evidence_of(scores: np.ndarray, pictures: np.ndarray, boxes: np.ndarray) -> np.ndarray:

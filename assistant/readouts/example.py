@@ -36,6 +36,7 @@ class Example:
         vocabulary: nouns of which every thing is boxed, so that one without a box is absent; empty for captions, which
             leave things out.
         domain: the sort of picture.
+        parts: the boxes hold parts of things, which teach what patches look like, but not how large things are.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Example:
     mentioned: frozenset[str] = frozenset()
     vocabulary: frozenset[str] = frozenset()
     domain: str = "photos"
+    parts: bool = False
 
     @cached_property
     def boxes(self) -> Mapping[str, Sequence[Box]]:

@@ -174,7 +174,9 @@ class _Study:
             self._count.update(nouns)
             for noun in nouns:
                 self._beside[noun].update(other for other in nouns if other != noun)
-        self._popular = [noun for noun, _ in self._count.most_common()]
+        self._popular: dict[str, list[str]] = defaultdict(list)  # by domain, the most frequent first
+        for noun, _ in self._count.most_common():
+            self._popular[self._domain_of[noun]].append(noun)
         self._colours: dict[str, list[str]] = defaultdict(list)
         for domain, colour in learner.names(COLOUR):
             self._colours[domain].append(colour)
@@ -196,7 +198,7 @@ class _Study:
                 asked.append(_Asked(COLOURED, noun, self._coloured(noun, colour, fold), boxes))
                 for other in self._other_kinds(example, noun, colour):
                     asked.append(_Asked(COLOURED, other[0], self._coloured(*other, fold)))
-            self._take(features, [one for one in asked if one.readout], example.domain, keep)
+            self._take(features, [one for one in asked if one.readout], example, keep)
             if done % 50 == 0 or done == len(self._examples):
                 on_progress(Progress("trying read-outs on other pictures", done, len(self._examples)))
         self._show_once(on_progress)
@@ -244,28 +246,29 @@ class _Study:
         one, other = self._noun(noun, fold), self._of_colours[fold].get((domain, colour))
         return together(one, [other], self._domains[domain]) if one and other else None
 
-    def _take(self, features: np.ndarray, asked: Sequence["_Asked"], domain: str, keep: bool) -> None:
+    def _take(self, features: np.ndarray, asked: Sequence["_Asked"], example: Example, keep: bool) -> None:
         """Maps of read-outs with their boxes, and evidence; where there are no boxes the thing is absent."""
         readouts = [one.readout for one in asked if one.readout]
         if not readouts:
             return
         scores = scores_on(features, readouts)
         evidence = evidence_on(features, readouts, scores)
-        likeness = self._domains[domain].likeness(features, scores)
+        likeness = self._domains[example.domain].likeness(features, scores)
         for row, (one, readout) in enumerate(zip(asked, readouts, strict=True)):
             self.evidence.add(one.kind, one.name, evidence[row], bool(one.boxes))
-            if one.boxes:
+            if one.boxes and not example.parts:
                 self.maps.add(np.stack([scores[row], likeness[row]]), readout.priors, one.boxes, keep)
 
     def _absent(self, example: Example, noun: str) -> str | None:
         """A noun that is not in the picture: in turn one like others, a frequent one, and one that often goes with
         `noun`."""
+        popular = self._popular[example.domain]
         for _ in range(8):
             sort = self._drawn.randrange(3)
             if sort == 0:
-                other = self._drawn.choice(self._popular)
+                other = self._drawn.choice(popular)
             elif sort == 1:
-                other = self._drawn.choice(self._popular[: max(10, len(self._popular) // 8)])
+                other = self._drawn.choice(popular[: max(10, len(popular) // 8)])
             else:
                 beside = self._beside[noun]
                 if not beside:
@@ -293,7 +296,7 @@ class _Study:
             if example.domain == first.name:
                 for noun in example.boxes:
                     by_noun[noun].append(example)
-        nouns = [noun for noun in self._popular if len(by_noun[noun]) >= 2 * max(_SHOWN)]
+        nouns = [noun for noun in self._popular[first.name] if len(by_noun[noun]) >= 2 * max(_SHOWN)]
         nouns = self._drawn.sample(nouns, min(len(nouns), _SHOWN_NOUNS))
         for done, noun in enumerate(nouns, 1):
             shows = by_noun[noun]
@@ -314,37 +317,39 @@ class _Study:
 def calibrate_boxes(head: BoxHead, rows: MapRows) -> BoxCalibration:
     """Fitted on the maps that were held back: how often a box of a stated chance fits, and from which chance on to
     count a further one where several are wanted (the best F1)."""
-    said: list[float] = []
+    said: list[tuple[float, bool]] = []
     fits: list[float] = []
-    groups: list[tuple[list[tuple[float, int]], int]] = []
+    groups: list[tuple[list[tuple[float, float]], int]] = []
     for index in np.flatnonzero(rows.keep)[:3000]:
         left = rows.maps[index].astype(np.float32)
         priors = np.array(rows.priors[index])
         true = [Box(*map(float, sides)) for sides in rows.boxes[index] if sides[0] >= 0]
-        open_boxes = list(true)
-        found: list[tuple[float, int]] = []
-        for _ in range(min(len(true) + 1, 5)):
+        unfound = list(true)
+        found: list[tuple[float, float]] = []
+        for number in range(min(len(true) + 1, 5)):
             one = head.box(left, priors)
             box = Box(*one.sides)
-            match = max(open_boxes, key=box.iou, default=None)
+            match = max(unfound, key=box.iou, default=None)
             fit = match is not None and box.iou(match) >= 0.5
             if fit and match is not None:
-                open_boxes.remove(match)
-            said.append(one.chance)
+                unfound.remove(match)
+            said.append((one.chance, number > 0))
             fits.append(float(fit))
-            found.append((one.chance, int(fit)))
+            found.append((one.chance, float(fit)))
             left = painted_over(left, box)
         groups.append((found, len(true)))
     if len(fits) < 40 or len(set(fits)) < 2:
         return BoxCalibration()
-    chances = np.clip(said, 1e-4, 1 - 1e-4)
-    slope, bias = fit_logistic(np.log(chances / (1 - chances))[:, None], np.array(fits), penalty=1e-3)
-    calibrated = BoxCalibration(float(slope), float(bias))
+    chances = np.clip([chance for chance, _ in said], 1e-4, 1 - 1e-4)
+    columns = np.column_stack([np.log(chances / (1 - chances)), [later for _, later in said]])
+    slope, later, bias = map(float, fit_logistic(columns, np.array(fits), penalty=1e-3))
+    calibrated = BoxCalibration(slope, bias, later)
 
     def f1(least: float) -> float:
-        kept = [[fit for n, (chance, fit) in enumerate(found) if n == 0 or calibrated(chance) >= least]
-                for found, _ in groups]  # fmt: skip
+        kept = [
+            [fit for number, (chance, fit) in enumerate(found) if not number or calibrated(chance, later=True) >= least]
+            for found, _ in groups
+        ]
         return 2 * sum(map(sum, kept)) / (sum(map(len, kept)) + sum(number for _, number in groups))
 
-    best = max((round(0.05 * step, 2) for step in range(2, 16)), key=f1)
-    return replace(calibrated, group=best)
+    return replace(calibrated, group=max((round(0.05 * step, 2) for step in range(2, 16)), key=f1))

@@ -286,7 +286,8 @@ class ReadoutLibrary:
         for number in range(MOST_BOXES if more else 1):
             one = self.head.box(left, priors)
             box = Box(*one.sides)
-            chance = self.box_chance(one.chance)
+            # "The dog on the left" is said where there are two.
+            chance = self.box_chance(one.chance, later=number > 0 and several)
             if number == 0:
                 point = one.point
             elif chance < _CANDIDATE or any(box.iou(other) > 0.6 for other, _ in found):

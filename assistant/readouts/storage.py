@@ -1,6 +1,7 @@
 """A library as one safetensors file: half precision, with what it says of itself as JSON in the header."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,7 @@ def save_library(library: ReadoutLibrary, path: Path) -> None:
         "readouts": [[r.name, r.kind, r.domain] for r in readouts],
         "domains": list(library.domains),
         "presence": list(library.presence_of.weights),
-        "box_chance": {
-            "slope": library.box_chance.slope,
-            "bias": library.box_chance.bias,
-            "group": library.box_chance.group,
-        },
+        "box_chance": asdict(library.box_chance),
         "synonyms": dict(library.synonyms),
         "provenance": dict(library.provenance),
     }

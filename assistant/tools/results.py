@@ -54,7 +54,7 @@ class Mask(_Result):
     """Which pixels belong to one thing, as COCO writes it."""
 
     box: Corners = Field(description="the smallest box around the mask")
-    confidence: Chance = Field(description="the segmenter's own estimate of the mask's IoU, 0..1")
+    confidence: Chance | None = Field(description="the segmenter's own estimate of the mask's IoU, 0..1")
     area: Chance = Field(description="part of the picture that the mask covers, 0..1")
     size: tuple[int, int] = Field(description="height and width of the mask")
     counts: tuple[int, ...] = Field(
@@ -62,7 +62,7 @@ class Mask(_Result):
     )
 
     @classmethod
-    def of(cls, pixels: np.ndarray, confidence: float) -> "Mask":
+    def of(cls, pixels: np.ndarray, confidence: float | None) -> "Mask":
         """The mask of (height, width) pixels, bool; an empty one has the whole picture for its box."""
         height, width = pixels.shape
         flat = pixels.T.ravel()

@@ -14,6 +14,10 @@ from fourfold.prompts.errors import UserError
 
 _OPTION = re.compile(r"^\(?([A-Z])[.):]\s*(\S.*)$", re.MULTILINE)
 _LMMS_SCORES = ("exact_match", "anls", "relaxed_overall", "accuracy", "acc", "score")
+_LMMS_FIELDS = frozenset(
+    {"index", "id", "question_id", "questionId", "question", "hint", "category", "L2-category", "l2_category", "split"}
+    | {"question_type", "data_type", "type"}
+)
 _LMMS_NAME = re.compile(r"samples_(.+)$")
 # What the harnesses call a benchmark whose name here is another one.
 _NAMES = (
@@ -105,9 +109,9 @@ def _lmms_eval(path: Path, records: Iterable[Mapping[str, Any]]) -> SampleLog:
         score = None
         for name, value in record.items():
             if isinstance(value, Mapping) and name not in ("doc", "token_counts"):
-                # Metrics that are computed over all samples at the end keep here what they will need.
-                kept = {key: one for key, one in value.items() if isinstance(one, (str, int, float)) and key != "score"}
-                row |= {key: one for key, one in kept.items() if key not in ("prediction", "pred")}
+                # Metrics that are computed over all samples at the end keep here what they will need. An "answer"
+                # among it is the right one in some tasks and the model's in others; the right one is the target.
+                row |= {key: one for key, one in value.items() if key in _LMMS_FIELDS or len(key) == 1}
                 found = value.get("score")
             else:
                 found = value if name in _LMMS_SCORES else None
@@ -132,6 +136,7 @@ def _vlmevalkit(path: Path, rows: Iterable[Mapping[str, Any]]) -> SampleLog:
     for number, row in enumerate(rows, start=1):
         if "prediction" not in row or "index" not in row:
             raise UserError(f"{path}, row {number} has no index or no prediction; is this a result of VLMEvalKit?")
+        row = {name: None if value != value else value for name, value in row.items()}  # pandas writes NaN for nothing
         kept = {name: value for name, value in row.items() if value is not None and name not in _JUDGED}
         index = str(row["index"]).removesuffix(".0")
         taken, hit = row.get("extracted"), row.get("hit", row.get("score", row.get("eval_score")))

@@ -11,6 +11,7 @@ from fourfold.eval.audit.logs import Item, SampleLog
 from fourfold.eval.benchmarks import Benchmark, Options, RuleScore, benchmark_named
 from fourfold.eval.benchmarks.choices import MultipleChoice
 from fourfold.eval.benchmarks.documents import ShortAnswers
+from fourfold.eval.benchmarks.vqa import VQA
 from fourfold.eval.benchmarks.yes_no_groups import YesNo
 from fourfold.eval.data.official import image_name, official_records
 from fourfold.eval.predictions import Prediction
@@ -143,6 +144,10 @@ def _from_log(bench: Benchmark, log: SampleLog) -> list[Sample]:
         path = path.with_suffix(".json")
         path.write_text(json.dumps(records, default=str), encoding="utf-8")
         samples = bench.read(path, None, Options())
+    if isinstance(bench, VQA) and any(len(sample.reference) < 3 for sample in samples):
+        raise UserError(
+            f"{log.path} does not have the annotators' answers; give --data PATH with those of {bench.name}"
+        )
     if len(samples) != len(log.items):
         raise UserError(f"{log.path} has {len(log.items)} answers to {len(samples)} questions of {bench.name}")
     return samples

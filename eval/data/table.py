@@ -10,7 +10,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,12 @@ class Table:
         found = self.pictures[number]
         return None if not found else found[0] if len(found) == 1 else JoinedImage(found)
 
+    @cached_property
+    def by_id(self) -> dict[str, Picture]:
+        """The rows' pictures by their ids."""
+        found = (self.picture(number) for number in range(len(self.rows)))
+        return {picture.id: picture for picture in found if picture is not None}
+
     @property
     def joined(self) -> int:
         """How many rows have more than one image."""
@@ -75,6 +81,18 @@ def open_table(path: Path, split: str | None = None) -> Table:
         UserError: there is none, there are several splits and none is named, or a file is damaged.
     """
     return Table(table_files(path, split))
+
+
+def picture_at(reference: str) -> Picture | None:
+    """The picture whose id this is; None for what names no cell of a table.
+
+    Raises:
+        UserError: the table can no longer be read.
+    """
+    path, mark, _ = reference.partition("#")
+    if not mark or Path(path).suffix not in _TABLES:
+        return None
+    return open_table(Path(path)).by_id.get(reference)
 
 
 def table_files(path: Path, split: str | None = None) -> tuple[Path, ...]:

@@ -6,11 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourfold.assistant.images import load_image_file
-from fourfold.eval.report.render import thumbnail
+from fourfold.eval.report.render import shown_picture
 from fourfold.eval.report.runs import RunFolder
 from fourfold.eval.score import Result
-from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalSample, EvalScore
@@ -86,7 +84,7 @@ def _sample(record: Mapping[str, Any], result: Result, with_picture: bool) -> "E
     from inspect_ai.scorer import Score
 
     content: list[Content] = [ContentText(text=record["prompt"])]
-    picture = _picture(record.get("shown_file")) if with_picture else None
+    picture = shown_picture(record.get("shown_file")) if with_picture else None
     if picture is not None:
         content.insert(0, ContentImage(image=picture))
     question = ChatMessageUser(content=content)
@@ -110,11 +108,3 @@ def _sample(record: Mapping[str, Any], result: Result, with_picture: bool) -> "E
         metadata={"image": record["image"], "question": record["question"], **record.get("groups", {})},
         error=EvalError(message=error, traceback="", traceback_ansi="") if error else None,
     )
-
-
-def _picture(file: str | None) -> str | None:
-    """None where there is none, or where it stands in a table and not in a file."""
-    try:
-        return None if file is None else thumbnail(load_image_file(file))
-    except UserError:
-        return None

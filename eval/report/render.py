@@ -9,7 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from fourfold.assistant.images import load_image_file
+from fourfold.eval.data.table import picture_at
 from fourfold.eval.statistics import Estimate
+from fourfold.prompts.errors import UserError
 
 _THUMBNAIL = 360  # pixels
 
@@ -52,6 +55,17 @@ def thumbnail(image: Image.Image, size: int = _THUMBNAIL) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def shown_picture(reference: str | None) -> str | None:
+    """The thumbnail of an image as runs name it: a file, or a cell of a table; None where it is gone."""
+    try:
+        if reference is None:
+            return None
+        stored = picture_at(reference)
+        return thumbnail(stored.open() if stored is not None else load_image_file(reference))
+    except UserError:
+        return None
 
 
 def page(template: str, **values: Any) -> str:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.files import write_text
-from fourfold.assistant.images import load_image_file
-from fourfold.eval.report.render import figure, markdown_table, page, signed, thumbnail
+from fourfold.eval.report.render import figure, markdown_table, page, shown_picture, signed
 from fourfold.eval.report.reported import SOURCE, TRAINED_ON, reported
 from fourfold.eval.statistics import Paired, paired
 from fourfold.prompts.errors import UserError
@@ -149,7 +148,7 @@ def _html(report: dict[str, Any], shown: int) -> str:
         rows.sort(key=lambda row: row["control"] != "none")  # with their own image first
     runs = []
     for run in report["runs"]:
-        samples = [{**one, "picture": _picture(one["shown_file"])} for one in run["samples"][:shown]]
+        samples = [{**one, "picture": shown_picture(one["shown_file"])} for one in run["samples"][:shown]]
         wrong = sum(not one.get("score") or one["score"] < 0.5 for one in samples)
         headline = next(iter(run["rules"].values()))
         groups = [  # the sub-scores that are percents with an interval, for bars
@@ -159,14 +158,6 @@ def _html(report: dict[str, Any], shown: int) -> str:
         ]
         runs.append({**run, "shown": samples, "groups": groups, "wrong": wrong})
     return page("runs.html.jinja", report=report, benchmarks=benchmarks, runs=runs)
-
-
-def _picture(file: str | None) -> str | None:
-    """None where the image is gone."""
-    try:
-        return None if file is None else thumbnail(load_image_file(file))
-    except UserError:
-        return None
 
 
 def _markdown(report: dict[str, Any]) -> str:

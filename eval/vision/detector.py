@@ -75,6 +75,8 @@ class _Study:
     def rows(self) -> list[Row]:
         found = []
         for figure, (values, photos) in self._values.items():
+            if not values:  # nothing of the sort in these photos
+                continue
             seconds = figure.startswith("seconds")
             options = {"scale": 1.0, "ceiling": None} if seconds else {}
             found.append(Row(self._source, figure, clustered_mean(values, photos, **options)))  # type: ignore[arg-type]

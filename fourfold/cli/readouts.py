@@ -19,6 +19,9 @@ def learn(
     out: Annotated[Path, typer.Option("--out", help="The library to write, a .safetensors file.")],
     model: Annotated[str | None, typer.Option("--model", help="Checkpoint whose tower is read.")] = None,
     scenes: Annotated[int, typer.Option("--scenes", min=0, help="Rendered scenes to learn shapes from, too.")] = 0,
+    surfaces: Annotated[
+        int, typer.Option("--surfaces", min=0, help="Rendered surfaces to learn defects from, too.")
+    ] = 0,
     features: Annotated[
         Path | None, typer.Option("--features", help="Where features are kept, OUT.features; a stopped run goes on.")
     ] = None,
@@ -31,10 +34,10 @@ def learn(
         raise UserError(f"--out is a .safetensors file, not {out.name}")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    from fourfold.assistant.readouts.annotations import read_annotations, scene_examples
+    from fourfold.assistant.readouts.annotations import read_annotations, scene_examples, surface_examples
 
     pictures = [one for file in annotations for one in read_annotations(folder, file)]
-    pictures += scene_examples(scenes)
+    pictures += [*scene_examples(scenes), *surface_examples(surfaces)]
     typer.echo(f"{len(pictures)} annotated pictures", err=True)
 
     from fourfold.assistant.checkpoints.resolve import resolve_model
@@ -47,7 +50,7 @@ def learn(
 
         torch.set_num_threads(threads)
     kept = features or out.with_name(f"{out.stem}.features")
-    provenance = {"annotations": [file.name for file in annotations], "scenes": scenes, "steps": steps, "seed": seed}
+    provenance = {"annotations": [file.name for file in annotations], "steps": steps, "seed": seed}
     with progress_bar() as tell:
         library = learn_from_pictures(
             pictures, resolve_model(model), kept, steps=steps, seed=seed, provenance=provenance, on_progress=tell

@@ -156,15 +156,19 @@ def serve(
             allowed_origins=origins,
             looking=looking,
         )
-        _announce(listener.getsockname(), loaded.model_name, bool(keys))
+        _announce(listener.getsockname(), loaded.model_name, bool(keys), eyes=looking is not None)
         Server(app, limits).serve_until_signal(listener)
 
 
-def _announce(address: tuple, model: str, needs_key: bool) -> None:
+def _announce(address: tuple, model: str, needs_key: bool, *, eyes: bool) -> None:
     host, port = address[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{reachable}:{port}/v1"
     header = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
     body = '{"messages": [{"role": "user", "content": "Hello!"}]}'
     print(f"{model} listens on {url}")
+    if eyes:
+        from fourfold.serving.looking.claim import EYES
+
+        print(f"  the same model, looking before it answers: {model}{EYES}")
     print(f"  curl {url}/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'", flush=True)

@@ -9,8 +9,10 @@ import typer
 
 from fourfold.cli.chat_output import write_image
 from fourfold.cli.concepts import read_box
+from fourfold.cli.options import ModelOption
 from fourfold.cli.pictures import AsJson, Out, Picture, open_picture
-from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces
+from fourfold.cli.tools_measure import measure
+from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces, teach_masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,16 +63,30 @@ def count(
 
 
 @app.command()
-def segment(picture: Picture, box: Sides, out: Out, as_json: AsJson = False) -> None:
+def segment(
+    picture: Picture,
+    box: Sides,
+    out: Out,
+    head: Annotated[Path | None, typer.Option("--head", help="Of `teach-masks`, in place of MobileSAM.")] = None,
+    model: ModelOption = None,
+    as_json: AsJson = False,
+) -> None:
     """Save the mask of the thing in a box: white where it is."""
     from PIL import Image
 
-    from fourfold.assistant.tools import segment
+    image, around = open_picture(picture, out), read_box(box)
+    if head is not None:
+        from fourfold.cli.tools_patches import masked_by
 
-    found = segment(open_picture(picture, out), box=read_box(box))
+        found = masked_by(head, model, image, around)
+        surely = "by the head"
+    else:
+        from fourfold.assistant.tools import segment
+
+        found = segment(image, box=around)
+        surely = f"{found.confidence:.0%} by the segmenter's own estimate"
     write_image(Image.fromarray(found.pixels), out)
-    line = f"{out}: {found.area:.1%} of the picture, {found.confidence:.0%} by the segmenter's own estimate"
-    _print(found, [line], as_json)
+    _print(found, [f"{out}: {found.area:.1%} of the picture, {surely}"], as_json)
 
 
 @app.command()
@@ -124,3 +140,5 @@ app.command()(compare)
 app.command()(parts)
 app.command("heat-map")(heat_map_of)
 app.command()(surfaces)
+app.command("teach-masks")(teach_masks)
+app.command()(measure)

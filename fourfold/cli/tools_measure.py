@@ -21,7 +21,6 @@ class Study(StrEnum):
     DEFECTS = "defects"
     COMPARE = "compare"
     PARTS = "parts"
-    MASKS = "masks"
 
 
 def measure(
@@ -63,17 +62,14 @@ def measure(
 
             spread = next(iter(library_of(checkpoint).domains.values())).patches
             rows += measure_parts(see, photos_directory(), spread, limit or 40, tell)
-        if Study.MASKS in chosen:
-            from fourfold.eval.vision.masks import measure_masks
-
-            rows += measure_masks(see, photos_directory(), limit or 40, tell)
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows]))
     else:
-        _show(rows)
+        show_rows(rows)
 
 
-def _show(rows: "Sequence[Row]") -> None:
+def show_rows(rows: "Sequence[Row]") -> None:
+    """Print a table of figures."""
     from rich.console import Console
     from rich.table import Table
 

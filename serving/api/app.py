@@ -93,7 +93,7 @@ def create_app(
     began = int(time.time())
 
     def model_cards() -> list[dict[str, Any]]:
-        base = {
+        base: dict[str, Any] = {
             "id": engine.model_name,
             "created": began,
             "object": "model",

@@ -108,7 +108,7 @@ class ToolUse:
             raise ApiError(400, "tool_choice is required, but there are no tools", param="tool_choice")
         elif choice == "none":
             functions = {}
-        self.tools = [
+        self.tools: list[dict[str, Any]] = [
             {"type": "function", "function": function.model_dump(exclude_none=True, exclude={"strict"})}
             for function in functions.values()
         ]

@@ -31,7 +31,7 @@ from fourfold.serving.engine.sampling import Sampler
 from fourfold.serving.engine.scheduler import Scheduler, Stats
 from fourfold.serving.engine.scoring import Ranker, mean_log_likelihoods
 from fourfold.serving.engine.sequence import Sequence
-from fourfold.serving.engine.structured_outputs import GrammarCompiler
+from fourfold.serving.engine.structured_outputs import GrammarCompiler, form_of
 
 __all__ = [
     "Completion",
@@ -368,9 +368,8 @@ class Engine:
         forced: list[int] = []
         if request.forced_answer is not None:
             forced = self._prompt_builder.answer_tokens(request.messages, request.forced_answer, request.rendering)
-        grammar = None
-        if wanted.structured_outputs is not None:
-            grammar = self._grammars.compile(wanted.structured_outputs)
+        form = form_of(request)
+        grammar = None if form is None else self._grammars.compile(form)
         end_ids = frozenset() if wanted.ignore_eos else self.end_ids
         return Sequence(
             prompt,

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fourfold.prompts.errors import UserError, first_line
-from fourfold.serving.engine.requests import StructuredOutputs
+from fourfold.assistant.grounding.grammar import box_grammar
+from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
+from fourfold.serving.engine.requests import Request, StructuredOutputs
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 _LARGEST = 64 * 1024
 """Characters of a grammar; an honest one of the largest kind, a choice among a thousand names, has a third of that."""
-_LIMITS = {
+_LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 100_000,
     "step_max_items": 25_000,
@@ -29,6 +31,7 @@ _LIMITS = {
 }
 """Of llguidance's work: half a second to compile in the worst case, and some 20 MB; a tenth of a second a token."""
 _SEARCH_SECONDS = 0.5  # for the part of a schema that is at fault
+_BOX_TAGS = tuple(task.tag for task in (Task.REFER, Task.DETECTION, Task.GROUNDING))
 _KEPT = 32  # compiled grammars
 _SEPARATORS = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 """JSON as Python's json.dumps writes it: where any white space may stand, small models write nothing else."""
@@ -65,7 +68,7 @@ class Grammar:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            why = first_line(self._matcher.get_error())
+            why = _readable(self._matcher.get_error())
             raise GrammarError(f"the form that the answer should have could not be followed ({why}); simplify it")
 
 
@@ -103,25 +106,32 @@ class GrammarCompiler:
     def _compile(self, wanted: StructuredOutputs) -> "LLMatcher":
         if len(wanted.text) > _LARGEST:
             raise GrammarError(f"the {wanted.kind} has {len(wanted.text)} characters; at most {_LARGEST} are read")
-        matcher, why = self._matcher(wanted)
-        if why:
-            if wanted.kind == "json" and (place := self._place(wanted, why)):
-                why = f"{why} (at {place})"
-            raise GrammarError(f"the {wanted.kind} cannot be honoured: {why}")
-        return matcher
+        try:
+            return self._matcher(wanted)
+        except ValueError as error:
+            why = str(error)
+        if wanted.kind == "json" and (place := self._place(wanted, why)):
+            why = f"{why} (at {place})"
+        raise GrammarError(f"the {wanted.kind} cannot be honoured: {why}")
 
-    def _matcher(self, wanted: StructuredOutputs) -> "tuple[LLMatcher, str]":
-        """A matcher and what is wrong with it."""
+    def _matcher(self, wanted: StructuredOutputs) -> "LLMatcher":
+        """A matcher at its start.
+
+        Raises:
+            ValueError: what is wrong.
+        """
         from llguidance import LLMatcher, LLParserLimits
 
         try:
             source = _source(wanted)
         except (ValueError, RecursionError) as error:
-            return None, first_line(error) or "it is nested too deeply"
+            raise ValueError(_readable(str(error)) or "it is nested too deeply") from None
         matcher = LLMatcher(self._ll_tokenizer(), source, log_level=0, limits=LLParserLimits(**_LIMITS))
         if not matcher.is_error():
             matcher.compute_bitmask()  # the first step is the most work, and shows a form that nothing has
-        return matcher, _readable(matcher.get_error()) if matcher.is_error() else ""
+        if matcher.is_error():
+            raise ValueError(_readable(matcher.get_error()))
+        return matcher
 
     def _ll_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer
@@ -141,10 +151,32 @@ class GrammarCompiler:
         while inner and time.monotonic() < ends:
             name, part = inner.pop(0)
             alone = {**{key: schema[key] for key in ("$defs", "definitions") if key in schema}, **part}
-            if self._matcher(StructuredOutputs("json", json.dumps(alone), wanted.whitespace))[1] == why:
-                place = f"{place}.{name}" if place else name
-                inner = list(_parts(part))
+            try:
+                self._matcher(StructuredOutputs("json", json.dumps(alone), wanted.whitespace))
+            except ValueError as error:
+                if str(error) == why:
+                    place, inner = f"{place}.{name}" if place else name, list(_parts(part))
         return place
+
+
+def form_of(request: Request) -> StructuredOutputs | None:
+    """The form of a request's answer: the one it asks for, or text with well-formed boxes where boxes are asked for.
+
+    A question asks for them by its tag, as MiniGPT-v2 was trained: `[refer]`, `[detection]`, `[grounding]`.
+    """
+    sampling = request.sampling
+    if sampling.structured_outputs is not None or sampling.ignore_eos:
+        return sampling.structured_outputs
+    known = request.forced_answer is not None or request.continue_final_message
+    return StructuredOutputs("grammar", box_grammar()) if not known and _asks_for_boxes(request) else None
+
+
+def _asks_for_boxes(request: Request) -> bool:
+    last = request.messages[-1]
+    content = last["content"]
+    if not isinstance(content, str):
+        content = next((part["text"] for part in content or () if part["type"] == "text"), "")
+    return last["role"] == "user" and content.lstrip().lower().startswith(_BOX_TAGS)
 
 
 def _source(wanted: StructuredOutputs) -> str:
@@ -157,7 +189,7 @@ def _source(wanted: StructuredOutputs) -> str:
 
     match wanted.kind:
         case "json":
-            options: dict[str, Any] = dict(_SEPARATORS)
+            options: Any = _SEPARATORS
             if wanted.whitespace is not None:
                 options = {"whitespace_pattern": wanted.whitespace, "whitespace_flexible": True}
             return LLMatcher.grammar_from_json_schema(wanted.text, overrides=options)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Both were chosen on photos that no figure is reported for, see docs/eyes.md.
 NOT_THERE = 0.15
 """Presence below which an answer says that it sees none. Asked where something is, one mostly asks of what is there."""
-CANNOT_POINT = 0.2
+CANNOT_POINT = 0.25
 """Confidence of a box below which an answer says that it cannot point at the thing."""
 _DOUBTFUL = 0.5  # presence by the read-out below which the language model is asked, too
 _SAME_THING = 0.3  # IoU from which the box of a read-out and one of the detector mean one thing
@@ -106,7 +106,7 @@ def _presence(intent: Intent, eyes: Eyes) -> Said | None:
     # "a dog in the water": the read-out knows whether there is a dog.
     if finding is None or (finding.source != SHOWN and not names_only(intent.phrase, finding.noun)):
         return None
-    chance, source = eyes.presence(finding)
+    chance, source = eyes.presence(finding, intent.phrase)
     there = chance >= 0.5
     phrase = intent.phrase if there else f"no {intent.phrase}"
     return Said("yes" if there else "no", (Claim(phrase, None, max(chance, 1 - chance), source),))
@@ -161,10 +161,15 @@ def _caption(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Sa
 
 
 def _gone(intent: Intent, eyes: Eyes, finding: "Finding") -> Said | None:
-    """That the thing is not there, where that is likely enough."""
+    """That the thing is not there, where that is likely enough.
+
+    Its noun decides, without its colour: a colour is said to tell one thing from others of its kind, and the read-outs
+    are less sure of it.
+    """
+    finding = eyes.find(finding.noun) or finding
     chance, source = finding.presence, _source(finding)
     if chance < _DOUBTFUL:
-        chance, source = eyes.presence(finding)
+        chance, source = eyes.presence(finding, finding.noun)
     if chance >= NOT_THERE:
         return None
     return Said(f"I see no {intent.phrase}.", (Claim(f"no {intent.phrase}", None, 1 - chance, source),))

@@ -81,14 +81,14 @@ class Eyes:
             return None
         return Sighting(finding.presence, finding.boxes[0] if finding.boxes else None, finding.source)
 
-    def presence(self, finding: "Finding") -> tuple[float, Source]:
-        """Chance that a finding's noun is in the picture, and who says so.
+    def presence(self, finding: "Finding", thing: str) -> tuple[float, Source]:
+        """Chance that a finding's thing, in these words, is in the picture, and who says so.
 
         The language model is asked as well, unless a person showed the thing: then it has never heard of it.
         """
         if finding.source == SHOWN:
             return finding.presence, SHOWN
-        content = [{"type": "image", "image": self.image}, {"type": "text", "text": is_there(finding.noun)}]
+        content = [{"type": "image", "image": self.image}, {"type": "text", "text": is_there(thing)}]
         request = Request([{"role": "user", "content": content}])
         model = yes_probability(self.engine.score(request, ["yes", "no"]))
         return combined(finding.presence, model), "read-out + model"

@@ -72,7 +72,10 @@ def _app(script: Script) -> FastAPI:
         if script.strict and "memory" in body:
             return JSONResponse({"error": {"message": "Unrecognized request argument supplied: memory"}}, 400)
         if wrong := next((name for name in script.rejects if name in body), None):
-            return JSONResponse({"error": {"message": script.rejects[wrong], "type": "invalid_request_error"}}, 400)
+            # Half of the world's servers are FastAPI's, and tell it in its way.
+            plainly = wrong in ("memory", "seed")
+            told = script.rejects[wrong]
+            return JSONResponse({"detail": told} if plainly else {"error": {"message": told}}, 422 if plainly else 400)
         script.at_once += 1
         script.most_at_once = max(script.most_at_once, script.at_once)
         await asyncio.sleep(script.delay)

@@ -39,3 +39,15 @@ def test_every_wording_asks_every_benchmark_and_names_the_unit_of_boxes():
     for none_of_numbers in (None, "tokens"):
         with pytest.raises(UserError, match="--box-format unit, percent, pixels"):
             benchmark_prompt("detection", "plain", box_format=none_of_numbers, label="dog")
+
+
+def test_every_family_is_asked_for_boxes_in_its_own_words():
+    from fourfold.assistant.grounding import FAMILIES
+
+    own = {family.name for family in FAMILIES}
+    assert own == {name for name in WORDINGS if name != "plain"}
+    for name in own - {"minigpt4"}:
+        assert set(WORDINGS[name]) == set(WORDINGS["plain"])
+        assert "a {red} ball" in benchmark_prompt("refcoco", name, sent="a {red} ball")
+        assert "ball" in benchmark_prompt("detection", name, label="ball")
+        assert benchmark_prompt("gqa", name, question="what?") == benchmark_prompt("gqa", "plain", question="what?")

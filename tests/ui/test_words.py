@@ -211,3 +211,27 @@ def test_figures_line() -> None:
     figures = {"model": "a_b", "first": 0.25, "seconds": 1.25, "completion_tokens": 11, "prompt_tokens": 80}
     assert figures_line(figures) == "a\\_b · 0.2 s to the first word · 1.2 s · 11 tokens at 10/s, 80 read"
     assert figures_line({}) == ""
+
+
+def test_an_answer_is_read_as_its_model_writes() -> None:
+    """By the page and by the correction panel alike."""
+    answer = '[{"bbox_2d": [100, 200, 300, 400], "label": "the ball"}]'
+    for model, boxes in (("Qwen/Qwen3-VL-4B-Instruct", (BOX,)), ("fourfold-mini", ())):
+        figures = {"fourfold": {"model": model}}
+        [turn] = turns_of([question("where is the ball?"), AIMessage(answer, response_metadata=figures)])
+        assert turn.grounded.boxes == boxes
+    [turn] = turns_of(
+        [question("where is the ball?"), AIMessage(answer, response_metadata={"fourfold": {"model": "qwen3-vl"}})]
+    )
+    words, before = annotate(turn.grounded)
+    assert [(mark.label, mark.box) for mark in before] == [("the ball", BOX)]
+    assert [piece["text"] for piece in words if piece["text"].strip()] == ["the ball"]
+    moved = [BoxAnnotation(Box(0.5, 0.5, 0.6, 0.6), "the ball", 0)]
+    assert changes(turn.grounded.plain, turn.grounded.plain, moved, before) == (None, moved)
+    assert changes(turn.grounded.plain, turn.grounded.plain, before, before) == (None, None)
+    # Pixels of what the model saw, which is the stored picture resized by its own rule.
+    width, height = TABLE.decode().size
+    seen = f'{{"bbox_2d": [0, 0, {width}, {height}]}}'
+    [turn] = turns_of([question("where?"), AIMessage(seen, response_metadata={"fourfold": {"model": "qwen2.5-vl"}})])
+    [box] = turn.grounded.boxes
+    assert box.x2 == pytest.approx(1, abs=0.05) and box.y2 == pytest.approx(1, abs=0.05)

@@ -198,8 +198,8 @@ def _messages(body: CountTokensRequest) -> tuple[list[dict[str, Any]], dict[str,
         for count, block in enumerate(message.content):
             origin = f"{place}.content.{count}"
             if isinstance(block, ToolResultBlock):  # a message of its own there
-                content = block.content or ""
-                result = content if isinstance(content, str) else [_part(part) for part in content]
+                told = block.content or ""
+                result = told if isinstance(told, str) else [_part(part) for part in told]
                 add({"role": "tool", "tool_call_id": block.tool_use_id, "content": result}, origin)
             elif isinstance(block, ToolUseBlock):
                 function = {"name": block.name, "arguments": json.dumps(block.input)}

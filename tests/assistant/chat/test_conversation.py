@@ -257,3 +257,23 @@ def test_connect(endpoint, monkeypatch):
     with pytest.raises(UserError, match="is it running"):
         connect("http://127.0.0.1:9/v1")
     assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "box"),
+    [
+        ("qwen3-vl", '```json\n[{"bbox_2d": [100, 200, 300, 400], "label": "dog"}]\n```', Box(0.1, 0.2, 0.3, 0.4)),
+        # A picture of 100 x 50 is shown to this model with 112 x 56 pixels.
+        ("qwen2.5-vl", '[{"bbox_2d": [28, 14, 56, 28], "label": "dog"}]', Box(0.25, 0.25, 0.5, 0.5)),
+    ],
+)
+def test_other_families_are_read_in_their_own_way(endpoint, history, name, answer, box):
+    server = endpoint(lambda body: answer)
+    chat = Conversation(model(server, model=name), history)
+    given = {"conversation": history.create(), "text": "where is the dog?", "images": [Image.new("RGB", (100, 50))]}
+    shown = list(chat.stream(given))
+    assert not any(one.malformed or "[" in one.plain for one in shown)
+    assert [(phrase.phrase, phrase.boxes) for phrase in shown[-1].phrases] == [("dog", (box,))]
+    if name == "qwen3-vl":
+        chain = question_chain(model(server, model=name))
+        assert chain.invoke({"image": Image.new("RGB", (8, 8)), "text": "where?"}).boxes == (box,)

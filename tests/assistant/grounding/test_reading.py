@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,11 @@ def test_shares_of_the_image(declared: str, expected: tuple, answer: str, size: 
         "xmin: 160\nymin: 107\nxmax: 480\nymax: 321",
         '<box x1="160" y1="107" x2="480" y2="321"/>',
         "(x1, y1, x2, y2) = (160, 107, 480, 321)",
+        "<x1>160</x1><y1>107</y1><x2>480</x2><y2>321</y2>",
+        "(160,107)->(480,321)",
+        "160, 107 - 480, 321",
+        "Box(x1=160, y1=107, x2=480, y2=321)",
+        "160;107;480;321",
         "[160px, 107px, 480px, 321px]",
         "| dog | 160 | 107 | 480 | 321 |",
         "160\n107\n480\n321",
@@ -309,3 +315,11 @@ def test_reading_is_linear_in_the_length() -> None:
     ):
         parse(piece * (20_000 // len(piece)), BoxFormat.THOUSAND)
     assert time.monotonic() - begun < 30
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        names = ", ".join(f"`{name}`" for name in family.known_by)
+        written = family.written.replace("|", "\\|")
+        assert f"| {names} | `{family.box_format}` | `{written}` | `{family.name}` |" in page

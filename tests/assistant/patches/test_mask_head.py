@@ -80,14 +80,16 @@ def test_a_mask_goes_back_to_where_it_was_seen(
 
 def test_it_is_saved_and_loaded_in_half_precision(tmp_path: Path, features: np.ndarray, image: Image.Image) -> None:
     head, box = MaskHead(WIDTH).eval(), Box(0.1, 0.2, 0.8, 0.9)
-    head.save(tmp_path / "head.safetensors")
-    again = MaskHead.load(tmp_path / "head.safetensors")
+    head.save(tmp_path / "head.safetensors", {"tower": "t"})
+    again = MaskHead.load(tmp_path / "head.safetensors", "t")
     with torch.inference_mode():
         read = look(features, image, [box])
         torch.testing.assert_close(again(*read), head(*read), rtol=0.02, atol=0.02)
+    with pytest.raises(UserError, match=r"taught for another image tower \(t, not u\)"):
+        MaskHead.load(tmp_path / "head.safetensors", "u")
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="holds no mask head"):
-        MaskHead.load(tmp_path / "other.safetensors")
+        MaskHead.load(tmp_path / "other.safetensors", "t")
 
 
 def test_boxes_without_area_are_refused_and_no_boxes_are_no_masks(features: np.ndarray, image: Image.Image) -> None:

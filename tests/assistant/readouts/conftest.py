@@ -8,7 +8,7 @@ from tests.assistant.readouts.world import World
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return World(240)
+    return World(300)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from fourfold.assistant.readouts import (
     normalised,
 )
 from fourfold.prompts.errors import UserError
-from tests.assistant.readouts.world import COLOURS, NOUNS, WIDTH, World, draw_box, picture
+from tests.assistant.readouts.world import COLOURS, GRID, NOUNS, WIDTH, World, draw_box, picture
 
-LEFT, RIGHT = Box(1 / 12, 3 / 12, 4 / 12, 7 / 12), Box(7 / 12, 4 / 12, 11 / 12, 8 / 12)
+LEFT, RIGHT = Box(0, 1 / GRID, 3 / GRID, 4 / GRID), Box(5 / GRID, 2 / GRID, 1, 5 / GRID)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_colour_chooses_among_things_of_one_noun(library: ReadoutLibrary, colo
     ],
 )
 def test_sides_and_neighbours_choose_among_things_of_one_noun(library: ReadoutLibrary, phrase: str, meant: Box) -> None:
-    ball = Box(8 / 12, 9 / 12, 11 / 12, 11 / 12)
+    ball = Box(4 / GRID, 6 / GRID, 6 / GRID, 1)
     features = picture([("dog", "", LEFT), ("dog", "", RIGHT), ("ball", "", ball)], seed=5)
     finding = library.find(features, phrase)
     assert finding is not None and len(finding.boxes) == 1
@@ -112,12 +112,12 @@ def test_features_of_another_tower_are_refused(library: ReadoutLibrary) -> None:
 def _shown(noun_directions: np.ndarray, boxes: list[Box], seed: int) -> np.ndarray:
     """A picture with a thing that no library knows."""
     drawn = random.Random(seed)
-    features = np.random.default_rng(seed).normal(size=(12, 12, WIDTH)).astype(np.float32)
+    features = np.random.default_rng(seed).normal(size=(GRID, GRID, WIDTH)).astype(np.float32)
     other = draw_box(drawn)
     while any(other.iou(box) for box in boxes):
         other = draw_box(drawn)
     for box, towards in [*((box, noun_directions) for box in boxes), (other, np.ones(WIDTH, np.float32))]:
-        x1, y1, x2, y2 = (round(side * 12) for side in box.as_tuple())
+        x1, y1, x2, y2 = (round(side * GRID) for side in box.as_tuple())
         features[y1:y2, x1:x2] += 2 * towards
     return normalised(features)
 
@@ -133,7 +133,9 @@ def test_a_thing_shown_once_is_found_again_and_forgotten_without_trace(library: 
         finding = taught.find(_shown(REX, [RIGHT], 2), phrase)
         assert finding is not None and finding.source == "shown once" and finding.noun == "Rex"
         assert finding.boxes[0].iou(RIGHT) > 0.5
-    assert taught.presence(_shown(REX, [RIGHT], 3), "rex") > 0.5 > taught.presence(_shown(REX, [], 4), "rex")
+    there = np.mean([taught.presence(_shown(REX, [RIGHT], seed), "rex") for seed in range(3, 9)])
+    absent = np.mean([taught.presence(_shown(REX, [], seed), "rex") for seed in range(3, 9)])
+    assert there > 0.7 and there > absent + 0.2
     assert library.find(_shown(REX, [RIGHT], 2), "Rex") is None
 
 
@@ -147,7 +149,7 @@ def test_what_it_is_not_counts_against_a_concept(library: ReadoutLibrary) -> Non
 
         def margin(readout: object) -> float:
             weights = readout.weights  # type: ignore[attr-defined]
-            return float((new_rex @ weights)[3:7, 1:4].mean() - (new_like @ weights)[3:7, 1:4].mean())  # noqa: B023
+            return float((new_rex @ weights)[1:4, :3].mean() - (new_like @ weights)[1:4, :3].mean())  # noqa: B023
 
         assert margin(told) > margin(once)
 
@@ -174,9 +176,9 @@ def test_a_readout_is_the_closed_form_of_ridge_regression(world: World) -> None:
         features = world.features[example.key]
         learner.add(features, kept)
         rows.append(features.reshape(-1, WIDTH))
-        target = np.zeros((12, 12))
+        target = np.zeros((GRID, GRID))
         if kept.things[0].nouns == ("dog",):
-            x1, y1, x2, y2 = (round(side * 12) for side in kept.things[0].boxes[0].as_tuple())
+            x1, y1, x2, y2 = (round(side * GRID) for side in kept.things[0].boxes[0].as_tuple())
             target[y1:y2, x1:x2] = 1 / ((x2 - x1) * (y2 - y1))  # every box counts once
         targets.append(target.ravel())
     [readout] = learner.readouts("noun", "photos", ["dog"])

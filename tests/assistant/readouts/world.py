@@ -8,7 +8,7 @@ import numpy as np
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.readouts import Example, NamedThing, normalised
 
-GRID, WIDTH = 12, 32
+GRID, WIDTH = 8, 32
 NOUNS = ("dog", "ball", "tree", "car", "house", "boat")
 COLOURS = ("red", "blue")
 _DIRECTIONS = np.random.default_rng(1).normal(size=(len(NOUNS) + len(COLOURS), WIDTH)).astype(np.float32)
@@ -33,11 +33,11 @@ class World:
         self.features: dict[str, np.ndarray] = {}
         for number in range(count):
             boxes: list[Box] = []
-            while len(boxes) < drawn.randint(1, most):
-                box = draw_box(drawn)
+            for box in (draw_box(drawn) for _ in range(drawn.randint(1, most))):
                 if all(box.iou(other) == 0 for other in boxes):
                     boxes.append(box)
-            things = [(drawn.choice(NOUNS), drawn.choice((*COLOURS, "")), box) for box in boxes]
+            kinds = drawn.sample(NOUNS, drawn.randint(1, 2))  # two of a kind are usual
+            things = [(drawn.choice(kinds), drawn.choice((*COLOURS, "")), box) for box in boxes]
             key = f"world-{seed}-{number}"
             self.features[key] = picture(things, seed=number + 1000 * seed)
             named = tuple(NamedThing((noun,), (box,), (colour,) if colour else ()) for noun, colour, box in things)
@@ -45,8 +45,8 @@ class World:
 
 
 def draw_box(drawn: random.Random) -> Box:
-    """Of 2 to 5 cells a side, on the grid."""
-    width, height = drawn.randint(2, 5), drawn.randint(2, 5)
+    """Of 2 to 4 cells a side, on the grid."""
+    width, height = drawn.randint(2, 4), drawn.randint(2, 4)
     x, y = drawn.randint(0, GRID - width), drawn.randint(0, GRID - height)
     return Box(x / GRID, y / GRID, (x + width) / GRID, (y + height) / GRID)
 

@@ -1,16 +1,22 @@
 """One benchmark in every form that its data comes in: the same score, and the same pictures sent."""
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
 
 from fourfold.eval.benchmarks import Options
 from fourfold.eval.data.locate import locate
+from fourfold.eval.data.official import stored_pictures
+from fourfold.eval.data.table import open_table, picture_at
 from fourfold.eval.endpoint import EndpointModel
+from fourfold.eval.model import EngineModel
+from fourfold.eval.report.render import shown_picture
 from fourfold.eval.score import score_files
 from fourfold.eval.tasks.benchmark_run import RunOptions, run_benchmark
 from fourfold.prompts.errors import UserError
+from tests.eval.benchmarks.tables import picture, write_tsv
 from tests.eval.data.forms import FORMS, Form, write_forms
 from tests.eval.scripted import Script, endpoint
 
@@ -92,8 +98,6 @@ def test_the_network_is_used_only_to_download(tmp_path: Path, monkeypatch: pytes
 
 
 def test_tables_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
-    from fourfold.eval.data.table import open_table
-
     def table(text: str) -> Path:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.tsv"
         path.write_text(text)
@@ -113,3 +117,58 @@ def test_tables_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
         open_table(tmp_path / "no.parquet")
     with pytest.raises(UserError, match="is none of vsr: no column 'caption'; its columns are index, answer"):
         score_files("vsr", tmp_path / "x", table("index\tanswer\n1\tyes\n"))
+
+
+def test_several_images_stand_side_by_side_and_none_is_none(tmp_path: Path) -> None:
+    """MMMU's copy has image_1 to image_7, SEED-Bench's a list, ScienceQA's questions without any."""
+    import pyarrow
+    import pyarrow.parquet
+
+    def cell(number: int) -> dict[str, object]:
+        return {"bytes": picture(number), "path": None}
+
+    rows = [
+        {"id": "a", "image_1": cell(0), "image_2": cell(1), "image": [cell(2), cell(3)]},
+        {"id": "b", "image_1": cell(2), "image_2": None, "image": []},
+        {"id": "c", "image_1": None, "image_2": None, "image": None},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=1)
+    table = open_table(tmp_path / "x.parquet")
+    joined, alone = table.picture(0), table.picture(1)
+    assert joined is not None and alone is not None and table.picture(2) is None and table.joined == 1
+    assert alone.content == picture(2)
+    shown = joined.open()
+    assert shown.size == (4 * 32, 24)
+    assert [shown.getpixel((32 * n + 5, 5)) for n in range(4)] == [(60 * n, 40, 90) for n in range(4)]
+
+
+def test_gqa_keeps_its_images_in_a_data_set_of_their_own(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    asked = {"id": "7", "imageId": "n1", "question": "What?", "answer": "cat", "isBalanced": True}
+    for kind, row in (("instructions", asked), ("images", {"id": "n1", "image": {"bytes": picture(1), "path": None}})):
+        folder = tmp_path / f"testdev_balanced_{kind}"
+        folder.mkdir()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), folder / "testdev-00000-of-00001.parquet")
+    split = "testdev_balanced_instructions/testdev"
+    stored = stored_pictures(tmp_path, "gqa", split)
+    assert stored["n1"] is not None and stored["n1"].content == picture(1)
+    (tmp_path / "said.json").write_text('{"7": "cat"}')
+    result = score_files("gqa", tmp_path / "said.json", tmp_path, options=Options(split=split))
+    assert result.headline.headline.value == 100
+    with pytest.raises(UserError, match="has 2 splits: name one by --split"):
+        score_files("gqa", tmp_path / "said.json", tmp_path)
+
+
+def test_a_checkpoint_in_this_process_sees_the_pictures_of_a_table(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    table = write_tsv("mmstar", tmp_path / "table.tsv")
+    options = RunOptions("mmstar", None, table, tmp_path / "out", EngineModel(tiny_checkpoint, device="cpu"), limit=3)
+    with options.model:
+        run = run_benchmark(options)
+    assert run.result is not None and (run.result.n, run.failed) == (3, 0)
+    shown = json.loads((tmp_path / "out" / "samples.json").read_text())[0]["shown_file"]
+    stored = picture_at(shown)
+    assert stored is not None and stored.content in [picture(number) for number in range(4)]
+    assert (shown_picture(shown) or "").startswith("data:image/jpeg;base64,")
+    assert shown_picture(f"{table}#99/image") is None and picture_at(str(table)) is None

@@ -8,8 +8,9 @@ import pytest
 from fourfold.assistant.checkpoints.calibration import read_calibration
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.training import data
-from fourfold.assistant.training.data import ImageRef, Sample, Turn
+from fourfold.assistant.training.data import ImageRef, Sample, Turn, calibration
 from fourfold.assistant.training.data.calibration import calibration_samples, photos_shown
+from fourfold.assistant.training.data.existence import by_kind
 from fourfold.assistant.training.data.photos import read_photos
 from fourfold.assistant.training.data.scenes import make_scene
 from fourfold.eval.log import EvalLog
@@ -66,14 +67,14 @@ def test_fit_write_and_measure(tmp_path: Path) -> None:
     samples = {"existence": data.held_out(Task.VQA, "scenes", 5, 250)[:48]}  # as good as any for a random model
     with EngineModel(directory, device="cpu", dtype="float32") as model:
         with EvalLog(tmp_path / "log.jsonl", {"model": model.identity}) as log:
-            calibration = fit_calibration(model, samples, log, {"photos": "none"})
-            assert set(calibration.temperatures) == {"predicate"} and calibration.model == model_fingerprint(directory)
-            assert calibration.fitted["predicate"]["questions"] == 48
-            assert fit_calibration(model, samples, log, {"photos": "none"}) == calibration
+            fitted = fit_calibration(model, samples, log, {"photos": "none"})
+            assert set(fitted.temperatures) == {"predicate"} and fitted.model == model_fingerprint(directory)
+            assert fitted.fitted["predicate"]["questions"] == 48
+            assert fit_calibration(model, samples, log, {"photos": "none"}) == fitted
             with pytest.raises(UserError, match="40 questions"):
                 fit_calibration(model, {"existence": samples["existence"][:10]}, log, {})
-        calibration.write(directory)
-        assert read_calibration(directory) == calibration
+        fitted.write(directory)
+        assert read_calibration(directory) == fitted
         with EvalLog(tmp_path / "held_out.jsonl", {"model": model.identity}) as log:
             asked = {"limit": 6, "sources": ["scenes"], "controls": ["image", "wrong-image", "blind"]}
             found = measure_decisions(model, log, **asked)  # type: ignore[arg-type]
@@ -98,6 +99,13 @@ def test_photos_for_calibration_are_not_held_out_nor_shown(shared_data: Path, mo
     assert shown is not None and 90 < len(shown) <= 110
     assert len(photos_shown(bridge | {"trained_on": {"sequences": 5000}}) or ()) == 405 + 178
     assert photos_shown({}) is None
+    # All photos take seconds.
+    photos = [photo for photo in read_photos(shared_data / "photos") if not photo.held_out]
+    captioned = [photo for photo in photos if photo.mentions][:400]
+    few = [*captioned, *(photo for photo in photos if photo.source in ("coco", "imagenet_sample"))]
+    tables = by_kind(captioned)
+    monkeypatch.setattr(calibration, "existence_tables", lambda: tables)
+    monkeypatch.setattr(calibration, "read_photos", lambda _: few)
     samples, unseen = calibration_samples(bridge, 30)
     assert unseen and {sort: len(found) for sort, found in samples.items()} == {
         "existence": 30, "colour": 30, "count": 30, "relation": 6, "what": 30,

@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.grounding.grammar import box_grammar
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 from fourfold.serving.engine.requests import StructuredOutputs
 from fourfold.serving.engine.structured_outputs import GrammarCompiler, GrammarError
-from tests.serving.engine.conversations import Reference, conversations, user
+from tests.serving.engine.conversations import Reference, conversations, picture, user
 
 PERSON = {
     "type": "object",
@@ -208,3 +210,32 @@ def test_compiled_once(engine: Engine) -> None:
     for number in range(100):
         compiler.compile(form("regex", f"a{number}"))
     assert len(compiler._compiled) <= 32
+
+
+@pytest.mark.parametrize("tag", ["[refer]", "[detection]", "[grounding]"])
+def test_where_boxes_are_asked_for_none_is_malformed(engine: Engine, tag: str) -> None:
+    """Of a model that knows no boxes, but is made to open one often; what `max_tokens` has cut is not looked at."""
+    brace = engine.tokenize("{", add_special_tokens=False)[0]
+    messages = [user(f"{tag} a dog", [picture(3)])]
+    ways = {"max_tokens": 120, "temperature": 1.0, "logit_bias": ((brace, 6.0),)}
+    boxes = 0
+    for completion in engine.generate([Request(messages, Sampling(seed=seed, **ways)) for seed in range(8)]):
+        text = completion.text
+        found = parse(text[: text.rfind("{")] if text.rfind("{") > text.rfind("}") else text)
+        assert not found.malformed, text
+        boxes += len(found.boxes)
+    assert boxes > 8
+    [free] = engine.generate([Request([user("what is it?", [picture(3)])], Sampling(seed=1, **ways))])
+    assert parse(free.text).malformed or "{" in free.text  # the same model without a tag
+
+
+def test_the_numbers_of_a_box_are_in_order() -> None:
+    pattern = box_grammar().partition("BOX: ")[2]
+    left, right = (re.compile(part.strip("/")) for part in pattern.split(" & "))
+    ordered = [(0, 0, 0, 0), (1, 2, 3, 4), (12, 30, 56, 80), (99, 9, 100, 100), (100, 100, 100, 100), (9, 0, 10, 99)]
+    for corners in ordered:
+        written = format_box(Box(*(corner / 100 for corner in corners)))
+        assert left.fullmatch(written) and right.fullmatch(written)
+    for corners in [(2, 0, 1, 0), (0, 2, 0, 1), (0, 0, 101, 5), (100, 0, 99, 0), (0, 10, 0, 9)]:
+        written = "{" + "".join(f"<{corner}>" for corner in corners) + "}"
+        assert not (left.fullmatch(written) and right.fullmatch(written))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from PIL import Image
@@ -70,6 +71,49 @@ def test_streaming_gives_the_same_text_in_pieces(server: Server) -> None:
     assert "".join(texts) == whole.choices[0].message.content
     assert sum(bool(piece) for piece in texts) > 3
     assert pieces[-1].usage == whole.usage
+
+
+def test_responses_messages_and_tokens_are_the_same_answer(server: Server) -> None:
+    """Behind our gate vLLM's own routes, with stock clients: one prompt, one greedy answer."""
+    picture = uri(noise(1))
+    chat = server.chat(image(picture), text("what is this?"), max_tokens=12).json()
+    expected, prompt = chat["choices"][0]["message"]["content"], chat["usage"]["prompt_tokens"]
+    parts: list[Any] = [
+        {"type": "input_image", "image_url": picture, "detail": "auto"},
+        {"type": "input_text", "text": "what is this?"},
+    ]
+    asked: dict[str, Any] = {"model": server.name, "input": [{"role": "user", "content": parts}]}
+    response = server.client().responses.create(**asked, max_output_tokens=12)
+    assert response.output_text == expected and response.usage is not None
+    assert response.usage.input_tokens == prompt
+    last = list(server.client().responses.create(**asked, max_output_tokens=12, stream=True))[-1]
+    assert last.type in ("response.completed", "response.incomplete") and last.response.output_text == expected
+
+    client = anthropic.Anthropic(base_url=server.url, api_key=USER_KEY, max_retries=0)
+    source = {"type": "base64", "media_type": "image/png", "data": picture.partition(",")[2]}
+    content: list[Any] = [{"type": "image", "source": source}, text("what is this?")]
+    turns: list[Any] = [{"role": "user", "content": content}]
+    message = client.messages.create(model=server.name, messages=turns, max_tokens=12)
+    assert "".join(block.text for block in message.content if block.type == "text") == expected
+    assert client.messages.count_tokens(model=server.name, messages=turns).input_tokens == prompt
+    with client.messages.stream(model=server.name, messages=turns, max_tokens=12) as stream:
+        assert "".join(stream.text_stream) == expected
+
+    words = {"model": server.name, "prompt": "what is this?"}
+    tokens = server.request("POST", "/tokenize", json=words).json()["tokens"]
+    again = server.request("POST", "/detokenize", json={"model": server.name, "tokens": tokens}).json()
+    assert again["prompt"].endswith("what is this?")
+
+
+@pytest.mark.parametrize("path", ["/v1/decisions", "/v1/models/tiny", "/v1/eyes", "/v1/concepts"])
+def test_what_vllm_lacks_says_so(server: Server, path: str) -> None:
+    answer = server.request("POST", path, json={})
+    assert answer.status_code == 501 and "vLLM" in answer.json()["error"]["message"]
+
+
+def test_own_id_of_a_request_is_kept(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {USER_KEY}", "X-Request-Id": "mine-3"}
+    assert httpx.get(f"{server.url}/v1/models", headers=headers).headers.get_list("x-request-id") == ["mine-3"]
 
 
 def test_litellm(server: Server) -> None:
@@ -167,9 +211,7 @@ def test_nothing_but_health_is_open(server: Server) -> None:
 
 def test_a_key_opens_listed_routes_only(server: Server) -> None:
     closed = [(method, path) for method, path in routes(server) if path not in ROUTES]
-    assert {"/tokenize", "/invocations", "/load", "/v1/completions", "/scale_elastic_ep"} <= {
-        path for _, path in closed
-    }
+    assert {"/invocations", "/load", "/v1/completions", "/scale_elastic_ep"} <= {path for _, path in closed}
     for method, path in [*closed, ("POST", "/pause"), ("POST", "/reset_prefix_cache"), ("GET", "/openapi.json")]:
         for key in (USER_KEY, ADMIN_KEY):
             assert server.request(method, path, key=key).status_code == 404, f"{method} {path}"

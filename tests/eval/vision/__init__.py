@@ -1,0 +1,1 @@
+"""Tests of the figures of eyes without a language model."""
