@@ -8,10 +8,12 @@ stopped goes on with the same command and asks nothing twice. `OUT/evaluation.js
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,10 +103,10 @@ def plans(part: str, model: Model, data: Path, out: Path, limit: int, seed: int)
         yield plan("converse-answers", "vqav2", files["answers"])
 
 
-def run_part(part: str, model: Model, data: Path, out: Path, limit: int, seed: int) -> dict[str, Any]:
+def run_part(part: str, runs: Iterable[RunOptions]) -> dict[str, Any]:
     """Run a part, or what is left of it; its figures by the name of the run."""
     found = {}
-    for options in plans(part, model, data, out, limit, seed):
+    for options in runs:
         name = options.out.name
         print(name, file=sys.stderr, flush=True)
         if part == "beaf":
@@ -115,6 +117,43 @@ def run_part(part: str, model: Model, data: Path, out: Path, limit: int, seed: i
             run_benchmark(options)
             found[name] = json.loads((options.out / "result.json").read_text(encoding="utf-8"))
     return found
+
+
+def run_served(runs: Mapping[str, Sequence[RunOptions]], directory: Path, out: Path) -> dict[str, Any]:
+    """The same runs, part by part, at `fourfold serve` in a child process, and how many of its answers are the same.
+
+    Returns:
+        By the name of the run: what `compare_answers` says of its folders, and the served `figures`.
+    """
+    from benchmarks.servers import Server
+
+    out.mkdir(parents=True, exist_ok=True)
+    found = {}
+    with contextlib.closing(Server("fourfold", directory, out)) as server:
+        # The plain name: neither the eyes nor what was corrected answers.
+        model = EndpointModel([str(server.client.base_url)], server.called)
+        for part, plain in runs.items():
+            asked = [replace(options, model=model, out=out / options.out.name) for options in plain]
+            figures = run_part(part, asked)
+            for here, there in zip(plain, asked, strict=True):
+                name = here.out.name
+                found[name] = {**compare_answers(here.out, there.out), "figures": figures[name]}
+    return found
+
+
+def compare_answers(here: Path, there: Path) -> dict[str, Any]:
+    """How many `answers` two runs' folders have, how many are the `same`, and the `others`: [sample, here, there]."""
+    ours, theirs = _answers(here), _answers(there)
+    others = [[sample, ours.get(sample), theirs.get(sample)] for sample in sorted(ours.keys() | theirs.keys())]
+    answers = len(others)
+    others = [one for one in others if one[1] is None or one[1] != one[2]]
+    return {"answers": answers, "same": answers - len(others), "others": others}
+
+
+def _answers(folder: Path) -> dict[str, str | None]:
+    """What a run's log says, sample by sample; None for what failed."""
+    with (folder / "answers.jsonl").open(encoding="utf-8") as file:
+        return {line["sample"]: line.get("answer") for line in map(json.loads, file)}
 
 
 def sample_files(data: Path, out: Path) -> dict[str, Path]:
@@ -236,7 +275,27 @@ def evaluation_tables(measured: Mapping[str, Any]) -> str:
     for name, result in {**parts.get("beaf", {}), **parts.get("converse", {})}.items():
         rows = [[told, figure(value), value["n"]] for told, value in result["figures"].items()]
         lines += ["", f"**{_TITLES[name]}**", "", *markdown_table(["figure", "percent", "n"], rows, numbers=[2])]
+    if "served" in measured:
+        lines += ["", "**Through `fourfold serve`**", "", *_served(parts, measured["served"])]
     return "\n".join(lines) + "\n"
+
+
+def _served(parts: Mapping[str, Any], served: Mapping[str, Any]) -> list[str]:
+    """Answers of the server beside those in process, all controls and probes of a benchmark together."""
+    rows = []
+    for part, runs in parts.items():
+        for name in filter(_TITLES.__contains__, runs if part != "probes" else ()):
+            members = [served[name + mark] for mark in (*_MARKS, *_PROBES) if name + mark in served]
+            total, same = (sum(one[key] for one in members) for key in ("answers", "same"))
+            first = (figure(_first(result)) for result in (runs[name], served[name]["figures"]))
+            rows.append([_TITLES[name], total, same, *first])
+    heads = ["questions", "answers, with controls and probes", "the same", "first figure in process", "served"]
+    return markdown_table(heads, rows, numbers=[1, 2])
+
+
+def _first(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figure that a result begins with."""
+    return next(iter(result["figures"].values())) if "figures" in result else result
 
 
 def _with_controls(runs: Mapping[str, Any], minus: Mapping[str, Any]) -> list[str]:
@@ -274,27 +333,31 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="questions a run on photos")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--served", action="store_true", help="also through `fourfold serve`, and compare the answers")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"), help="folder of these runs")
     given = parser.parse_args()
     chosen = given.parts.split(",")
     if unknown := sorted(set(chosen) - set(PARTS)):
         parser.error(f"no part is called {unknown[0]!r}; there are: {', '.join(PARTS)}")
+    if given.served and given.endpoint:
+        parser.error("--served starts a server of its own; leave --endpoint out")
     data = photos_directory().parent
     model: Model = (
         EndpointModel(given.endpoint, given.model) if given.endpoint else EngineModel(resolve_model(given.model))
     )
+    planned = {
+        part: list(plans(part, model, data, given.out, given.limit, given.seed)) for part in PARTS if part in chosen
+    }
     with model:
         measured = {
             "model": model.identity,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "limit": given.limit,
             "seed": given.seed,
-            "parts": {
-                part: run_part(part, model, data, given.out, given.limit, given.seed)
-                for part in PARTS
-                if part in chosen
-            },
+            "parts": {part: run_part(part, runs) for part, runs in planned.items()},
         }
+    if given.served and isinstance(model, EngineModel):
+        measured["served"] = run_served(planned, model.checkpoint, given.out / "served")
     runs = [given.out / name for part in ("sample", "photos", "probes") for name in measured["parts"].get(part, {})]
     comparisons = []
     if runs:

@@ -194,7 +194,9 @@ def _refused(call: Callable[[], Any]) -> bool:
     try:
         call()
     except openai.APIStatusError as error:
-        return 400 <= error.status_code < 500 and len(error.message) > 10
+        if error.status_code >= 500:
+            raise
+        return len(error.message) > 10
     return False
 
 

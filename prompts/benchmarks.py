@@ -74,12 +74,13 @@ BOX_UNITS: Mapping[str, str] = MappingProxyType(
         "thousand_yx": "y before x, each number in thousandths of the image's height or width from 0 to 1000",
         "loc": "y before x, each a location token from <loc0000> to <loc1023>",
         "resized": "in pixels of the image as you see it",
+        "patches": "each the index of one of 32 x 32 patches, <patch_index_0000> to <patch_index_1023>",
     }
 )
 """How the numbers of a box are meant, in words for a plain prompt."""
 
 
-_CORNERS = {"thousand_yx": "[y1, x1, y2, x2]", "loc": "<loc_y1><loc_x1><loc_y2><loc_x2>"}
+_CORNERS = {"thousand_yx": "[y1, x1, y2, x2]", "loc": "<loc_y1><loc_x1><loc_y2><loc_x2>", "patches": "its first and last patch"}
 
 
 def benchmark_prompt(benchmark: str, wording: str = "minigpt4", *, box_format: str | None = None, **fields: str) -> str:

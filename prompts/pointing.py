@@ -53,6 +53,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
         f"Where is {{sent}}? Answer with JSON of x_min, y_min, x_max and y_max, {_SHARES}.",
         f"Where is every {{label}}? Answer with a JSON list of x_min, y_min, x_max and y_max, {_SHARES}.",
     ),
+    "kosmos-2": ("<grounding><phrase>{sent}</phrase>", "<grounding><phrase>{label}</phrase>"),
     "llava": (_REGION, f"Where is every {{label}}? Answer with boxes [x1, y1, x2, y2], {_SHARES}."),
 }
 

@@ -11,7 +11,7 @@ from fourfold.assistant.grounding.reading import Found, find_boxes
 
 # What families write around boxes, and what no person wants to read.
 _TAGS = re.compile(
-    r"</?(?:delim|ref|box|bbox|quad|point|points|object|phrase|det|p|s|answer|pad|bos|eos|seg[0-9]{3}|loc_?[0-9]{1,4})\b[^<>]{0,200}>"
+    r"</?(?:delim|ref|box|bbox|quad|point|points|object|phrase|det|p|s|answer|pad|bos|eos|seg[0-9]{3}|loc_?[0-9]{1,4}|grounding|patch_index_\d{1,4}|delimiter_of_multi_objects)\b[^<>]{0,200}>"
     r"|<\|/?(?:object_ref|box|quad|point|ref|det|grounding|begin_of_box|end_of_box|im_end)(?:_start|_end)?\|>"
     r"|^\s*```\w*\s*$|```(?:json)?",
     re.IGNORECASE | re.MULTILINE,
@@ -69,7 +69,9 @@ def parse(text: str, box_format: BoxFormat = BoxFormat.TOKENS, size: tuple[int, 
             phrases.append(GroundedPhrase(one.label, (box,), start, length))
         if one.label and not same:
             joined = before is not None and before.label is not None and not gap.strip()
-            plain.append(f", {one.label}" if joined else one.label)
+            # "of<phrase> a dog</phrase>" keeps its space inside the tag.
+            glued = bool(plain) and plain[-1][-1:].isalnum()
+            plain.append(f", {one.label}" if joined else f" {one.label}" if glued else one.label)
         before = one
     rest = _words(text[cursor:], near_json=before is not None and before.in_json)
     show(rest)

@@ -16,7 +16,8 @@ class BoxFormat(StrEnum):
     TOKENS is `{<x1><y1><x2><y2>}` with integers 0..100 (MiniGPT-v2, Fourfold) and nothing else. All others are read in
     whichever way they are written (`reading`): UNIT 0..1, PERCENT 0..100, PIXELS of the image as it is, THOUSAND
     0..1000, THOUSAND_YX 0..1000 with y first, LOC 0..1023 with y first (`<loc0512>`), RESIZED pixels of the image as
-    the model's own processor resized it.
+    the model's own processor resized it, PATCHES the indices of the first and the last of Kosmos-2's 32 x 32 patches,
+    `<patch_index_0044>`, or what its processor makes of them, shares 0..1.
     """
 
     TOKENS = "tokens"
@@ -27,6 +28,7 @@ class BoxFormat(StrEnum):
     THOUSAND_YX = "thousand_yx"
     LOC = "loc"
     RESIZED = "resized"
+    PATCHES = "patches"
 
     @property
     def y_first(self) -> bool:
@@ -46,8 +48,13 @@ _WHOLE = {
     BoxFormat.THOUSAND: 1000,
     BoxFormat.THOUSAND_YX: 1000,
     BoxFormat.LOC: 1024,
+    BoxFormat.PATCHES: 1,
 }
 """What stands for the whole width or height, where that is the same for every image."""
+
+
+PATCHES_A_SIDE = 32
+"""Kosmos-2's grid."""
 
 
 def scale(corners: Sequence[float], box_format: BoxFormat, width: int, height: int) -> Corners | None:
@@ -151,6 +158,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("gemini", ("gemini",), BoxFormat.THOUSAND_YX, '[{"box_2d": [300, 120, 800, 560], "label": "dog"}]'),
     Family("paligemma", ("paligemma",), BoxFormat.LOC, "<loc0307><loc0123><loc0819><loc0573> dog"),
     Family("moondream", ("moondream",), BoxFormat.UNIT, '{"x_min": 0.12, "y_min": 0.3, "x_max": 0.56, "y_max": 0.8}'),
+    Family(
+        "kosmos-2",
+        ("kosmos2",),
+        BoxFormat.PATCHES,
+        "<phrase>dog</phrase><object><patch_index_0291><patch_index_0817></object>",
+    ),
     Family("llava", ("llava", "shikra", "sphinx", "ovis"), BoxFormat.UNIT, "[0.12, 0.30, 0.56, 0.80]"),
 )
 """Which model writes how. What is not here has to be declared."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fourfold.assistant.grounding.conventions import BoxFormat, Corners
+from fourfold.assistant.grounding.conventions import PATCHES_A_SIDE, BoxFormat, Corners
 
 # Every repetition is bounded, so that reading stays linear in the length of the answer.
 _NUMBER = r"[-+]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?"
@@ -21,11 +21,18 @@ _JOIN = (
     r"[\s,;:\-–—→>_\"']{0,6}"
     r"(?:(?:to|and|x|the|bottom|lower|right|corner|at|is|br|end)(?![A-Za-z])[\s,;:\-_\"'=]{0,4}){0,8}"
 )
-_SIDE = r"(?:x_?min|y_?min|x_?max|y_?max|x_?[012]|y_?[012]|left|top|right|bottom|width|height|x|y|w|h)"
-_NAMED = rf"(?<![A-Za-z0-9])[\"']?{_SIDE}[\"']?\s{{0,3}}[:=>]\s{{0,3}}{_N}"
-_BETWEEN = (
-    r"(?:</\w{1,8}>\s{0,4}<)?[\s,;{}()\[\]]{0,12}(?:and\s{1,3})?(?:[\"']?\w{1,20}[\"']?\s{0,3}[:=]\s{0,3}\{\s{0,8})?"
+_CORNER = r"(?:(?:top|upper|bottom|lower)[_ -]?(?:left|right)|left|top|right|bottom|start|end|cent(?:er|re))"
+_SIDE = (
+    rf"(?:{_CORNER}[_ -]?[xy]|[xy][_ -]?{_CORNER}|x_?min|y_?min|x_?max|y_?max|x_?[012]|y_?[012]"
+    r"|left|top|right|bottom|width|height|cx|cy|x|y|w|h)"
 )
+_NAMED = rf"(?<![A-Za-z0-9])[\"'*]{{0,3}}{_SIDE}[\"'*]{{0,3}}\s{{0,3}}[:=>][\s*]{{0,4}}{_N}"
+_BETWEEN = (
+    r"(?:</\w{1,8}>\s{0,4}<)?[\s,;|{}()\[\]*\-–—→•]{0,12}"
+    r"(?:(?:and|to|the|bottom|lower|right|corner|at|is)(?![A-Za-z])[\s,:(\-]{1,4}){0,8}"
+    r"(?:[\"']?\w{1,20}[\"']?\s{0,3}[:=]\s{0,3}\{\s{0,8})?"
+)
+_RANGE = rf"\s{{0,3}}[:=]\s{{0,3}}[\[(]?{_N}\s{{0,3}}(?:-|–|—|to|,|\.\.)\s{{0,3}}{_N}[\])]?"
 _WORDS_REF = r"ref|\|object_ref_start\||\|ref\||p|phrase"
 
 _WRITTEN = re.compile(
@@ -45,7 +52,9 @@ _WRITTEN = re.compile(
             # Boxes.
             "named": rf"(?:<\w{{1,20}}\s{{1,3}}|[\[(]\s{{0,3}})?{_NAMED}(?:{_BETWEEN}{_NAMED}){{3}}"
             r"(?:\s{0,3}/?[>\])])?",
+            "ranges": rf"(?<![A-Za-z0-9])[\"']?x[\"']?{_RANGE}[\s,;]{{0,4}}(?:and\s{{1,3}})?[\"']?y[\"']?{_RANGE}",
             "loc": r"(?:<loc_?[0-9]{1,4}>\s{0,3}){4}",
+            "patches": r"<patch_index_[0-9]{1,4}>\s{0,3}<patch_index_[0-9]{1,4}>",
             "angles": rf"\{{?\s{{0,3}}(?:<\s{{0,3}}{_N}\s{{0,3}}>\s{{0,3}}){{4}}\}}?",
             "polygon": rf"<\|?quad(?:_start\|)?>\s{{0,3}}{_PAIR}(?:\s{{0,3}},?\s{{0,3}}{_PAIR}){{2,15}}",
             "corners": rf"(?:{_OPEN})?{_PAIR}{_JOIN}{_PAIR}(?:{_CLOSE})?",
@@ -60,7 +69,11 @@ _WRITTEN = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _NUMBERS = re.compile(_NUMBER)
-_SIDES = re.compile(rf"({_SIDE})[\"']?\s{{0,3}}[:=>]\s{{0,3}}[\"']?({_NUMBER})", re.IGNORECASE)
+_UNSIGNED = r"[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}"  # behind an x the sign before a number is a dash
+_SIDES = re.compile(rf"({_SIDE})[\"'*]{{0,3}}\s{{0,3}}[:=>][\s*]{{0,4}}[\"']?({_NUMBER})", re.IGNORECASE)
+# Punctuation of Chinese texts beside a number, each one character as its like.
+_WIDE = str.maketrans("（）［］【】，、；：", "()[][],,;:")
+_WIDE_BY_NUMBER = re.compile(r"[（［【，、；：]\s?[-+.0-9]")
 _ATTRIBUTES = re.compile(rf"\b([xy])[0-9]*\s?=\s?[\"']?\s?({_NUMBER})")
 _ONLY_FOUR = re.compile(rf"\s*{_N}(?:{_C}{_N}){{3}}\s*\.?\s*")
 _ONLY_PAIR = re.compile(rf"\s*{_PAIR}\s*\.?\s*")
@@ -72,6 +85,23 @@ _BOX_KEYS = re.compile(
     re.IGNORECASE,
 )
 _NO_BOX_KEYS = re.compile(r"(?:rgba?|colou?r|size|mask|segmentation|polygon|keypoints?)\w*|image_\w+", re.IGNORECASE)
+# Names that both say one thing; the letter may stand before or behind.
+_SAME = {
+    named: side
+    for side, corners in {
+        "left": ("xleft", "leftx"),
+        "top": ("ytop", "topy"),
+        "right": ("xright", "rightx"),
+        "bottom": ("ybottom", "bottomy"),
+        "x1": ("xtopleft", "topleftx", "xstart", "startx"),
+        "y1": ("ytopleft", "toplefty", "ystart", "starty"),
+        "x2": ("xbottomright", "bottomrightx", "xend", "endx"),
+        "y2": ("ybottomright", "bottomrighty", "yend", "endy"),
+        "cx": ("xcenter", "centerx"),
+        "cy": ("ycenter", "centery"),
+    }.items()
+    for named in corners
+}
 _LABEL = re.compile(
     r"[\"'](?:label|name|object(?:_name)?|class(?:_name)?|category|description|phrase|caption|target|text(?:_content)?)[\"']"
     r"\s{0,3}:\s{0,3}(?:\"((?:[^\"\\\n]|\\.){1,300})\"|'((?:[^'\\\n]|\\.){1,300})')",
@@ -104,6 +134,8 @@ class Found:
 
 def find_boxes(text: str, box_format: BoxFormat) -> list[Found]:
     """All boxes and points of an answer in its order; those that cannot be used too, with corners None."""
+    if _WIDE_BY_NUMBER.search(text):
+        text = text.translate(_WIDE)
     if _ONLY_FOUR.fullmatch(text):
         return [Found(0, len(text), _in_order(_numbers(text), box_format))]
     if _ONLY_PAIR.fullmatch(text):
@@ -166,6 +198,12 @@ def _places(match: re.Match[str], kind: str, written: str, box_format: BoxFormat
             yield Found(start, end, _point(pair, box_format), point=True)
     elif kind == "named":
         yield Found(start, end, _by_name(written))
+    elif kind == "ranges":
+        x1, x2, y1, y2 = (float(one) for one in re.findall(_UNSIGNED, written))
+        yield Found(start, end, (x1, y1, x2, y2))
+    elif kind == "patches":
+        first, last = (int(one) for one in re.findall(r"[0-9]+", written))
+        yield Found(start, end, _of_patches(first, last) if box_format is BoxFormat.PATCHES else None)
     elif kind == "loc":
         numbers = [float(one) for one in re.findall(r"[0-9]+", written)]
         # Two families share the word: with a line below it is Florence's, without PaliGemma's.
@@ -199,11 +237,25 @@ def _point(numbers: Sequence[float], box_format: BoxFormat) -> Corners:
     return x, y, x, y
 
 
+def _of_patches(first: int, last: int) -> Corners | None:
+    """The box of its first and last patch, in shares of the image: from centre to centre, but along a single row or
+    column of patches from edge to edge, as Kosmos-2's processor has it; None beyond the last patch."""
+    side = PATCHES_A_SIDE
+    if max(first, last) >= side * side:
+        return None
+    (y1, x1), (y2, x2) = divmod(first, side), divmod(last, side)
+    if x1 == x2 or y1 == y2:
+        return x1 / side, y1 / side, (x2 + 1) / side, (y2 + 1) / side
+    return (x1 + 0.5) / side, (y1 + 0.5) / side, (x2 + 0.5) / side, (y2 + 0.5) / side
+
+
 def _by_name(written: str) -> Corners | None:
     """Corners of named sides, in whatever order they stand; None where the names are not those of a box."""
     sides: dict[str, float] = {}
     for name, value in _SIDES.findall(written):
-        name = name.lower().replace("_", "")
+        name = re.sub(r"[_ -]", "", name.lower()).replace("upper", "top").replace("lower", "bottom")
+        name = name.replace("centre", "center")
+        name = _SAME.get(name, name)
         # Corners with the same names twice: {"x": 1, "y": 2}, {"x": 3, "y": 4}.
         sides[name + "again" if name in sides else name] = float(value)
     for x1, y1, x2, y2 in (
@@ -219,6 +271,10 @@ def _by_name(written: str) -> Corners | None:
         for wide, high in (("width", "height"), ("w", "h")):
             if {x, y, wide, high} <= sides.keys():
                 return sides[x], sides[y], sides[x] + sides[wide], sides[y] + sides[high]
+    for wide, high in (("width", "height"), ("w", "h")):
+        if {"cx", "cy", wide, high} <= sides.keys():
+            across, down = sides[wide] / 2, sides[high] / 2
+            return sides["cx"] - across, sides["cy"] - down, sides["cx"] + across, sides["cy"] + down
     return None
 
 

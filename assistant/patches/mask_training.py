@@ -40,10 +40,11 @@ def scene_masks(see: Callable[[Image.Image], np.ndarray], prefix: str, number: i
     for place in range(number):
         scene = make_scene(f"{prefix} {place}")
         image = scene.render()
-        yield Masked(see(image), image, [item.box for item in scene.items], [_pixels(item) for item in scene.items])
+        yield Masked(see(image), image, [item.box for item in scene.items], [pixels_of(item) for item in scene.items])
 
 
-def _pixels(item: Item) -> np.ndarray:
+def pixels_of(item: Item) -> np.ndarray:
+    """The pixels of a scene's shape, (256, 256) bool."""
     canvas = Image.new("1", (_FINE * SIZE, _FINE * SIZE))
     pen = ImageDraw.Draw(canvas)
     pen.polygon([(_FINE * x, _FINE * y) for x, y in item.outline], fill=1)

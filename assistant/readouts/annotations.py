@@ -109,7 +109,7 @@ def scene_examples(count: int, seed: int = 3) -> list[Annotated]:
 
 def surface_examples(count: int) -> list[Annotated]:
     """Rendered surfaces with scratches, stains and dents; a scratch has a box for each of its pieces."""
-    found = []
+    found: list[Annotated] = []
     for number in range(count):
         surface = SurfaceImage(f"surfaces/learn-{number}", name=f"learn {number}")
         things = tuple(NamedThing((defect.kind,), defect.boxes) for defect in make_surface(surface.name).defects)
@@ -158,7 +158,7 @@ def _of_coco(folder: Path, file: Path) -> list[Annotated]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not in COCO's form: {type(error).__name__} {error}") from error
     vocabulary = frozenset(map(_noun_of_label, names.values()))
-    found = []
+    found: list[Annotated] = []
     for image, name in pictures:
         things = tuple(NamedThing((_noun_of_label(label),), tuple(there)) for label, there in boxes[image].items())
         if things:

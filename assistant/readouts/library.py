@@ -21,6 +21,8 @@ NOUN, COLOUR, COLOURED, CONCEPT = "noun", "colour", "coloured noun", "concept"
 READ_OUT, SHOWN_ONCE = "read-out", "shown once"
 MOST_BOXES = 8
 """Of one phrase."""
+_DRAWN_TO_THINGS = 0.7
+"""What the read-out of anything counts beside that of a concept: measured in docs/eyes.md."""
 _CANDIDATE = 0.15  # chance from which a box is one of those that "on the left" chooses from
 
 
@@ -209,7 +211,8 @@ class ReadoutLibrary:
         features = self._checked(features)
         readout = self._readout(target)
         maps = self._maps(features, readout)
-        candidates, point = self._boxes(maps, readout, target, several)
+        seen = self._maps(features, self._helped(readout)) if readout.kind == CONCEPT else maps
+        candidates, point = self._boxes(seen, readout, target, several)
         if target.side or target.other is not None:
             around = None
             if target.other is not None and not several:
@@ -260,6 +263,28 @@ class ReadoutLibrary:
         noun = self._things[target.noun.lower()]
         colours = [c for name in target.colours if (c := self._colours.get((noun.domain, name)))]
         return together(noun, colours, self.domains[noun.domain]) if colours else noun
+
+    @cached_property
+    def _anything(self) -> dict[str, Readout]:
+        """Of each domain the read-out of whatever people name: the mean of its nouns'."""
+        found = {}
+        for domain in self.domains.values():
+            nouns = [readout for readout in self.readouts if readout.kind == NOUN and readout.domain == domain.name]
+            if nouns:
+                mean = np.mean([noun.scale * noun.weights for noun in nouns], axis=0)
+                one = domain.patches.unit(mean[None])
+                weights, bias = one.weights[0], float(one.biases[0])
+                found[domain.name] = replace(nouns[0], name="anything", weights=weights, bias=bias)
+        return found
+
+    def _helped(self, concept: Readout) -> Readout:
+        """A concept's read-out that is drawn to things rather than to what surrounds them: one box tells little of
+        which is which. For places alone; whether it is there at all, that says nothing of."""
+        anything = self._anything.get(concept.domain)
+        if anything is None:
+            return concept
+        drawn = replace(anything, weights=_DRAWN_TO_THINGS * anything.weights)
+        return together(concept, [drawn], self.domains[concept.domain])
 
     def _presences(self, features: np.ndarray, readouts: Sequence[Readout]) -> list[float]:
         evidence = evidence_on(features, readouts, scores_on(features, readouts))

@@ -32,7 +32,7 @@ def save_library(library: ReadoutLibrary, path: Path) -> None:
         OSError: it cannot be written; nothing changed.
     """
     readouts = [readout for readout in library.readouts if readout.kind != CONCEPT]
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "weights": np.stack([r.weights for r in readouts]).astype(np.float16),
         "picture_weights": np.stack([r.picture_weights for r in readouts]).astype(np.float16),
         "scale": np.array([r.scale for r in readouts], np.float32),
@@ -102,6 +102,7 @@ def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLi
     readouts = []
     for row, (name, kind, domain) in enumerate(about["readouts"]):
         of = domains[domain]
+        area, spread, count = map(float, tensors["priors"][row])
         readouts.append(
             Readout(
                 name=name,
@@ -112,7 +113,7 @@ def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLi
                 scale=float(tensors["scale"][row]),
                 picture_weights=picture_weights[row],
                 picture_bias=-float(picture_weights[row] @ of.pictures.mean),
-                priors=tuple(map(float, tensors["priors"][row])),
+                priors=(area, spread, count),
                 boxes=int(tensors["boxes"][row]),
                 offset=float(tensors["offset"][row]),
             )

@@ -51,7 +51,8 @@ class MultipleChoice(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Rows of a table, or records of the official JSON."""
-        records = question_records(read_content(annotations, self.name, f"{self.name} questions", options.split))
+        content = read_content(annotations, self.name, f"{self.name} questions", options.split)
+        records = question_records(content, annotations, self.name, ("question",), ("answer",))
         return unique_ids(
             (self._sample(record, number, f"{annotations.name}, row {number + 1}")
              for number, record in enumerate(records)),
@@ -210,14 +211,30 @@ class RealWorldQA(MultipleChoice):
 _FOUR = dict.fromkeys("ABCD", "")
 
 
-def question_records(content: Any) -> list[Mapping[str, Any]]:
-    """The records of a table or of an official JSON file: a list, an object by id, or under `questions` or `data`."""
+def question_records(content: Any, path: Path, name: str, *fields: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    """The records of a table or of an official JSON file: a list, an object by id, or under `questions` or `data`.
+
+    Args:
+        content: of the file.
+        path: of the file, for errors.
+        name: of the benchmark.
+        fields: of each of these groups every record must have one.
+
+    Raises:
+        UserError: it is another file.
+    """
+    records = content
     if isinstance(content, Mapping):
-        for name in ("questions", "data"):
-            if isinstance(content.get(name), list):
-                return content[name]
-        return [{"question_id": key, **record} for key, record in content.items() if isinstance(record, Mapping)]
-    return [record for record in content if isinstance(record, Mapping)]
+        records = [{"question_id": key, **one} for key, one in content.items() if isinstance(one, Mapping)]
+        records = next((content[key] for key in ("questions", "data") if isinstance(content.get(key), list)), records)
+    if not isinstance(records, list) or not all(
+        isinstance(one, Mapping) and all(any(key in one for key in group) for group in fields) for one in records
+    ):
+        wanted = ", ".join(" or ".join(group) for group in fields)
+        raise UserError(
+            f"{path} is no file of {name}'s questions: expected rows with {wanted} (a test split has no answers)"
+        )
+    return records
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, str]:

@@ -30,7 +30,8 @@ class ShortAnswers(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Rows of a table, or records of the official JSON."""
-        records = question_records(read_content(annotations, self.name, f"{self.name} questions", options.split))
+        content = read_content(annotations, self.name, f"{self.name} questions", options.split)
+        records = question_records(content, annotations, self.name, ("question", "query"), self._answers)
         return unique_ids((self._sample(one, n, annotations) for n, one in enumerate(records)), annotations)
 
     def _sample(self, record: Mapping[str, Any], number: int, path: Path) -> Sample:

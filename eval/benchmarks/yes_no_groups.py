@@ -37,7 +37,8 @@ class YesNo(GradedBenchmark):
 
     def read(self, annotations: Path, questions: Path | None, options: Options) -> list[Sample]:
         """Rows of a table, or records of the official JSON."""
-        records = question_records(read_content(annotations, self.name, f"{self.name} questions", options.split))
+        content = read_content(annotations, self.name, f"{self.name} questions", options.split)
+        records = question_records(content, annotations, self.name, ("question",), ("answer", "gt_answer"))
         return unique_ids((self._sample(one, n, annotations) for n, one in enumerate(records)), annotations)
 
     def _sample(self, record: Mapping[str, Any], number: int, path: Path) -> Sample:

@@ -34,7 +34,10 @@ def eyes_markdown(measured: Mapping[str, Any]) -> str:
             "",
         ]
         shown = [name for name in _TOLD[group["kind"]] if any(name in way for way in ways.values())]
-        rows = [[name, *(figure(way[name]) if name in way else "-" for way in ways.values())] for name in shown]
+        rows = [
+            [name, *(figure(way[name], 2 if "0..1" in name else 1) if name in way else "-" for way in ways.values())]
+            for name in shown
+        ]
         rows.append(["seconds an answer (median)", *(_seconds(way["seconds"]) for way in ways.values())])
         paired = [way.get("against the model alone") for way in ways.values()]
         if any(paired):

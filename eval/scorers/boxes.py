@@ -9,6 +9,9 @@ from fourfold.prompts.errors import UserError
 
 _MINIGPT4 = re.compile(r"\{<(\d{1,3})><(\d{1,3})><(\d{1,3})><(\d{1,3})>\}")
 
+_SHARES = (BoxFormat.UNIT, BoxFormat.PATCHES)
+"""Whose numbers lie within 0..1."""
+
 AnyBox = TypeVar("AnyBox")
 Pixels = Corners
 """x1, y1, x2, y2 in pixels of the annotated image."""
@@ -40,7 +43,7 @@ def check_units(boxes: Iterable[Sequence[float]], declared: BoxFormat | None) ->
         UserError: all lie within 0..1 although they are pixels, or beyond although they are shares.
     """
     boxes = list(boxes)
-    if declared is not BoxFormat.UNIT and boxes:
+    if declared not in _SHARES and boxes:
         if all(0 <= number <= 1 for box in boxes for number in box):
             meant = "pixels" if declared in (None, BoxFormat.TOKENS) else declared
             raise UserError(f"every predicted box lies within 0..1, but is read as {meant}; say --box-format unit")
@@ -68,7 +71,7 @@ def reading_notes(answers: Iterable[str], declared: BoxFormat | None) -> tuple[s
         return tuple(notes)
     found = [find_boxes(answer, box_format) for answer in answers]
     corners = [one.corners for places in found for one in places if one.corners is not None]
-    if box_format is not BoxFormat.UNIT and corners and all(max(one) <= 1 for one in corners):
+    if box_format not in _SHARES and corners and all(max(one) <= 1 for one in corners):
         notes.append(f"every box lies within 0..1, but they were read as {box_format}; is it --box-format unit?")
     if box_format is BoxFormat.UNIT and corners and all(max(one) > 1 for one in corners):
         notes.append("every box exceeds 1, but they were read as unit; declare another --box-format")

@@ -172,12 +172,12 @@ def read_samples(bench: Benchmark, options: RunOptions) -> tuple[list[Sample], i
         UserError: images are missing and may not be left out.
     """
     source = options.annotations or options.questions
+    if source is None:
+        raise UserError("give --data PATH or --annotations FILE, or --questions FILE alone for a test split")
     if options.annotations is not None:
         samples = bench.read(options.annotations, options.questions, options.scoring)
-    elif source is not None:
-        samples = bench.read_questions(source)
     else:
-        raise UserError("give --data PATH or --annotations FILE, or --questions FILE alone for a test split")
+        samples = bench.read_questions(source)
     pictures = Pictures(stored_pictures(source, bench.name, options.split), options.images, coco=bench.coco_images)
     missing = pictures.missing((sample.cluster for sample in samples), bench.name, skip=options.skip_missing_images)
     found = [sample for sample in samples if sample.cluster not in missing]

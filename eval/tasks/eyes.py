@@ -319,7 +319,7 @@ def _pointing(turns: Sequence[Turn], outputs: Sequence[Output], images: Sequence
         if point is None and boxes:
             point = ((boxes[0].x1 + boxes[0].x2) / 2, (boxes[0].y1 + boxes[0].y2) / 2)
         true = turn.boxes[0]
-        hits.append(float(bool(point) and true.x1 <= point[0] <= true.x2 and true.y1 <= point[1] <= true.y2))
+        hits.append(0.0 if point is None else float(true.x1 <= point[0] <= true.x2 and true.y1 <= point[1] <= true.y2))
     small = [row for row, turn in enumerate(turns) if turn.boxes[0].area < SIZES["small"][1]]
     figures = {"pointing": clustered_mean(hits, images)}
     if small:

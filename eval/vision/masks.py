@@ -1,5 +1,6 @@
-"""Masks within true boxes, by the small head: against exact ones of scenes, and against MobileSAM's of photos."""
+"""Masks within true boxes: MobileSAM's against the exact ones of scenes, the small head's against both."""
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import numpy as np
 
 from fourfold.assistant.images import load_image_file
 from fourfold.assistant.patches.mask_head import MaskHead
-from fourfold.assistant.patches.mask_training import Masked, scene_masks
+from fourfold.assistant.patches.mask_training import Masked, pixels_of, scene_masks
 from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.assistant.tools import segment
 from fourfold.assistant.training.data.photos import read_photos
+from fourfold.assistant.training.data.scenes import make_scene
 from fourfold.eval.statistics import clustered_mean
 from fourfold.eval.vision.row import Row, See
 
@@ -33,6 +35,37 @@ def photo_masks(see: See, directory: Path, source: str, number: int, on_progress
         told += 1
         image = load_image_file(directory / photo.path)
         yield Masked(see(image), image, boxes, [segment(image, box=box).pixels for box in boxes])
+
+
+def measure_segmenter(limit: int, on_progress: OnProgress) -> list[Row]:
+    """IoU of MobileSAM's masks in true boxes with the exact pixels of rendered scenes, and seconds.
+
+    Args:
+        limit: scenes.
+    """
+    overlaps: list[float] = []
+    first: list[float] = []
+    later: list[float] = []
+    pictures: list[int] = []
+    for number in range(limit):
+        on_progress(Progress("Segmenting scenes", number, limit))
+        scene = make_scene(f"mask test {number}")
+        image = scene.render()
+        for place, item in enumerate(scene.items):
+            started = time.perf_counter()
+            found = segment(image, box=item.box).pixels
+            (later if place else first).append(time.perf_counter() - started)
+            overlaps.append(_iou(found, pixels_of(item)))
+            pictures.append(number)
+    on_progress(Progress("Segmenting scenes", limit, limit))
+    rows = [
+        Row("segment: scenes, exact", "mean IoU", clustered_mean(overlaps, pictures)),
+        Row("segment", "seconds, first mask of a picture", clustered_mean(first, range(limit), scale=1, ceiling=None)),
+    ]
+    if later:
+        each = clustered_mean(later, range(len(later)), scale=1, ceiling=None)
+        rows.append(Row("segment", "seconds, every other mask", each))
+    return rows
 
 
 def measure_masks(head: MaskHead, see: See, directory: Path, limit: int, on_progress: OnProgress) -> list[Row]:

@@ -11,8 +11,8 @@ from fourfold.cli.chat_output import write_image
 from fourfold.cli.concepts import read_box
 from fourfold.cli.options import ModelOption
 from fourfold.cli.pictures import AsJson, Out, Picture, open_picture
-from fourfold.cli.tools_measure import measure
-from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces, teach_masks
+from fourfold.cli.tools_measure import measure, teach_masks
+from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,14 +1,16 @@
-"""`fourfold tools measure`: the figures of docs/eyes.md that need no language model."""
+"""`fourfold tools measure` and `teach-masks`: the figures of docs/tools.md."""
 
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fourfold.cli.options import ModelOption
 from fourfold.cli.pictures import AsJson
+from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from fourfold.eval.vision.row import Row
@@ -18,6 +20,7 @@ class Study(StrEnum):
     """What can be measured."""
 
     DETECTOR = "detector"
+    SEGMENT = "segment"
     DEFECTS = "defects"
     COMPARE = "compare"
     PARTS = "parts"
@@ -42,7 +45,11 @@ def measure(
             from fourfold.eval.vision.detector import measure_detector
 
             rows += measure_detector(photos_directory(), limit, tell)
-        if set(chosen) - {Study.DETECTOR}:
+        if Study.SEGMENT in chosen:
+            from fourfold.eval.vision.masks import measure_segmenter
+
+            rows += measure_segmenter(limit or 20, tell)
+        if set(chosen) - {Study.DETECTOR, Study.SEGMENT}:
             from fourfold.assistant.checkpoints.resolve import resolve_model
             from fourfold.assistant.patches.tower import Tower
 
@@ -65,10 +72,40 @@ def measure(
     if as_json:
         typer.echo(json.dumps([row.to_json() for row in rows]))
     else:
-        show_rows(rows)
+        _show(rows)
 
 
-def show_rows(rows: "Sequence[Row]") -> None:
+def teach_masks(
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
+    photos: Annotated[int, typer.Option("--photos", min=1, help="COCO's, with MobileSAM's masks.")] = 40,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Rendered, with exact masks.")] = 150,
+    steps: Annotated[int, typer.Option("--steps", min=1)] = 300,
+    model: ModelOption = None,
+) -> None:
+    """Teach a small head that makes masks within boxes, and measure it on pictures that it was not taught by."""
+    from fourfold.assistant.checkpoints.fingerprint import tower_fingerprint
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+    from fourfold.assistant.patches.mask_training import learn_mask_head, scene_masks
+    from fourfold.assistant.patches.tower import Tower
+    from fourfold.assistant.progress import progress_bar
+    from fourfold.assistant.training.data.sample import photos_directory
+    from fourfold.eval.vision.masks import measure_masks, photo_masks
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} has to end in .safetensors")
+    directory, checkpoint = photos_directory(), resolve_model(model)
+    see = Tower(checkpoint)
+    with progress_bar() as tell:
+        taught = list(photo_masks(see, directory, "coco", photos, tell))
+        # Photos are fewer and say more.
+        learnt = learn_mask_head([*3 * taught, *scene_masks(see, "mask learn", scenes)], steps=steps, on_progress=tell)
+        learnt.save(out, {"tower": tower_fingerprint(checkpoint), "photos": photos, "scenes": scenes, "steps": steps})
+        rows = measure_masks(learnt, see, directory, photos, tell)
+    typer.echo(f"{out}: taught by {photos} photos and {scenes} scenes")
+    _show(rows)
+
+
+def _show(rows: "Sequence[Row]") -> None:
     """Print a table of figures."""
     from rich.console import Console
     from rich.table import Table

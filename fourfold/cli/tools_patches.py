@@ -150,35 +150,6 @@ def surfaces(
     typer.echo(f"{number} pictures with masks, and surfaces.jsonl, in {out}")
 
 
-def teach_masks(
-    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
-    photos: Annotated[int, typer.Option("--photos", min=1, help="COCO's, with MobileSAM's masks.")] = 40,
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Rendered, with exact masks.")] = 150,
-    steps: Annotated[int, typer.Option("--steps", min=1)] = 300,
-    model: ModelOption = None,
-) -> None:
-    """Teach a small head that makes masks within boxes, and measure it on pictures that it was not taught by."""
-    from fourfold.assistant.checkpoints.fingerprint import tower_fingerprint
-    from fourfold.assistant.patches.mask_training import learn_mask_head, scene_masks
-    from fourfold.assistant.progress import progress_bar
-    from fourfold.assistant.training.data.sample import photos_directory
-    from fourfold.cli.tools_measure import show_rows
-    from fourfold.eval.vision.masks import measure_masks, photo_masks
-
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out} has to end in .safetensors")
-    directory, checkpoint = photos_directory(), _checkpoint(model)
-    see = _tower(checkpoint)
-    with progress_bar() as tell:
-        taught = list(photo_masks(see, directory, "coco", photos, tell))
-        # Photos are fewer and say more.
-        learnt = learn_mask_head([*3 * taught, *scene_masks(see, "mask learn", scenes)], steps=steps, on_progress=tell)
-        learnt.save(out, {"tower": tower_fingerprint(checkpoint), "photos": photos, "scenes": scenes, "steps": steps})
-        rows = measure_masks(learnt, see, directory, photos, tell)
-    typer.echo(f"{out}: taught by {photos} photos and {scenes} scenes")
-    show_rows(rows)
-
-
 def masked_by(head: Path, model: str | None, image: "Image.Image", box: "Box") -> "Mask":
     """The mask of the thing in a box, by a head of `teach-masks`; how sure it is nobody estimates."""
     from fourfold.assistant.checkpoints.fingerprint import tower_fingerprint

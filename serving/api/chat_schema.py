@@ -80,6 +80,8 @@ def _few(biases: Any) -> Any:
     if isinstance(biases, dict) and len(biases) > 1024:
         raise ValueError(f"{len(biases):,} tokens have a bias; give at most 1,024")
     return biases
+
+
 ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 

@@ -161,11 +161,15 @@ class LookedStream:
 
 def eyes_revision(checkpoint: Path) -> str:
     """Names what an answer with eyes depends on beside the checkpoint; "" where there are no read-outs."""
+    from fourfold.assistant.checkpoints.bridge import BRIDGE
+    from fourfold.assistant.readouts import READOUTS, load_readouts
     from fourfold.assistant.tools import detector_if_fetched
 
-    library = checkpoint / "readouts.safetensors"
+    library = checkpoint / READOUTS
     if not library.is_file():
-        return ""
+        if load_readouts(checkpoint) is None:
+            return ""
+        library = BRIDGE / READOUTS
     digest = hashlib.sha256(library.read_bytes()).hexdigest()[:8]
     return f"{EYES}-{digest}{'' if detector_if_fetched() is None else '-detector'}"
 

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from PIL import Image
 
 from benchmarks import evaluation
-from benchmarks.evaluation import referents, sample_files
+from benchmarks.evaluation import compare_answers, referents, sample_files
 from fourfold.eval.benchmarks import Options, benchmark_named
 from fourfold.eval.scorers.vqa_accuracy import vqa_2021
 from tests.eval.scripted import Script, endpoint
@@ -50,3 +51,28 @@ def test_the_sample_on_an_endpoint_that_says_yes(shared_data, tmp_path, monkeypa
     assert "| VSR, accuracy (`official`) | 7 |" in table and "+0.0 [+0.0, +0.0], p 1.000 |" in table
     measured = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(measured["parts"]["sample"]) == 20 and (tmp_path / "report.html").exists()
+
+
+def test_what_is_served_is_compared_with_what_is_answered_in_process(tiny_checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "coco_sample").mkdir()
+    content = []
+    for number, asked in enumerate(["what animal is this?", "what colour is the car?"]):
+        Image.linear_gradient("L").rotate(90 * number).convert("RGB").save(tmp_path / "coco_sample" / f"{number}.jpg")
+        record = {"question_id": number, "img_id": number, "label": {"dog": 1}, "sent": asked}
+        content.append({"image": f"{number}.jpg", "records": [{"benchmark": "okvqa_val", "record": record}]})
+    (tmp_path / "coco_sample" / "manifest.json").write_text(json.dumps(content))
+    monkeypatch.setenv("FOURFOLD_DATA", str(tmp_path))
+    out = tmp_path / "out"
+    words = ["evaluation", "--model", str(tiny_checkpoint), "--served", "--parts", "sample", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    evaluation.main()
+    served = json.loads((out / "evaluation.json").read_text())["served"]
+    assert [(one["answers"], one["same"], one["others"]) for one in served.values()] == [(2, 2, [])] * 4
+    assert "| OK-VQA | 8 | 8 |" in (out / "evaluation.md").read_text()
+    # An answer that is another one is counted and shown.
+    log = out / "served" / "sample-okvqa" / "answers.jsonl"
+    first, second = map(json.loads, log.read_text().splitlines())
+    log.write_text("".join(json.dumps(line) + "\n" for line in ({**first, "answer": "a cat"}, second)))
+    said = compare_answers(out / "sample-okvqa", out / "served" / "sample-okvqa")
+    assert said == {"answers": 2, "same": 1, "others": [[first["sample"], first["answer"], "a cat"]]}

@@ -19,7 +19,7 @@ def test_a_cut_line_goes_and_the_rest_stays(tmp_path: Path) -> None:
         assert set(log.done) == {"1", "2"} and path.read_bytes() == whole
         log.add("3", Output("maybe"))
     with EvalLog(path, {"model": "a"}) as log:
-        assert [output.text for output in log.done.values()] == ["yes", "no\n\u2028é ?", "maybe"]
+        assert [output.text for output in log.done.values()] == ["yes", "no\n\u2028é \ufffd", "maybe"]
 
 
 def test_other_configurations_and_failures_are_asked_anew(tmp_path: Path) -> None:

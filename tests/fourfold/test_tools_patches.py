@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourfold.assistant.checkpoints.fingerprint import tower_fingerprint
+from fourfold.assistant.patches.mask_head import MaskHead
 from fourfold.assistant.patches.tower import Tower
 from fourfold.assistant.readouts import ReadoutLibrary, concept_readout, save_library
 from fourfold.assistant.readouts.annotations import read_annotations
@@ -20,6 +21,7 @@ from fourfold.assistant.readouts.domain import Moments
 from fourfold.assistant.training.data.surfaces import DEFECTS, make_surface
 from fourfold.cli import main
 from fourfold.cli.tools import app
+from fourfold.prompts.errors import UserError
 from tests.serving.looking.learnt import scene
 
 _REST = ("--model", "TINY", "--out", "x.png")
@@ -138,6 +140,20 @@ def test_surfaces_are_annotated_for_learning(tmp_path: Path) -> None:
         assert {name for thing in example.things for name in thing.nouns} == set(surface.kinds) <= set(DEFECTS)
         with Image.open(folder / f"{place:05d}.mask.png") as mask:
             assert np.array_equal(np.asarray(mask), surface.mask)
+
+
+def test_a_mask_is_made_by_a_head_that_was_taught_for_this_tower(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    head = tmp_path / "head.safetensors"
+    photo = saved(scene(0, "dog")[0], tmp_path / "photo.png")
+    asked = "segment", photo, "--box", "25,25,75,75", "--out", tmp_path / "mask.png", "--head", head
+    MaskHead(32).save(head, {"tower": tower_fingerprint(tiny_checkpoint)})
+    told = json.loads(run(*asked, "--model", tiny_checkpoint, "--json"))
+    assert (told["size"], told["confidence"]) == ([64, 64], None)
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert not np.asarray(mask)[:16].any()
+    MaskHead(32).save(head, {"tower": "another"})
+    with pytest.raises(UserError, match="taught for another image tower"):
+        run(*asked, "--model", tiny_checkpoint)
 
 
 @pytest.mark.parametrize(

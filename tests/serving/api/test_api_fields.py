@@ -1,4 +1,4 @@
-"""Every field of OpenAI's and vLLM's chat requests is honoured, refused or known to be harmless: the page says which."""
+"""Every field of OpenAI's and vLLM's chat requests is honoured, refused or known to be harmless; the page says it."""
 
 import pytest
 

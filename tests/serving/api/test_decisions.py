@@ -59,7 +59,7 @@ def post(server: Live, input: Any = SEEN, questions: Any = (DOG,), **fields: Any
 
 def test_openai(client: openai.OpenAI, tiny_engine: Engine) -> None:
     encoded = tiny_engine.stats.images_encoded
-    seen: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": data_uri("green")}]}]
+    seen: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": data_uri("plum")}]}]
     answer = client.decisions.create(model="tiny", input=seen, questions=[DOG, COLOUR, NUMBER])  # type: ignore[list-item]
     assert isinstance(answer, Decision) and answer.model == "tiny"
     dog, colour, number = answer.answers

@@ -15,6 +15,7 @@ from fourfold.assistant.images import Attachment
 from fourfold.assistant.readouts import ReadoutLibrary
 from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.engine.engine import Engine
 from fourfold.serving.looking import Looking
 from fourfold.serving.looking.concepts import ConceptReadouts
@@ -221,6 +222,16 @@ def test_concepts_are_their_owners(seeing: Live, method: str, path: str) -> None
     refused = call(seeing, method, f"/v1/concepts{path}", {"name": "Rex"} if method != "GET" else None, PLAIN)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "admin_key_required")
     assert call(seeing, method, f"/v1/concepts{path}", key="wrong").status_code == 401
+
+
+def test_a_body_of_a_patch_is_bounded_too(tiny_engine: Engine, learnt: ReadoutLibrary, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"{ADMIN} name=root admin\n")
+    looking = Looking(tiny_engine, learnt, ConceptReadouts(ConceptStore(tmp_path), tiny_engine, learnt))
+    limits = ServerLimits(body_bytes=1000)
+    with live_server(tiny_engine, keys=collect_keys([], file, {}), limits=limits, looking=looking) as server:
+        assert call(server, "PATCH", "/v1/concepts/Rex", {"name": "x" * 2000}).status_code == 413
+        assert call(server, "PATCH", "/v1/concepts/Rex", {"name": "Max"}).status_code == 404
 
 
 def test_memory_goes_before_eyes(tiny_engine: Engine, learnt: ReadoutLibrary, tmp_path: Path) -> None:

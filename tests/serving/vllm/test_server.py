@@ -107,7 +107,7 @@ def test_responses_messages_and_tokens_are_the_same_answer(server: Server) -> No
 
 @pytest.mark.parametrize("path", ["/v1/decisions", "/v1/models/tiny", "/v1/eyes", "/v1/concepts"])
 def test_what_vllm_lacks_says_so(server: Server, path: str) -> None:
-    answer = server.request("POST", path, json={})
+    answer = server.request("POST", path, key=ADMIN_KEY, json={})
     assert answer.status_code == 501 and "vLLM" in answer.json()["error"]["message"]
 
 

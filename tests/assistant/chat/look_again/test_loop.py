@@ -6,7 +6,7 @@ import time
 import pytest
 
 from fourfold.assistant.chat.conversation import connect
-from fourfold.assistant.chat.look_again import Budget, ask_with, look_again, with_images
+from fourfold.assistant.chat.look_again import Budget, Sighting, ask_with, look_again, with_images
 from fourfold.assistant.grounding import Box, parse
 from tests.assistant.chat.look_again.world import SeeingModel, scene
 from tests.assistant.scripted_endpoint import ScriptedEndpoint
@@ -39,6 +39,27 @@ def test_check_looks_at_the_crop_of_the_box_at_full_resolution():
     assert (whole[0], whole[1]) == ("[vqa] is there a red square in the image?", (1000, 800))
     assert close == (whole[0], (200, 160))
     assert identify[0] == "[identify] what object is in this location {<10><12><20><25>}"
+
+
+def test_other_eyes_are_one_more_witness():
+    box = Box(0.1, 0.12, 0.2, 0.25)
+    seen = {
+        "red square": Sighting(0.9, box, "read-out"),
+        "green square": Sighting(0.5, None, "read-out"),
+        "blue square": Sighting(0.05, Box(0, 0, 1, 1), "read-out"),
+    }
+    model = SeeingModel()
+    looked = look_again(model, IMAGE, QUESTION, ANSWER, check_claims=True, see=seen.get)
+    red, green, blue = looked.claims
+    assert red.evidence[0] == "seen by read-out: 90% likely there"
+    assert (red.verdict, red.box) == ("supported", box)
+    assert "[detection] red square" not in [text for text, _ in model.asked]  # its place is known
+    assert green.verdict == "unsupported"  # one half speaks neither for it nor against it
+    assert blue.evidence[0] == "seen by read-out: 5% likely there" and "[detection] blue square" in str(model.asked)
+    assert blue.verdict == "supported"  # four looks of the model that agree outweigh it
+    assert looked.calls == 3 + 2 + 4
+    alone = look_again(SeeingModel(), IMAGE, QUESTION, ANSWER, check_claims=True, see=lambda thing: None)
+    assert alone.calls == 4 + 2 + 4
 
 
 def test_a_wrong_box_and_a_wrong_no_are_noticed():
