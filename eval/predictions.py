@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.grounding import BoxFormat, find_boxes
 from fourfold.assistant.unicode import well_formed
 from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
@@ -74,7 +75,14 @@ def _loads(text: str, where: Path | str) -> Any:
             raise UserError(f"{where}: {key[:60]!r} stands twice in one object; which of the two is meant?")
         return found
 
-    return json.loads(text, object_pairs_hook=unique)
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise UserError(f"{where}: lists or objects are nested too deeply to be read") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{where}: {str(error).partition(';')[0]}") from None
 
 
 def _read_lines(text: str, path: Path, what: str, whole: json.JSONDecodeError) -> list[Any]:
@@ -134,7 +142,7 @@ def _entries(key: str, value: Any) -> list[dict[str, Any]]:
 def _prediction(record: Any, where: str) -> Prediction:
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: expected an object with an id and an answer, got {str(record)[:60]!r}")
-    record = {key: _one_text(value) if key in _ANSWER_FIELDS else value for key, value in record.items()}
+    record = {key: _as_written(_one_text(value)) if key in _ANSWER_FIELDS else value for key, value in record.items()}
     # Official files without question ids name the image instead (VizWiz), or the referent (RefCOCO).
     names = (*_ID_FIELDS, "img_id", "image")
     identifier = next((record[name] for name in names if record.get(name) is not None), None)
@@ -177,6 +185,15 @@ def _one_text(value: Any) -> Any:
     return value
 
 
+def _as_written(value: Any) -> Any:
+    """Boxes that somebody has parsed, `[{"bbox_2d": [1, 2, 3, 4]}]`, as the JSON that the model wrote."""
+    parsed = isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(one, Mapping) for one in value))
+    if not parsed:
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return text if find_boxes(text, BoxFormat.PIXELS) else value
+
+
 def _kind(value: Any) -> str:
     return f"a list of {len(value)}" if isinstance(value, list) else type(value).__name__
 
@@ -196,7 +213,8 @@ def _answer_field(record: Mapping[str, Any], where: str) -> str | None:
 
 
 def _numeric_boxes(record: Mapping[str, Any], answer: str | None, where: str) -> tuple[tuple[float, ...], ...] | None:
-    """The boxes of a record, x1, y1, x2, y2 each: several in `boxes`, or one in `box`, `bbox` or the answer.
+    """The boxes of a record, x1, y1, x2, y2 each: several in `boxes`, or one in `box`, `bbox`, `bbox_2d`, `box_2d` or
+    the answer.
 
     Beside an answer in words, boxes are somebody's notes, and often the truth: they are not looked at.
     """
@@ -207,8 +225,12 @@ def _numeric_boxes(record: Mapping[str, Any], answer: str | None, where: str) ->
         if not isinstance(boxes, list) or not all(isinstance(box, list) and len(box) == 4 for box in boxes):
             raise UserError(f"{where}: boxes must be a list of boxes, four numbers x1, y1, x2, y2 each")
         return tuple(tuple(_finite(number, f"{where}: boxes") for number in box) for box in boxes)
-    for name in ("box", "bbox", *([answer] if answer else [])):
+    for name in ("box", "bbox", "bbox_2d", "box_2d", *([answer] if answer else [])):
         value = record.get(name)
+        if name != answer and value is not None and not isinstance(value, list):
+            raise UserError(f"{where}: {name} must be a list of four numbers, not {_kind(value)}")
+        if name == answer and isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            raise UserError(f"{where}: the answer must be text, not a list of objects")
         if not isinstance(value, list) or (name == answer and any(isinstance(one, str) for one in value)):
             continue
         if len(value) > 1 and all(isinstance(box, list) and len(box) == 4 for box in value):
@@ -225,7 +247,11 @@ def _numeric_boxes(record: Mapping[str, Any], answer: str | None, where: str) ->
 def _finite(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UserError(f"{where} must be a number, not {value!r}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise UserError(f"{where} is a number of {len(str(value))} digits") from None
+    if not finite:
         raise UserError(f"{where} is {value}; NaN and infinity mean that whatever wrote this file failed there")
     return float(value)
 

@@ -80,7 +80,11 @@ BOX_UNITS: Mapping[str, str] = MappingProxyType(
 """How the numbers of a box are meant, in words for a plain prompt."""
 
 
-_CORNERS = {"thousand_yx": "[y1, x1, y2, x2]", "loc": "<loc_y1><loc_x1><loc_y2><loc_x2>", "patches": "its first and last patch"}
+_CORNERS = {
+    "thousand_yx": "[y1, x1, y2, x2]",
+    "loc": "<loc_y1><loc_x1><loc_y2><loc_x2>",
+    "patches": "its first and last patch",
+}
 
 
 def benchmark_prompt(benchmark: str, wording: str = "minigpt4", *, box_format: str | None = None, **fields: str) -> str:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from fourfold.assistant.grounding import BoxFormat
 from fourfold.eval.benchmarks.benchmark import (
     Answers,
@@ -147,10 +145,14 @@ def predicted_box(prediction: Prediction, referent: Referent, rule: str, declare
     return next(iter(predicted_boxes(prediction, declared, width, height)), None)
 
 
+_FAR = 1e9
+"""Beyond any picture; no NaN and no whole number too large for a float is below it."""
+
+
 def _sample(number: int, record: Mapping[str, Any], where: str) -> Sample:
     box, width, height = record["bbox"], record["width"], record["height"]
     numbers = [*box, width, height] if isinstance(box, list) and len(box) == 4 else []
-    if not numbers or not all(isinstance(n, (int, float)) and np.isfinite(n) for n in numbers):
+    if not numbers or not all(isinstance(n, (int, float)) and abs(n) < _FAR for n in numbers):
         raise UserError(f"{where}: bbox, width and height must be finite numbers, got {box}, {width}, {height}")
     x, y, w, h = map(float, box)
     if w <= 0 or h <= 0 or width <= 0 or height <= 0:

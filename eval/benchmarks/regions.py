@@ -1,6 +1,5 @@
 """Where is what a phrase means: phrase grounding, as on Flickr30k Entities, and detection by name."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def _samples(record: Mapping[str, Any], number: int, path: Path, word: str, list
     if not isinstance(entries, list) or not all(isinstance(one, Mapping) and one.get(word) for one in entries):
         raise UserError(f"{where}: {listed} must be a list of records with {word}")
     size = (record["width"], record["height"])
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(isinstance(side, int) and 0 < side < 1e9 for side in size):
         raise UserError(f"{where}: width and height must be whole numbers of pixels, got {size[0]!r}, {size[1]!r}")
     phrases: dict[str, tuple[str, dict[Pixels, None], str]] = {}
     for entry in entries:
@@ -102,7 +101,8 @@ def _box(numbers: Any, where: str) -> Pixels:
     if (
         not isinstance(numbers, list)
         or len(numbers) != 4
-        or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        # Nor NaN, nor a whole number too large for a float.
+        or not all(isinstance(n, (int, float)) and abs(n) < 1e9 for n in numbers)
     ):
         raise UserError(f"{where}: a box is four finite numbers x1, y1, x2, y2 in pixels, got {numbers}")
     x1, y1, x2, y2 = map(float, numbers)

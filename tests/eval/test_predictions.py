@@ -145,3 +145,30 @@ def test_number_and_text_ids_are_one_question(tmp_path: Path) -> None:
 def test_refusals_are_seen() -> None:
     assert Prediction("1", "I'm sorry, I can't help with that.").refused
     assert not Prediction("1", "a can of soup").refused
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('[{"id": 0, "answer": ' + "1" * 5000 + "}]", "digits"),
+        ('[{"id": 0, "box": [1, 2, 3, ' + "9" * 400 + "]}]", "400 digits"),
+        ('[{"id": 0, "box": {"left": 1}}]', "box must be a list of four numbers"),
+        ('[{"id": 0, "answer": [{"text": "dog"}]}]', "must be text, not a list of objects"),
+        ('[{"id": 0, "answer": {"text": "dog"}}]', "must be text, not dict"),
+    ],
+)
+def test_what_python_trips_over_is_a_sentence(tmp_path: Path, content: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        read_predictions(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "answer", [[{"bbox_2d": [1, 2, 3, 4], "label": "dog"}], {"x1": 1, "y1": 2, "x2": 3, "y2": 4}, {"dog": [1, 2, 3, 4]}]
+)
+def test_boxes_that_somebody_has_parsed_are_the_json_that_the_model_wrote(tmp_path: Path, answer: object) -> None:
+    [found] = read_predictions(write(tmp_path, json.dumps([{"id": 0, "prediction": answer}])))
+    assert found.answer is not None
+    assert json.loads(found.answer) == answer
+    [loose] = read_predictions(write(tmp_path, json.dumps([{"id": 0, "box_2d": [1, 2, 3, 4]}])))
+    assert loose.boxes == ((1.0, 2.0, 3.0, 4.0),)
