@@ -32,7 +32,7 @@ class PromptConfig:
 # prompt in two parts, each with its BOS, but for IconVQA, whose script has one.
 _RECIPE = PromptConfig("minigpt4", 20, BoxFormat.TOKENS, "minigpt-v2")
 _LONGEST_BOX = 128
-"""Tokens that an answer with a box gets at least of a family that writes JSON or digits one by one."""
+"""Tokens that an answer with a box gets at least where it is JSON, or digits one by one."""
 _ONE_BOS = frozenset({"iconvqa"})
 _WITHOUT = frozenset({"phrase-grounding", "detection"})
 """Benchmarks that the recipe says nothing about."""
@@ -59,9 +59,11 @@ def resolve_config(
         raise UserError(f"no wording is called {wording!r}; there are: {', '.join(WORDINGS)}")
     if recipe is None:
         family = family_of(model) if model else None
-        if family is None or family.box_format is BoxFormat.TOKENS:
-            return PromptConfig(wording or "minigpt4", max_tokens or bench.max_tokens, box_format)
         about_boxes = bench.name in ABOUT_BOXES
+        if family is None or family.box_format is BoxFormat.TOKENS:
+            digits = about_boxes and box_format not in (None, BoxFormat.TOKENS)
+            longest = max(bench.max_tokens, _LONGEST_BOX) if digits else bench.max_tokens
+            return PromptConfig(wording or "minigpt4", max_tokens or longest, box_format)
         own = family.name if about_boxes and box_format in (None, family.box_format) else "plain"
         longest = max(bench.max_tokens, _LONGEST_BOX) if about_boxes else bench.max_tokens
         declared = box_format or (family.box_format if about_boxes else None)

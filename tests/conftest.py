@@ -1,6 +1,7 @@
 """Fixtures that every package's tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ def _threads() -> None:
     """Tests must fit two cores, and give the same rounding on bigger machines."""
     if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
         torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Else httpx reads the world's authorities, 15 ms, at each of thousands of calls to a loopback port."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
 
 
 @pytest.fixture(scope="session")

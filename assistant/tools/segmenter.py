@@ -101,8 +101,13 @@ def _embedding(image: Image.Image) -> "torch.Tensor":
     return found
 
 
-@cache
 def _networks() -> "tuple[TinyViT, SamModel]":
+    with _lock:  # threads that ask for it first would load it twice, and transformers cannot be imported by two at once
+        return _load()
+
+
+@cache
+def _load() -> "tuple[TinyViT, SamModel]":
     import torch
     from transformers import SamConfig, SamModel, SamVisionConfig
 

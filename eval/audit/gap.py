@@ -6,6 +6,7 @@ from typing import Any
 from fourfold.eval.audit.rescore import Rescored
 from fourfold.eval.benchmarks import RuleScore
 from fourfold.eval.statistics import Z95
+from fourfold.prompts.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ def explain_gap(audited: Rescored, reported: float) -> Gap:
     Args:
         audited: the log, scored.
         reported: in the same unit, percent.
+
+    Raises:
+        UserError: a number that is no percentage, or looks like a share.
     """
+    if not 0 <= reported <= 100:
+        raise UserError(f"--reported is percent, 0 to 100, not {reported:g}")
+    if 0 < reported < 1 and audited.scores[0].headline.value >= 1:
+        raise UserError(f"--reported is percent; if {reported:g} is a share, say --reported {100 * reported:g}")
     headline = audited.scores[0].headline.value
     parts: list[Part] = []
     left = reported - headline

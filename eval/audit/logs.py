@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourfold.eval.benchmarks.choices import written_options
 from fourfold.eval.predictions import read_json
 from fourfold.prompts.errors import UserError
 
@@ -101,11 +102,17 @@ def read_log(path: Path) -> SampleLog:
 def _lmms_eval(path: Path, records: Iterable[Mapping[str, Any]]) -> SampleLog:
     named = _LMMS_NAME.search(path.stem)
     items = []
-    for record in records:
+    filters: dict[str, Any] = {}
+    for number, record in enumerate(records, start=1):
+        if "doc_id" not in record:
+            raise UserError(f"{path}, record {number} has no doc_id; is this whole file a sample log of lmms-eval?")
+        # A task with several filters has a record of each; the answer as it was written is the same in all.
+        if filters.setdefault(str(record["doc_id"]), record.get("filter")) != record.get("filter"):
+            continue
         taken = _text(record.get("filtered_resps"))
         prompt = _text(record.get("input", record.get("arguments"))) or ""
         row: dict[str, Any] = {"index": record["doc_id"], "question": prompt, "answer": record.get("target")}
-        row |= dict(_OPTION.findall(prompt))
+        row |= dict(_OPTION.findall(prompt)) or written_options(prompt)
         score = None
         for name, value in record.items():
             if isinstance(value, Mapping) and name not in ("doc", "token_counts"):
@@ -191,11 +198,14 @@ def _inspect(path: Path) -> SampleLog:
             task, samples = content["eval"]["task"], content["samples"] or []
         first = [one for one in samples if one.get("epoch", 1) == 1]
         first.sort(key=lambda one: (isinstance(one["id"], str), one["id"]))
-        return SampleLog(path, "Inspect", str(task), tuple(map(_inspect_item, first)))
+        items = tuple(map(_inspect_item, first))
     except ImportError:
         raise UserError(f"{path} is compressed by Zstandard; pip install 'fourfold[inspect]' reads it") from None
-    except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no log of Inspect that can be read: {type(error).__name__} {error}") from None
+    if not items:
+        raise UserError(f"{path} holds no samples; was the run broken off, or written without them?")
+    return SampleLog(path, "Inspect", str(task), items)
 
 
 _ZSTANDARD = 93

@@ -78,6 +78,11 @@ def _clustered(values: Sequence[float], clusters: Sequence[str], why: str) -> Sp
     sums = np.bincount(codes, weights=x - x.mean(), minlength=count)
     # The variance of the mean is C/(C-1) sum(sums²)/n² (as in `clustered_mean`); times the images, that of one image.
     variance = count / (count - 1) * float(np.sum(sums**2)) / len(x) ** 2
+    if not variance:
+        raise UserError(
+            "the two runs differ by the same on every image, which tells nothing about how they vary; take others, or "
+            "--baseline and --disagreement"
+        )
     return Spread(variance * count, count, why)
 
 

@@ -138,7 +138,15 @@ def _from_log(bench: Benchmark, log: SampleLog) -> list[Sample]:
         told = image_name(row) or row.get("image")
         return (told if isinstance(told, str) and told else f"question {log.items[number].id}"), None
 
-    records = official_records([dict(item.row) for item in log.items], bench.name, str(log.path), name_of)
+    seen: set[str] = set()
+    for item in log.items:
+        if item.id in seen:
+            raise UserError(f"{log.path} answers question {item.id} more than once")
+        seen.add(item.id)
+    try:
+        records = official_records([dict(item.row) for item in log.items], bench.name, str(log.path), name_of)
+    except UserError as error:
+        raise UserError(f"{error}; --data PATH gives the questions of {bench.name}") from None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / log.path.name
         path = path.with_suffix(".json")

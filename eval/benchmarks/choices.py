@@ -31,7 +31,8 @@ _IDS = ("question_id", "questionId", "index", "id", "data_id")
 _GROUPS = ("category", "l2-category", "L2-category", "l2_category", "subject", "topic", "question_type_id")
 _TURNS = 1_000_000
 """MMBench's turned copies of question n have the indices n + k million."""
-_LINE = re.compile(r"^\(?([A-Z])[.)]\s+(\S.*)$", re.MULTILINE)
+_LINE = re.compile(r"^\(?([A-Z])[.):]\s+(\S.*)$", re.MULTILINE)
+_IN_A_ROW = re.compile(r"\b(?:options|choices)\s*:\s*(?=\(?A\s?[.):])", re.IGNORECASE)
 
 
 class MultipleChoice(GradedBenchmark):
@@ -60,25 +61,28 @@ class MultipleChoice(GradedBenchmark):
         )  # fmt: skip
 
     def _sample(self, record: Mapping[str, Any], number: int, where: str) -> Sample:
-        options = _options(record)
         question = str(record.get("question", ""))
+        options, written = _options(record), written_options(question)
+        # MMStar's copy on the Hub has its options in the question's words alone.
+        if not options and str(record.get("answer")).strip().upper() in written:
+            options = written
         if record.get("answer") in (None, ""):
             raise UserError(f"{where}: no answer to compare with (a test split has none)")
         choice = Choice(_letter(record["answer"], options, where) if options else str(record["answer"]), options)
         identifier = normal_id(next((record[name] for name in _IDS if name in record), number), where)
-        written = question if not options or _LINE.search(question) else _lettered(question, options)
+        asked = _lettered(question, options) if options and not written else question
         hint = record.get("hint")
         if hint and hint != "nan":
-            written = f"{hint}\n{written}"
-        if "letter of the correct option" not in written:
-            written += f"\n{PICK if options else SAY}"
+            asked = f"{hint}\n{asked}"
+        if "letter of the correct option" not in asked:
+            asked += f"\n{PICK if options else SAY}"
         groups = {}
         for name in _GROUPS:
             if record.get(name) not in (None, ""):
                 groups[name.lower().replace("_", "-")] = str(record[name])
         image = record.get("image", record.get("data_id"))
         cluster = str(image) if image else f"question {identifier}"
-        return Sample(identifier, written, reference=choice, cluster=cluster, groups=groups)
+        return Sample(identifier, asked, reference=choice, cluster=cluster, groups=groups)
 
     def grade(self, sample: Sample, prediction: Prediction, rule: str) -> tuple[float, bool]:
         """Whether the letter that the rule reads is the right one."""
@@ -235,6 +239,27 @@ def question_records(content: Any, path: Path, name: str, *fields: tuple[str, ..
             f"{path} is no file of {name}'s questions: expected rows with {wanted} (a test split has no answers)"
         )
     return records
+
+
+def written_options(question: str) -> dict[str, str]:
+    """Letter -> text of options in a question's own words: a line each, or in a row as MMStar's, `Options: A: x, B: y`.
+
+    {} where there are none, or their letters do not follow each other from A.
+    """
+    found = dict(_LINE.findall(question))
+    if not found and (begun := _IN_A_ROW.search(question)):
+        row = question[begun.end() :].split("\n")[0]
+        places = []
+        at = 0
+        for letter in string.ascii_uppercase:
+            mark = re.compile(rf"(?:^|(?<=[\s,;])|\()\(?{letter}\s?[.):]\s*").search(row, at)
+            if mark is None:
+                break
+            places.append((letter, mark.start(), mark.end()))
+            at = mark.end()
+        ends = [start for _, start, _ in places[1:]] + [len(row)]
+        found = {letter: row[end:until].strip(" ,;") for (letter, _, end), until in zip(places, ends, strict=True)}
+    return found if len(found) > 1 and list(found) == list(string.ascii_uppercase[: len(found)]) else {}
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, str]:

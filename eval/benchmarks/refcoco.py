@@ -97,6 +97,8 @@ class RefCOCO(Benchmark):
         Rows of one referent share their box, so which of them gets which answer cannot change the score where `sents`
         is not given.
         """
+        if len(predictions) == len(samples) and {one.id for one in predictions} == {one.id for one in samples}:
+            return list(predictions)  # every row by its number; referents of copies on the Hub are small numbers too
         rows: dict[str, list[str]] = defaultdict(list)
         for sample in samples:
             rows[sample.reference.referent].append(sample.id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _TABLES = frozenset({".tsv", ".parquet", ".arrow"})
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]+)?$")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?$")
 _LONGEST_INDEX = 64  # VLMEvalKit's own bound: what is shorter in the column `image` is the index of another row
 _IMAGE_COLUMN = re.compile(r"(?:query_|decoded_)?image(?:_\d+)?|images|img")
 
@@ -109,12 +109,25 @@ def table_files(path: Path, split: str | None = None) -> tuple[Path, ...]:
     if split is None:
         if len(splits) > 1:
             raise UserError(f"{path} has {len(splits)} splits: name one by --split {', '.join(sorted(splits)[:12])}")
-        return next(iter(splits.values()))
+        return _complete(next(iter(splits.values())))
     # MMMU keeps every subject in a folder of its own: a split named without its folder is all of them together.
     chosen = [name for name in splits if name == split] or [name for name in splits if name.split("/")[-1] == split]
     if not chosen:
         raise UserError(f"{path} has no split {split!r}; there are: {', '.join(sorted(splits)[:12])}")
-    return tuple(file for name in chosen for file in splits[name])
+    return tuple(file for name in chosen for file in _complete(splits[name]))
+
+
+def _complete(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The shards of a split; UserError where one of those that their names count is not there."""
+    counted = [(int(found[1]), int(found[2])) for file in files if (found := _SHARD.search(file.stem))]
+    if len(counted) == len(files) and len({of for _, of in counted}) == 1:
+        there, of = {number for number, _ in counted}, counted[0][1]
+        if missing := [number for number in range(of) if number not in there]:
+            raise UserError(
+                f"{files[0].parent} has {len(there)} of {of} files of this split: number {missing[0]} is missing, such "
+                f"as after a download that broke off; name a file itself to take it alone"
+            )
+    return files
 
 
 def _split_files(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -251,6 +264,10 @@ class _Columnar:
                 table = self._stream()
                 images = [name for name in table.schema.names if _holds_images(name, table.schema.field(name).type)]
         except (pyarrow.ArrowInvalid, OSError) as error:
+            if self.path.is_file() and self.path.open("rb").read(20).startswith(b"version https://git"):
+                raise UserError(
+                    f"{self.path} is a pointer of Git LFS; `git lfs pull` fetches what it stands for"
+                ) from None
             raise UserError(f"{self.path} is no Parquet or Arrow file that can be read: {error}") from None
         counts = {name: _image_counts(table.column(name)) for name in images}
         for number, row in enumerate(table.drop_columns(images).to_pylist()):

@@ -54,8 +54,10 @@ def eyes_markdown(measured: Mapping[str, Any]) -> str:
         ]  # fmt: skip
         heads = ["boxes shown", "peak in a true box", "IoU ≥ 0.5", "photos found again (AP)", "presence right"]
         lines += markdown_table(heads, rows)
-    memory = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in measured["peak_memory_mib"].items())
-    return "\n".join([*lines, "", f"Peak memory of the process after each way: {memory}."]) + "\n"
+    if measured["peak_memory_mib"]:
+        memory = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in measured["peak_memory_mib"].items())
+        lines += ["", f"Peak memory of the process after each way: {memory}."]
+    return "\n".join(lines) + "\n"
 
 
 def _seconds(seconds: float | None) -> str:

@@ -213,9 +213,11 @@ def run_eyes(
         with EvalLog(
             out / f"{name.replace(' ', '-')}.jsonl", {"suite": "eyes", "way": name, "model": way.identity}
         ) as log:
+            answered = all(sample.id in log.done for sample in samples)
             outputs = run(Task(name, samples), way, log)
         given[name] = {f"{group.source}/{group.kind}": outputs for group in groups}
-        memory[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if not answered:  # else nothing was loaded, and there is nothing to tell
+            memory[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     results = [_group_figures(group, given, library) for group in groups]
     shown = show_once(model, library, seed=seed) if not only or "show once" in only else None
     return {

@@ -46,7 +46,10 @@ def cors_options(origins: Sequence[str]) -> dict[str, Any]:
         "allow_headers": ["*"],
         # A page on the internet may ask the server on its visitor's own machine, where the operator lists the page.
         "allow_private_network": True,
-        "expose_headers": ["x-request-id", "request-id", "retry-after", "x-fourfold-remembered"],
+        "expose_headers": [
+            *("x-request-id", "request-id", "retry-after"),
+            *("x-fourfold-remembered", "x-fourfold-probabilities", "x-fourfold-sources"),
+        ],
     }
 
 

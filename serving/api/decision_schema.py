@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
 from fourfold.serving.api.body import Body, OneComplaint, Text
 from fourfold.serving.api.errors import ApiError
@@ -169,12 +169,13 @@ class DecisionRequest(Body):
         min_length=1, max_length=400
     )
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [question.name for question in self.questions if question.name is not None]
+    @field_validator("questions")
+    @classmethod
+    def _names_differ(cls, questions: list[Predicate | Choice | Score]) -> list[Predicate | Choice | Score]:
+        names = [question.name for question in questions if question.name is not None]
         if len(set(names)) < len(names):
             raise ValueError("two questions have the same name; answers are found by it")
-        return self
+        return questions
 
     def chat(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Fields of a chat request with the input's messages, and behind them one for every question with images.

@@ -85,7 +85,9 @@ class RequestGuardMiddleware:
             else:
                 # A body that is never read would keep the connection open as long as its sender likes.
                 unread = {"content-length", "transfer-encoding"}.intersection(Headers(scope=scope).keys())
-                await self._app(scope, receive, partial(_send_and_close, send_marked) if unread else send_marked)
+                # HEAD is GET to the application; its server leaves the body out. Probes of proxies ask so.
+                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(asked, receive, partial(_send_and_close, send_marked) if unread else send_marked)
         except ApiError as error:
             # The body may still be on its way: the connection cannot be used again.
             error.headers.setdefault("connection", "close")

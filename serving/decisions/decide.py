@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE, Calibration, read_calibration
 from fourfold.prompts.errors import UserError
+from fourfold.serving.decisions.counting import DETECTOR, count_of, counts_of
 from fourfold.serving.decisions.presence import presence_of
 from fourfold.serving.decisions.questions import DecisionQuestion
 from fourfold.serving.engine.engine import Engine
@@ -35,7 +36,7 @@ class Decided:
         log_likelihoods: mean ones of the options, from which these follow.
         tokens: that were read for this question alone.
         refusal: why it was not asked; None where it was.
-        source: who says so: "model", or as in `serving.looking.Claim`.
+        source: who says so: "model", "detector", or as in `serving.looking.Claim`.
     """
 
     question: DecisionQuestion
@@ -71,8 +72,8 @@ class Decider:
         engine: that answers.
         context: messages and adapter; what else the request holds is of no interest.
         calibration: of the checkpoint; None for raw probabilities.
-        looking: sees whether a thing is there, where the context shows one picture and the question none; None for the
-            language model alone.
+        looking: sees whether a thing is there and how many there are, where the context shows one picture and the
+            question none; None for the language model alone.
     """
 
     engine: Engine
@@ -136,16 +137,28 @@ class Decider:
 def _seen(answer: Decided, eyes: Eyes | None) -> Decided:
     """The answer of eyes and model together, where the eyes know what is asked for."""
     question = answer.question
-    if eyes is None or answer.refusal is not None or question.kind != "predicate" or len(question.content) > 1:
+    if eyes is None or answer.refusal is not None or len(question.content) > 1:
         return answer
     try:
-        found = presence_of(eyes, question.words, probabilities(answer.log_likelihoods, 1.0)[0])
+        found = _by_eyes(eyes, answer)
     except UserError as error:  # the model's own answer is better than none
         log.warning("the eyes saw nothing: %s", error)
         return answer
     if found is None:
         return answer
-    return replace(answer, probabilities=(found[0], 1 - found[0]), calibrated=True, source=found[1])
+    return replace(answer, probabilities=found[0], calibrated=True, source=found[1])
+
+
+def _by_eyes(eyes: Eyes, answer: Decided) -> tuple[tuple[float, ...], str] | None:
+    """Probabilities of the options by the eyes, and who says so; None where they know nothing of the question."""
+    question = answer.question
+    if question.kind != "predicate":
+        counts = counts_of(eyes, question.words, [option.text for option in question.options])
+        return None if counts is None else (counts, DETECTOR)
+    if (many := count_of(eyes, question.words)) is not None:
+        return (many, 1 - many), DETECTOR
+    found = presence_of(eyes, question.words, probabilities(answer.log_likelihoods, 1.0)[0])
+    return None if found is None else ((found[0], 1 - found[0]), found[1])
 
 
 def calibration_of(engine: Engine, adapter: str | None) -> Calibration | None:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task, with_tag
 from fourfold.serving.engine.cache import PrefixCache, shared_length
 from fourfold.serving.engine.kv_cache import StepInput
 from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
-from fourfold.serving.engine.prompt import Messages, Prompt, PromptBuilder, PromptImage
+from fourfold.serving.engine.prompt import Messages, Prompt, PromptBuilder, PromptImage, images_of
 from fourfold.serving.engine.requests import QueueFull
 from fourfold.serving.engine.scheduler import Scheduler
 
@@ -26,7 +27,7 @@ _SLICE = 512
 """Tokens read between two steps of running answers."""
 _TAIL = 2
 """Tokens of a question that are read at the same time at least: one alone would go through another kernel."""
-_PROBES = ("yes?", "[vqa] no?")
+_PROBES = ("yes?", "no?")
 """Two questions that begin differently: what their prompts share is the context."""
 
 Candidate = tuple[Prompt, int]
@@ -131,9 +132,11 @@ class Ranker:
 
     def _read_context(self) -> tuple[Prompt, torch.Tensor]:
         """The prompt that all questions share, and its keys and values."""
+        # Questions about pictures begin with a tag, which is read with them once; one that has none is read without.
+        seen = bool(self.context and images_of(self.context))
         prompts = [
-            self.builder.prompt(asked(self.context, [{"type": "text", "text": probe}]), self.template, self._images)
-            for probe in _PROBES
+            self.builder.prompt(asked(self.context, [{"type": "text", "text": text}]), self.template, self._images)
+            for text in (with_tag(Task.VQA, probe) if seen else probe for probe in _PROBES)
         ]
         length = shared_length(prompts[0].keys, prompts[1].keys)
         shared = Prompt(prompts[0].ids[:length], prompts[0].keys[:length], prompts[0].images)

@@ -68,6 +68,8 @@ def _place(intent: Intent, eyes: Eyes) -> Said | None:
         return gone
     claims = _refined(eyes, finding, intent.phrase)
     if not claims:
+        if (said := _detected(intent, eyes)) and (said.claims[0].confidence or 0) >= CANNOT_POINT:
+            return said
         best = max(finding.confidence, default=0.0)
         return Said(f"I cannot point at {_the(intent.phrase)}.", (Claim(intent.phrase, None, best, _source(finding)),))
     return _written(intent, claims)
@@ -187,6 +189,8 @@ def _detected(intent: Intent, eyes: Eyes) -> Said | None:
 def _refined(eyes: Eyes, finding: "Finding", phrase: str) -> tuple[Claim, ...]:
     """A finding's boxes that are sure enough, each with the detector's sides where it sees the same thing there."""
     seen = [] if finding.source == SHOWN else list(eyes.detected(finding.noun) or ())
+    if len(finding.boxes) == 1 and (claim := _on_its_side(seen, finding, phrase)):
+        return (claim,)
     claims = []
     for claim in boxes_of(phrase, finding.boxes, finding.confidence, _source(finding)):
         box = cast(Box, claim.box)
@@ -197,6 +201,21 @@ def _refined(eyes: Eyes, finding: "Finding", phrase: str) -> tuple[Claim, ...]:
         elif (claim.confidence or 0) >= CANNOT_POINT:
             claims.append(claim)
     return tuple(claims)
+
+
+def _on_its_side(seen: list[tuple[Box, float]], finding: "Finding", phrase: str) -> Claim | None:
+    """Of several that the detector sees, the one on the side that a phrase names: it tells things of a kind apart,
+    where the read-outs' map has one patch of all of them. None where the phrase names no side, or there is one only.
+    """
+    from fourfold.assistant.readouts.choosing import choose
+    from fourfold.assistant.readouts.phrase import read_phrase
+
+    sure = [one for one in seen if one[1] >= CANNOT_POINT]
+    target = read_phrase(phrase, lambda _: finding.noun) if len(sure) > 1 else None
+    if target is None or target.side is None or target.relation is not None:
+        return None
+    box, chance = choose(sure, target)[0]
+    return Claim(phrase, box, chance, "detector")
 
 
 def _another(eyes: Eyes, phrase: str, used: int) -> tuple[Claim, ...]:

@@ -60,10 +60,16 @@ def main() -> None:
 
 
 def own(tab: Page, out: Path) -> None:
-    """README's first picture: what the model itself says."""
-    sample(tab, "What colour is the ball?")
+    """README's first picture: where the model itself points."""
+    tab.set_viewport_size({"width": DESK["width"], "height": 960})  # the question, too
+    tab.get_by_role("button", name="Draw on it yourself").first.click()
+    tab.locator(".st-key-pending .stage").wait_for()
+    tab.locator('[data-testid="stChatInput"] textarea').fill("Where is the bottle?")
+    tab.keyboard.press("Enter")
     settle(tab)
+    rest(tab, '[class*="st-key-assistant-"]')
     shoot(tab, out / "page-own.png")
+    tab.set_viewport_size(DESK)
     tab.get_by_role("button", name="New chat").click()
     tab.get_by_role("button", name="Describe it and point").first.wait_for()
 

@@ -77,6 +77,14 @@ def test_an_endpoint_is_told_how_many_bos(tmp_path: Path, name: str, two: bool) 
     assert (configuration["recipe"], configuration["template"]) == ("minigpt-v2", {"double_bos": two})
 
 
+def test_a_box_in_digits_is_not_cut_off() -> None:
+    """`[0.25, 0.50, 0.50, 0.75]` alone is more than twenty tokens, where digits are tokens."""
+    for name, expected in (("refcoco", 128), ("detection", 200), ("gqa", 20)):
+        assert resolve_config(None, name, wording="plain", box_format=BoxFormat.UNIT).max_tokens == expected
+    assert resolve_config(None, "refcoco", box_format=BoxFormat.TOKENS).max_tokens == 20
+    assert resolve_config(None, "refcoco", box_format=BoxFormat.UNIT, max_tokens=30).max_tokens == 30
+
+
 @pytest.mark.parametrize("template", ["minigpt_v2", "chatml"])
 def test_a_checkpoint_reads_one_bos_less_where_it_has_the_switch(
     tmp_path: Path, tiny_checkpoint: Path, template: str

@@ -111,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.hung_up.set()
 
     def _eyes(self, body: dict[str, Any]) -> None:
+        if body["phrase"] in self.server.shown:
+            return self._reply(200, {"phrase": body["phrase"], "noun": body["phrase"], "source": "shown once"})
         if body["phrase"] != "the bottle":
             unknown = {"phrase": body["phrase"], "noun": None, "presence": None, "map": None, "boxes": []}
             return self._reply(200, unknown)
@@ -136,6 +138,7 @@ class Scripted(ThreadingHTTPServer):
     Attributes:
         requests: bodies of the questions so far.
         told: what it was told of adapters, with the key.
+        shown: names of things that its eyes were shown.
         hung_up: set when somebody left in the middle of a stream.
     """
 
@@ -148,6 +151,7 @@ class Scripted(ThreadingHTTPServer):
         self.eyes = eyes
         self.requests: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
+        self.shown: set[str] = set()
         self.hung_up = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 

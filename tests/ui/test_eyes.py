@@ -88,3 +88,50 @@ def test_things_shown_once_are_listed_renamed_and_forgotten(settings: Settings) 
     press(app, "forget-concept-1")
     assert [len(concept.examples) for concept in store.list()] == [1]
     assert "Bello" not in words(app)
+
+
+def test_a_heat_map_is_fetched_anew_once_things_were_shown_or_forgotten(
+    settings: Settings, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, store = Endpoint(endpoint.url), ConceptStore(settings.corrections)
+    first = heat_map(served, "fourfold-mini", TABLE, "the bottle", store.stamp())
+    monkeypatch.setattr("fourfold.ui.state.eyes.httpx.post", None)  # as long as nothing changes it is not asked again
+    assert heat_map(served, "fourfold-mini", TABLE, "the bottle", store.stamp()) is first
+    monkeypatch.undo()
+    store.show("the bottle", TABLE, [Box(*BOTTLE)])
+    again = heat_map(served, "fourfold-mini", TABLE, "the bottle", store.stamp())
+    assert again == first and again is not first
+    store.forget("bottle")
+    assert heat_map(served, "fourfold-mini", TABLE, "the bottle", store.stamp()) is not again
+
+
+@pytest.mark.parametrize("looks_there", [True, False])
+def test_showing_a_thing_says_whether_whoever_answers_knows_it_now(
+    settings: Settings, endpoint: Scripted, looks_there: bool
+) -> None:
+    if looks_there:
+        endpoint.shown.add("Rex")
+    app = _drawn()
+    app.text_input(key="concept-name").set_value("Rex")
+    next(button for button in app.button if button.label == "Remember it").click()
+    run(app)
+    [concept] = ConceptStore(settings.corrections).list()
+    assert (concept.name, concept.examples[0].boxes) == ("Rex", (Box(*BALL),))
+    [told] = [toast.value for toast in app.toast]
+    assert ("is known by sight" in told) == looks_there
+    assert (f"fourfold serve --store {settings.corrections}" in told) != looks_there
+
+
+def test_without_eyes_nothing_is_shown_once(settings: Settings, endpoint: Scripted) -> None:
+    endpoint.eyes = False
+    app = _drawn()
+    assert "what-is-this" in keys(app)
+    assert "concept-name" not in {field.key for field in app.text_input}
+
+
+def _drawn():
+    """A tab with the ball of the table marked by a rectangle."""
+    app = page()
+    session = app.session_state["session"]
+    session.pending, session.region = [TABLE], Box(*BALL)
+    return run(app)

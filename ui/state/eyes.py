@@ -30,12 +30,39 @@ class HeatMap:
 
 
 @lru_cache(maxsize=32)
-def heat_map(endpoint: Endpoint, model: str, picture: Attachment, phrase: str) -> HeatMap:
+def heat_map(endpoint: Endpoint, model: str, picture: Attachment, phrase: str, stamp: tuple[int, ...] = ()) -> HeatMap:
     """Ask an endpoint's eyes for their map of a phrase.
+
+    Args:
+        endpoint: that is asked.
+        model: its name there.
+        picture: that is looked at.
+        phrase: what is looked for.
+        stamp: of the things shown once; a map from before they changed is not given again.
 
     Raises:
         UserError: the endpoint has no eyes, does not know the thing, or does not answer.
     """
+    told = _asked(endpoint, model, picture, phrase)
+    if told.get("map", "") is None:
+        raise UserError(f"the eyes know no word of “{phrase}”, so there is no heat map of it")
+    try:
+        grid = told["map"]
+        values = np.asarray(grid["values"], float).reshape(int(grid["rows"]), int(grid["columns"])).clip(0, 1)
+        return HeatMap(str(told["phrase"]), float(told["presence"]), tuple(map(tuple, values.round(3).tolist())))
+    except (KeyError, TypeError, ValueError):
+        raise UserError("the endpoint's heat map cannot be read") from None
+
+
+def knows_what_was_shown(endpoint: Endpoint, model: str, picture: Attachment, name: str) -> bool:
+    """Whether an endpoint's eyes know a thing from having been shown it; False where they cannot be asked."""
+    try:
+        return _asked(endpoint, model, picture, name).get("source") == "shown once"
+    except UserError:
+        return False
+
+
+def _asked(endpoint: Endpoint, model: str, picture: Attachment, phrase: str) -> dict[str, Any]:
     body = {"model": model, "image": picture.data_uri, "phrase": phrase}
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     try:
@@ -47,14 +74,9 @@ def heat_map(endpoint: Endpoint, model: str, picture: Attachment, phrase: str) -
         complaint = told.get("error") if isinstance(told, dict) else None
         words = complaint.get("message") if isinstance(complaint, dict) else None
         raise UserError(str(words) if words else f"the endpoint shows no heat map (HTTP {answer.status_code})")
-    if isinstance(told, dict) and told.get("map", "") is None:
-        raise UserError(f"the eyes know no word of “{phrase}”, so there is no heat map of it")
-    try:
-        grid = told["map"]
-        values = np.asarray(grid["values"], float).reshape(int(grid["rows"]), int(grid["columns"])).clip(0, 1)
-        return HeatMap(str(told["phrase"]), float(told["presence"]), tuple(map(tuple, values.round(3).tolist())))
-    except (KeyError, TypeError, ValueError):
-        raise UserError("the endpoint's heat map cannot be read") from None
+    if not isinstance(told, dict):
+        raise UserError("the endpoint's heat map cannot be read")
+    return told
 
 
 @lru_cache(maxsize=32)

@@ -46,10 +46,11 @@ def show_chat(found: Session) -> None:
             _show_failed(found, asked)
     if asked is not None:
         found.asked_at = asked.began
-    keep_in_sight(found.conversation, found.asked_at, busy=busy)
     show_connection(found)
     picture = before[-1].picture if before else None
     show_composer(found, picture, busy=busy)
+    drawing = found.pointing and picture is not None and not busy
+    keep_in_sight(found.conversation, found.asked_at, busy=busy, drawing=drawing)
 
 
 def _show_question(position: int, words: str, pictures: Sequence[Attachment], picture: Attachment | None) -> None:

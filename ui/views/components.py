@@ -46,10 +46,11 @@ export default function ({ data }) {
   const main = document.querySelector('[data-testid="stMain"]');
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (!content) return;
-  const { conversation, asked } = seen.get("last") ?? {};
+  const { conversation, asked, drawing } = seen.get("last") ?? {};
   seen.set("last", data);
-  if (conversation === data.conversation && asked === data.asked) return;
-  if (conversation === undefined && !data.busy) return; // the tab's first
+  const opened = data.drawing && !drawing;
+  if (conversation === data.conversation && asked === data.asked && !opened) return;
+  if (conversation === undefined && !data.busy && !opened) return; // the tab's first
   seen.get("observer")?.disconnect();
   let following = true;
   const away = (event) => {
@@ -71,16 +72,18 @@ export default function ({ data }) {
 _follow: Any = st.components.v2.component("fourfold.scrolling", js=_FOLLOW_JS)
 
 
-def keep_in_sight(conversation: str | None, asked_at: float | None, *, busy: bool) -> None:
-    """Scroll to the end when a conversation is opened or a question is asked, and follow it from then on.
+def keep_in_sight(conversation: str | None, asked_at: float | None, *, busy: bool, drawing: bool) -> None:
+    """Scroll to the end when there is something new at it, and follow it from then on.
 
     Args:
         conversation: that is shown. The first one of a tab stays at its beginning, to be read.
         asked_at: of its latest question; it stays what it was once the answer is there.
         busy: whether its answer is on its way.
+        drawing: whether a picture to draw on is open below it.
     """
     with st.container(key="scrolling"):
-        _follow(key="follow", data={"conversation": conversation, "asked": asked_at, "busy": busy})
+        data = {"conversation": conversation, "asked": asked_at, "busy": busy, "drawing": drawing}
+        _follow(key="follow", data=data)
 
 
 def icon_button(label: str, icon: str, key: str, *, on: bool = False) -> bool:

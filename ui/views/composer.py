@@ -94,16 +94,18 @@ def _draw_region(found: Session, picture: Attachment) -> None:
         marks=marks,
         revision=picture.sha256,
         alt="The picture to ask about",
+        tall=False,  # what can be done with the rectangle is to be seen without scrolling
     )
     region = drawn[0].box if drawn else None
     if region != found.region:
         found.region = region
     if region is None:
         return
-    if st.button("What is this?", key="what-is-this", icon=":material/help:", type="primary"):
-        _submit(found, Task.IDENTIFY, "", region)
-    if not found.preferences.private:
-        show_once(found, picture, region)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="region-acts"):
+        if st.button("What is this?", key="what-is-this", icon=":material/help:", type="primary"):
+            _submit(found, Task.IDENTIFY, "", region)
+        if not found.preferences.private:
+            show_once(found, picture, region)
 
 
 def _show_chips(found: Session, on: Attachment | None, *, busy: bool) -> None:

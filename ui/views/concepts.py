@@ -10,7 +10,9 @@ from fourfold.assistant.refine.concepts.store import Concept
 from fourfold.assistant.refine.concepts.transfer import import_lines, line_of
 from fourfold.prompts.errors import UserError
 from fourfold.ui.canvas import canvas
+from fourfold.ui.state.asking import chosen_model
 from fourfold.ui.state.boxes import BoxAnnotation
+from fourfold.ui.state.eyes import knows_what_was_shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.views.markdown import answer_markdown, plain
 
@@ -18,7 +20,11 @@ _PICTURES = 6  # of one concept
 
 
 def show_once(found: Session, picture: Attachment, box: Box) -> None:
-    """Name what a rectangle holds, beside the rectangle."""
+    """Name what a rectangle holds, beside the rectangle; nothing where whoever answers has no eyes to know it by."""
+    served = chosen_model(found)
+    if served is None or served.eyes is None or found.endpoint is None:
+        return
+    model = served.eyes
     with st.form("show-once", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input(
             "Or show it once", placeholder="Rex, our bracket, scratch", max_chars=60, key="concept-name"
@@ -35,8 +41,15 @@ def show_once(found: Session, picture: Attachment, box: Box) -> None:
             st.error(answer_markdown(str(error)))
             return
         count = len(found.concepts.get(concept.name).examples)
+        called = plain(concept.name)
         more = "" if count == 1 else f" It has {count} examples now."
-        found.notices.append(f"{plain(concept.name)} is known by sight.{more} Ask “where is {plain(concept.name)}?”")
+        if knows_what_was_shown(found.endpoint, model, picture, concept.name):
+            found.notices.append(f"{called} is known by sight.{more} Ask “where is {called}?”")
+        else:
+            found.notices.append(
+                f"{called} is kept on this machine, but the endpoint that answers does not look there.{more} "
+                f"`fourfold serve --store {found.settings.corrections}` does."
+            )
         found.region, found.pointing = None, False
         st.rerun()
 

@@ -14,7 +14,7 @@ from fourfold.ui.state.turns import Turn
 from fourfold.ui.views.components import icon_button
 from fourfold.ui.views.markdown import answer_markdown
 
-_MAPPED = ("read-out", "read-out + model", "shown once")
+_MAPPED = ("read-out", "read-out + model", "shown once", "detector")  # the language model alone saw no place
 
 
 def overlay_of(found: Session, turn: Turn, claims: Sequence[Claim]) -> Overlay | None:
@@ -28,7 +28,8 @@ def overlay_of(found: Session, turn: Turn, claims: Sequence[Claim]) -> Overlay |
         if mapped and _on("heat", found, turn) and found.endpoint is not None:
             with st.spinner("Drawing the heat map…"):
                 model = str(turn.figures.get("model", ""))
-                heat = heat_map(found.endpoint, model, turn.picture, mapped.phrase.removeprefix("no ")).rows
+                phrase = mapped.phrase.removeprefix("no ")
+                heat = heat_map(found.endpoint, model, turn.picture, phrase, found.concepts.stamp()).rows
         boxes = _boxes(claims)
         if boxes and _on("mask", found, turn):
             with st.spinner("Drawing outlines; the first time fetches MobileSAM, 38 MB…"):

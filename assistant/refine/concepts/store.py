@@ -124,7 +124,7 @@ class ConceptStore:
             UserError: none has this name.
         """
         for concept in self.list():
-            if concept.name.casefold() == name.casefold():
+            if concept.name.casefold() == _spelt(name):
                 return concept
         raise UserError(_unknown(name))
 
@@ -139,10 +139,10 @@ class ConceptStore:
         with self.database.transaction() as connection:
             rows = connection.execute(
                 f"SELECT {_COLUMNS} FROM concept_examples WHERE casefold(name) = ? ORDER BY position",
-                (name.casefold(),),
+                (_spelt(name),),
             ).fetchall()
             # Written anew rather than changed, so that whoever compares stamps sees it.
-            connection.execute("DELETE FROM concept_examples WHERE casefold(name) = ?", (name.casefold(),))
+            connection.execute("DELETE FROM concept_examples WHERE casefold(name) = ?", (_spelt(name),))
             insert_examples(connection, [replace(_example(row), name=new) for row in rows])
         return self.get(new)
 
@@ -155,7 +155,7 @@ class ConceptStore:
         Raises:
             UserError: none has this name.
         """
-        return self._delete("casefold(name) = ?", name.casefold(), _unknown(name))
+        return self._delete("casefold(name) = ?", _spelt(name), _unknown(name))
 
     def forget_example(self, id: str) -> None:
         """Delete one example for good.
@@ -233,6 +233,14 @@ def _example(row: Sequence) -> Example:
     fields = dict(zip(_COLUMNS.split(", "), row, strict=True))
     boxes, positive, consent = json.loads(fields["boxes"]), bool(fields["positive"]), bool(fields["consent"])
     return from_fields({**fields, "boxes": boxes, "positive": positive, "consent": consent})
+
+
+def _spelt(name: str) -> str:
+    """A name as it is looked up: "the Red mug", as it may have been shown, is "red mug"; "" for what is no name."""
+    try:
+        return concept_name(name).casefold()
+    except UserError:
+        return ""
 
 
 def _unknown(name: str) -> str:

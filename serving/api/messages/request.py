@@ -144,6 +144,9 @@ def as_chat(body: CountTokensRequest) -> tuple[ChatRequest, dict[str, str]]:
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
     if body.tools:
         fields["tools"] = [_tool(tool, number) for number, tool in enumerate(body.tools)]
+        for number in range(len(body.tools)):
+            places[f"tools.{number}.function"] = f"tools.{number}"
+            places[f"tools.{number}.function.parameters"] = f"tools.{number}.input_schema"
     if (choice := body.tool_choice) is not None:
         named = {"type": "function", "function": {"name": choice.name}}
         fields["tool_choice"] = {"any": "required", "tool": named}.get(choice.type, choice.type)
@@ -151,10 +154,14 @@ def as_chat(body: CountTokensRequest) -> tuple[ChatRequest, dict[str, str]]:
     if body.output_config is not None and (format := body.output_config.format) is not None:
         schema = {"name": "answer", "schema": format.get("schema"), "strict": True}
         is_schema = format.get("type") == "json_schema"
+        if is_schema and schema["schema"] is None:  # chat completions take its lack for any object
+            param = "output_config.format.schema"
+            raise ApiError(400, f"{param} is missing", param=param, code="invalid_value")
         fields["response_format"] = {"type": "json_schema", "json_schema": schema} if is_schema else format
     places |= {
         "stop": "stop_sequences",
         "response_format": "output_config.format",
+        "response_format.json_schema": "output_config.format",
         "continue_final_message": f"messages.{len(body.messages) - 1}",
     }
     with in_words_of(places):

@@ -63,7 +63,11 @@ InputItem = Annotated[
     Annotated[InputMessage, Tag("message")]
     | Annotated[FunctionCall, Tag("function_call")]
     | Annotated[FunctionCallOutput, Tag("function_call_output")],
-    Discriminator(_kind),
+    Discriminator(
+        _kind,
+        custom_error_type="input_item",
+        custom_error_message="must be a message, a function_call or a function_call_output",
+    ),
 ]
 
 
@@ -152,11 +156,13 @@ def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, dict[str, str]]:
         "top_logprobs": body.top_logprobs if body.wants_logprobs else None,
         "parallel_tool_calls": body.parallel_tool_calls,
     }
-    places |= {"max_completion_tokens": "max_output_tokens", "response_format": "text.format", "messages": "input"}
+    places |= {"max_completion_tokens": "max_output_tokens", "messages": "input"}
+    places |= {"response_format": "text.format", "response_format.json_schema": "text.format"}
     if body.text is not None and body.text.format is not None:
         fields["response_format"] = _response_format(body.text.format)
     if body.tools:
         fields["tools"] = [_tool(tool, number) for number, tool in enumerate(body.tools)]
+        places |= {f"tools.{number}.function": f"tools.{number}" for number in range(len(body.tools))}
     if body.tool_choice is not None:
         fields["tool_choice"] = _tool_choice(body.tool_choice)
     with in_words_of(places):
@@ -223,6 +229,8 @@ def _part(part: InputText | OutputText | InputImage | RefusalPart) -> dict[str, 
 
 def _response_format(format: TextFormat) -> dict[str, Any]:
     rest = format.model_extra or {}
+    if format.type == "json_schema" and rest.get("schema") is None:  # chat completions take its lack for any object
+        raise ApiError(400, "text.format.schema is missing", param="text.format.schema", code="invalid_value")
     return {"type": format.type, "json_schema": rest} if format.type == "json_schema" else {"type": format.type}
 
 

@@ -56,6 +56,13 @@ def test_nothing_is_on_the_disk_before_something_is_shown(concepts: ConceptStore
     assert not concepts.directory.exists()
 
 
+def test_what_was_shown_with_an_article_is_found_with_it(concepts: ConceptStore) -> None:
+    concepts.show("the Mug", picture(), [BOX])
+    assert concepts.get("the mug").name == "Mug"
+    assert concepts.rename("The mug", "the cup").name == "cup"
+    assert concepts.forget("the cup") == 1 and concepts.list() == []
+
+
 def test_a_name_is_the_same_in_upper_and_lower_case(concepts: ConceptStore) -> None:
     shown = concepts.show("  our   Bracket ", picture(), [BOX])
     concepts.show("the OUR bracket", picture("blue"), [], positive=False)

@@ -1,5 +1,9 @@
 """Masks: their run lengths, the encoder's attention, and the real segmenter on shapes whose pixels are known."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +106,22 @@ def test_the_real_segmenter_finds_the_pixels_of_drawn_shapes() -> None:
     assert len(segmenter._embeddings) <= 4
     # A strip is a picture too.
     assert segment(Image.new("RGB", (1, 300)), point=(0.5, 0.5)).size == (300, 1)
+
+
+def test_threads_that_ask_for_it_first_load_it_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading = []
+
+    def load() -> None:
+        loading.append(threading.current_thread())
+        time.sleep(0.05)
+        assert loading[-1] is threading.current_thread()
+        raise UserError("no weights here")
+
+    def ask(_: int) -> str:
+        with pytest.raises(UserError) as refused:
+            segment(Image.new("RGB", (8, 8)), box=Box(0, 0, 1, 1))
+        return str(refused.value)
+
+    monkeypatch.setattr(segmenter, "_load", load)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(ask, range(2))) == ["no weights here"] * 2

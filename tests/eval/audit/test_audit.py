@@ -2,6 +2,7 @@
 
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,8 @@ def test_a_gap_is_rule_missing_items_parsing_noise_or_unexplained(tmp_path: Path
     by_rule = parts(other)
     assert by_rule["rule"] == pytest.approx(other - headline)
     assert sum(abs(points) for name, points in by_rule.items() if name != "rule") == pytest.approx(0)
-    beyond = parts(min(other + 60, 160))  # no part of a log explains so much
-    assert beyond["prompt and the rest"] > 30 and 0 < beyond["noise"] < 20
+    beyond = parts(0.0)  # no part of a log explains so much
+    assert beyond["prompt and the rest"] < -30 and -20 < beyond["noise"] < 0
 
     table = tmp_path / "MMStar.tsv"
     vlmevalkit(table, [{name: value for name, value in row.items() if name != "prediction"} for row in rows])
@@ -185,6 +186,15 @@ def test_power_is_what_simulated_pairs_show() -> None:
         (("audit", "bad.xlsx"), "is no Excel file"),
         (("audit", "bad.eval"), "is no log of Inspect"),
         (("audit", "x_samples_okvqa.jsonl"), "does not have the right answers; give --data PATH"),
+        (("audit", "deep.eval"), "is no log of Inspect"),
+        (("audit", "empty.eval"), "holds no samples"),
+        (("audit", "mixed.jsonl"), "record 2 has no doc_id"),
+        (("audit", "twice.jsonl"), "answers question 0 more than once"),
+        (("audit", "d_samples_refcoco_bbox_rec_val.jsonl"), "--data PATH gives the questions of refcoco"),
+        (("audit", "one.jsonl", "--reported", "nan"), "percent, 0 to 100, not nan"),
+        (("audit", "one.jsonl", "--reported", "150"), "percent, 0 to 100, not 150"),
+        (("audit", "one.jsonl", "--reported", "0.613"), "say --reported 61.3"),
+        (("power", "many.jsonl", "many.jsonl"), "tells nothing about how they vary"),
         (("power",), "give two runs, or --baseline PERCENT"),
         (("power", "--baseline", "99", "--difference", "5"), "both models must stay within 0 and 100"),
         (("power", "--baseline", "50", "--disagreement", "0.5"), "--disagreement is too small"),
@@ -199,8 +209,39 @@ def test_what_the_asker_can_mend(
     Path("bad.xlsx").write_bytes(b"PK nothing")
     Path("bad.eval").write_bytes(b"nothing")
     Path("x_samples_okvqa.jsonl").write_text('{"doc_id": 0, "target": "", "filtered_resps": "red", "input": "?"}')
+    Path("deep.eval").write_text("[" * 100_000)
+    with zipfile.ZipFile("empty.eval", "w") as archive:
+        archive.writestr("header.json", '{"eval": {"task": "mmstar"}}')
+    record = '{"doc_id": %d, "target": "yes", "filtered_resps": "yes", "input": "Is it so?"}'
+    Path("one.jsonl").write_text(record % 0)
+    Path("many.jsonl").write_text("\n".join(record % number for number in range(3)))
+    Path("twice.jsonl").write_text(f"{record % 0}\n{record % 0}")
+    Path("mixed.jsonl").write_text(f'{record % 0}\n{{"target": "yes"}}')
+    Path("d_samples_refcoco_bbox_rec_val.jsonl").write_text(record % 0)
     with pytest.raises(UserError, match=message):
         CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+
+def test_options_that_stand_in_the_words_of_a_prompt(tmp_path: Path) -> None:
+    """MMStar as lmms-eval asks it."""
+    log = tmp_path / "d_samples_mmstar.jsonl"
+    prompt = "Which?\nOptions: A: a cat., B: a dog, C: both, D: none\nAnswer with the option's letter from the given"
+    record = {"target": "B", "filtered_resps": "B", "input": prompt}
+    log.write_text("\n".join(json.dumps({**record, "doc_id": number}) for number in range(3)))
+    found = audited(log)
+    assert found.samples[0].reference.options == {"A": "a cat.", "B": "a dog", "C": "both", "D": "none"}
+    assert [score.headline.value for score in found.scores] == [100, 100]
+
+
+def test_of_several_filters_the_first_is_read(tmp_path: Path) -> None:
+    """lmms-eval writes a record a filter; what the model wrote is in each of them."""
+    log = tmp_path / "d_samples_pope.jsonl"
+    record = {"doc_id": 0, "target": "yes", "resps": [["Yes."]], "input": "Is there a dog?"}
+    log.write_text(
+        "\n".join(json.dumps({**record, "filtered_resps": said, "filter": said}) for said in ("strict", "flexible"))
+    )
+    found = audited(log, benchmark="pope")
+    assert (len(found.samples), found.log.items[0].taken, found.scores[0].headline.value) == (1, "strict", 100)
 
 
 def test_the_verbs_print_tables_and_json(tmp_path: Path) -> None:

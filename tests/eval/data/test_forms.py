@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fourfold.eval.benchmarks import Options
+from fourfold.eval.benchmarks import Options, benchmark_named
 from fourfold.eval.data.locate import locate
 from fourfold.eval.data.official import stored_pictures
 from fourfold.eval.data.table import open_table, picture_at
@@ -117,6 +117,48 @@ def test_tables_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
         open_table(tmp_path / "no.parquet")
     with pytest.raises(UserError, match="is none of vsr: no column 'caption'; its columns are index, answer"):
         score_files("vsr", tmp_path / "x", table("index\tanswer\n1\tyes\n"))
+
+
+def test_a_split_with_a_file_missing_is_no_split(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pyarrow.Table.from_pylist([{"index": 1, "question": "Which?", "A": "x", "B": "y", "answer": "A"}])
+    shard = tmp_path / "copy" / "val-00001-of-00003.parquet"
+    shard.parent.mkdir()
+    pyarrow.parquet.write_table(rows, shard)
+    (tmp_path / "said.json").write_text('{"1": "A"}')
+    with pytest.raises(UserError, match="has 1 of 3 files of this split: number 0 is missing"):
+        score_files("ai2d", tmp_path / "said.json", shard.parent)
+    assert score_files("ai2d", tmp_path / "said.json", shard).headline.headline.value == 100
+    pointer = tmp_path / "pointer.parquet"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS"):
+        open_table(pointer)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "\nOptions: A: a cat., B: one, two or more, C: Mr. B. Smith, D: none of these",
+        "\nChoices: (A) a cat. (B) one, two or more (C) Mr. B. Smith (D) none of these",
+        "\nA. a cat.\nB. one, two or more\nC. Mr. B. Smith\nD. none of these",
+    ],
+)
+def test_options_in_the_question_s_own_words(tmp_path: Path, written: str) -> None:
+    """MMStar's copy on the Hub has no columns of options."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"index": n, "question": f"Which?{written}", "answer": "ABCD"[n], "category": "c"} for n in range(4)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "val.parquet")
+    [first, *_] = benchmark_named("mmstar").read(tmp_path / "val.parquet", None, Options())
+    texts = ["a cat.", "one, two or more", "Mr. B. Smith", "none of these"]
+    assert first.reference.options == dict(zip("ABCD", texts, strict=True))
+    assert first.prompt == f"Which?{written}\nAnswer with the option's letter from the given choices directly."
+    (tmp_path / "said.json").write_text(json.dumps({"0": "A", "1": "(B)", "2": "C.", "3": "none of these"}))
+    result = score_files("mmstar", tmp_path / "said.json", tmp_path / "val.parquet")
+    assert result.headline.headline.value == 100
 
 
 def test_several_images_stand_side_by_side_and_none_is_none(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.cors import read_origins
+from fourfold.serving.api.decisions import PROBABILITIES_HEADER, SOURCES_HEADER
 from fourfold.serving.api.keys import collect_keys
 from fourfold.serving.engine.engine import Engine
 from tests.serving.api.live import PLAIN, Live, bearer, live_server
@@ -38,7 +39,8 @@ class TestOrigins:
         assert "authorization" in allowed.headers["access-control-allow-headers"]
         answer = pages.chat(headers={"origin": PAGE, **bearer(PLAIN)})
         assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == PAGE
-        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        exposed = answer.headers["access-control-expose-headers"]
+        assert {"x-request-id", PROBABILITIES_HEADER, SOURCES_HEADER} <= set(exposed.split(", "))
         refused = pages.chat(headers={"origin": PAGE})
         assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == PAGE  # it can be read
 
@@ -79,10 +81,10 @@ class TestRequestIds:
 
 # Words of the validator itself must not come out: they speak of types and tags of ours.
 FORMS: dict[str, tuple[dict[str, Any], str]] = {
-    "stop words": ({"stop": 5}, "stop: must be .*text, or a list of up to 16 texts"),
+    "stop words": ({"stop": 5}, "stop: must be text, or a list of up to 16 texts$"),
     "many stop words": ({"stop": list("abcdefghijklmnopq")}, "stop: must have at most 16 entries"),
     "a stop word": ({"stop": ["a", 1]}, r"stop\.1: must be text"),
-    "messages as text": ({"messages": "hello"}, r'messages: must be a list; it is a list such as \[{"role"'),
+    "messages as text": ({"messages": "hello"}, r'messages: must be a list such as \[{"role"'),
     "no role": ({"messages": [{"content": "x"}]}, r"messages\.0: must be an object with 'role'"),
     "another role": ({"messages": [{"role": "bot", "content": "x"}]}, r"messages\.0: must have as 'role' one of: 'sys"),
     "picture as a number": (
@@ -98,6 +100,9 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 1.5}, "seed: must be a whole number$"),
     "stream": ({"stream": "yes"}, "stream: must be true or false$"),
     "top_logprobs": ({"logprobs": True, "top_logprobs": -1}, "top_logprobs: must be at least 0$"),
+    "no messages": ({"messages": []}, "messages: must not be empty; it is a list such as"),
+    "a large number": ({"max_tokens": 10**30}, "max_tokens: must be at most 2147483648$"),
+    "many biases": ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias: 1,025 tokens have a bias; give"),
 }
 
 
@@ -107,3 +112,58 @@ def test_words_say_the_right_form(live: Live, case: str) -> None:
     answer = live.chat(**fields)
     assert answer.status_code == 400
     assert re.search(message, answer.json()["error"]["message"]), answer.text
+
+
+PREDICATE = {"type": "predicate", "name": "dog", "instructions": "is there a dog?"}
+OTHER_FORMS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "two of a name": (
+        "decisions",
+        {"input": "x", "questions": [PREDICATE, PREDICATE]},
+        "questions",
+        "questions: two questions have the same name; .*",
+    ),
+    "picture of a question": (
+        "decisions",
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": {"url": "x"}}]}]},
+        "input.0.content.0.image_url",
+        r'input\.0\.content\.0\.image_url: must be text such as "data:image/png;base64,\.\.\."',
+    ),
+    "picture by its file": (
+        "responses",
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
+        "input.0.content.0.image_url",
+        r'input\.0\.content\.0\.image_url: is missing; it is text such as "data:.*',
+    ),
+    "input": ("responses", {"input": 3}, "input", "input: must be text, or a list such as .*"),
+    "an item": (
+        "responses",
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        "input.0",
+        r"input\.0: must be a message, a function_call or a function_call_output",
+    ),
+    "system": ("messages", {"messages": [], "max_tokens": 1, "system": 3}, "system", "system: must be text, or a list .*"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FORMS)
+def test_other_doors_say_their_own_form(live: Live, case: str) -> None:
+    door, body, param, message = OTHER_FORMS[case]
+    answer = httpx.post(f"{live.url}/v1/{door}", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param and re.fullmatch(message, error["message"]), answer.text
+
+
+@pytest.mark.parametrize(("body", "message"), [("", "the body is missing"), ("[]", "the body must be an object")])
+@pytest.mark.parametrize("door", ["chat/completions", "responses", "messages", "decisions"])
+def test_a_body_that_is_none(live: Live, door: str, body: str, message: str) -> None:
+    answer = httpx.post(f"{live.url}/v1/{door}", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == message
+
+
+def test_head_is_get_without_the_body(live: Live, pages: Live) -> None:
+    """Load balancers and monitors ask so."""
+    for route, status in {"/health": 200, "/v1/models": 200, "/v1/chat/completions": 405, "/nothing": 404}.items():
+        answer = httpx.head(live.url + route)
+        assert (answer.status_code, answer.content) == (status, b"")
+    assert httpx.head(f"{pages.url}/v1/models").status_code == 401

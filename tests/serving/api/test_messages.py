@@ -159,6 +159,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [*HELLO, {"role": "assistant", "content": PICTURE}]},
         "messages.1.content.0",
     ),
+    "a name with a space": ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools.0.name"),
+    "no schema": ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+    "wrong schema": (
+        {"output_config": {"format": {"type": "json_schema", "schema": {"type": "banana"}}}},
+        "output_config.format.schema",
+    ),
     "hot": ({"temperature": 3}, "temperature"),
     "many stops": ({"stop_sequences": list("abcdefghijklmnopq")}, "stop_sequences"),
     "empty stop": ({"stop_sequences": [""]}, "stop_sequences"),

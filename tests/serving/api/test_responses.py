@@ -198,6 +198,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "image of the assistant": ({"input": [{"role": "assistant", "content": PICTURE}]}, "input.0.content.0"),
     "search": ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+    "a function without a name": ({"tools": [{"type": "function"}]}, "tools.0.name"),
+    "no schema": ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+    "wrong schema": (
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "banana"}}}},
+        "text.format.schema",
+    ),
     "hot": ({"temperature": 3}, "temperature"),
     "no tokens": ({"max_output_tokens": 0}, "max_output_tokens"),
     "long": ({"input": "a" * 10**5}, "input"),

@@ -215,6 +215,22 @@ def test_the_detectors_sides_are_the_better_ones(detecting: Looking) -> None:
     assert [(claim.source, claim.confidence) for claim in claims] == [("detector", 0.9)]
 
 
+def test_of_several_that_the_detector_sees_the_side_is_meant(
+    tiny_engine: Engine, library: ScriptedLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, doubtful = Box(0, 0.2, 0.3, 0.6), Box(0.4, 0.2, 0.9, 0.9), Box(0.9, 0.2, 1, 0.3)
+    seen = {"dog": [(right, 0.95), (left, 0.9), (doubtful, 0.2)], "cat": [(right, 0.5)]}
+    monkeypatch.setattr(ScriptedDetector, "found", seen)
+    detecting = Looking(tiny_engine, library, detector=ScriptedDetector())  # type: ignore[arg-type]
+    for question, box, sure in [
+        ("where is the dog on the left?", left, 0.9),
+        ("[refer] the dog on the right", right, 0.95),
+        ("where is the cat?", right, 0.5),  # the read-outs alone cannot point at it
+    ]:
+        [claim] = detecting.answer(ask(question))[1]
+        assert (claim.box, claim.confidence, claim.source) == (box, sure, "detector")
+
+
 def test_a_caption_has_the_boxes_of_the_eyes(
     tiny_engine: Engine, seeing: Looking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
