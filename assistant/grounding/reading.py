@@ -18,12 +18,13 @@ _OPEN, _CLOSE = r"[\[({<]\s{0,8}", r"\s{0,8}[\])}>]"
 _PAIR = rf"[\[(<]\s{{0,8}}{_N}{_C}{_N}\s{{0,8}}[\])>]"
 # What may stand between the two corners of a box: "(1, 2), (3, 4)", "(1, 2) to the bottom-right corner (3, 4)".
 _JOIN = (
-    r"[\s,;:\-–—→>_\"']{0,6}"
-    r"(?:(?:to|and|x|the|bottom|lower|right|corner|at|is|br|end)(?![A-Za-z])[\s,;:\-_\"'=]{0,4}){0,8}"
+    r"[\s,;:*•\-–—→>_\"']{0,6}"
+    r"(?:(?:to|and|x|the|bottom|lower|right|corner|at|is|br|end)(?![A-Za-z])[\s,;:\-_\"'=*]{0,5}){0,8}"
+    r"(?:[\[(]\s?x_?\w{0,3}\s?,\s?y_?\w{0,3}\s?[\])]\s{0,2}[=:]\s{0,2})?"
 )
 _CORNER = r"(?:(?:top|upper|bottom|lower)[_ -]?(?:left|right)|left|top|right|bottom|start|end|cent(?:er|re))"
 _SIDE = (
-    rf"(?:{_CORNER}[_ -]?[xy]|[xy][_ -]?{_CORNER}|x_?min|y_?min|x_?max|y_?max|x_?[012]|y_?[012]"
+    rf"(?:{_CORNER}[_ -]?[xy]|[xy][_ -]?{_CORNER}|x_?min|y_?min|x_?max|y_?max|(?:min|max)_?[xy]|x_?[012]|y_?[012]"
     r"|left|top|right|bottom|width|height|cx|cy|x|y|w|h)"
 )
 _NAMED = rf"(?<![A-Za-z0-9])[\"'*]{{0,3}}{_SIDE}[\"'*]{{0,3}}\s{{0,3}}[:=>][\s*]{{0,4}}{_N}"
@@ -97,6 +98,10 @@ _SAME = {
         "y1": ("ytopleft", "toplefty", "ystart", "starty"),
         "x2": ("xbottomright", "bottomrightx", "xend", "endx"),
         "y2": ("ybottomright", "bottomrighty", "yend", "endy"),
+        "xmin": ("minx",),
+        "ymin": ("miny",),
+        "xmax": ("maxx",),
+        "ymax": ("maxy",),
         "cx": ("xcenter", "centerx"),
         "cy": ("ycenter", "centery"),
     }.items()

@@ -37,7 +37,7 @@ from fourfold.serving.engine.requests import Request as EngineRequest
 from fourfold.serving.looking import EYES, Looking
 
 SOURCES_HEADER = "x-fourfold-sources"
-"""Who was asked, separated by commas: `model`, and `read-out + model` or `shown once` where the model's eyes knew."""
+"""Who was asked, separated by commas: `model`; `read-out + model`, `shown once` or `detector` where the eyes knew."""
 PROBABILITIES_HEADER = "x-fourfold-probabilities"
 """`calibrated`, or `raw` where a question has no temperature: none was fitted for its kind, or an adapter answers."""
 _AT_ONCE = 4
@@ -175,6 +175,7 @@ def _answer(answer: Decided) -> DecisionAnswer:
             choice=question.options[answer.likeliest].value,
             confidence=answer.confidence,
             probabilities=[AnswerAnswerResourceChoiceProbability(value=o.value, probability=p) for o, p in pairs],
+            source=answer.source,  # type: ignore[call-arg]
         )
     return AnswerAnswerResourceScore(
         type="score",
@@ -185,4 +186,5 @@ def _answer(answer: Decided) -> DecisionAnswer:
             AnswerAnswerResourceScoreProbability(value=level, label=str(option.value), probability=p)
             for level, (option, p) in enumerate(pairs)
         ],
+        source=answer.source,  # type: ignore[call-arg]
     )

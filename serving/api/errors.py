@@ -119,7 +119,9 @@ def as_refusal(errors: Sequence[Any], body: Any) -> ApiError:
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     place = _place(first["loc"][1:], body, missing=first["type"] == "missing")
     message = complaint(first, place.rpartition(".")[2])
-    return ApiError(400, f"{place}: {message}" if place else f"the body {message}", param=place or None, code="invalid_value")
+    return ApiError(
+        400, f"{place}: {message}" if place else f"the body {message}", param=place or None, code="invalid_value"
+    )
 
 
 def _place(steps: Sequence[str | int], body: Any, *, missing: bool) -> str:

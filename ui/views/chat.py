@@ -8,6 +8,7 @@ from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import Correction
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 from fourfold.serving.looking.claim import claims_read
 from fourfold.ui.state.answering import PendingTurn, StreamingAnswer, under_way
 from fourfold.ui.state.asking import choose_other, retry, send_instead
@@ -46,11 +47,13 @@ def show_chat(found: Session) -> None:
             _show_failed(found, asked)
     if asked is not None:
         found.asked_at = asked.began
-    show_connection(found)
     picture = before[-1].picture if before else None
-    show_composer(found, picture, busy=busy)
+    if st.session_state.get("task") == Task.IDENTIFY and (found.pending or picture is not None) and not busy:
+        found.pointing = True
     drawing = found.pointing and picture is not None and not busy
     keep_in_sight(found.conversation, found.asked_at, busy=busy, drawing=drawing)
+    show_connection(found)
+    show_composer(found, picture, busy=busy)
 
 
 def _show_question(position: int, words: str, pictures: Sequence[Attachment], picture: Attachment | None) -> None:

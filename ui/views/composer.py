@@ -22,8 +22,6 @@ _MOST = 8  # pictures of one question
 def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> None:
     """Draw it. `picture` is the conversation's latest, and `busy` whether an answer is on its way."""
     on = found.pending[-1] if found.pending else picture
-    if st.session_state.get("task") == Task.IDENTIFY and on is not None and not busy:
-        found.pointing = True
     if found.pending:
         _show_pending(found)
     elif found.pointing and picture is not None and not busy:

@@ -75,6 +75,9 @@ ANSWERS = [
     ("thousand", LEFT, "- **x1**: 100\n- **y1**: 200\n- **x2:** 400\n- **y2**: 800"),
     ("thousand", LEFT, "The top-left corner is at x=100, y=200 and the bottom-right corner is at x=400, y=800."),
     ("thousand", LEFT, "x: 100-400, y: 200-800"),
+    ("thousand", LEFT, "(x1, y1) = (100, 200), (x2, y2) = (400, 800)"),
+    ("thousand", LEFT, "**Top-left corner**: (100, 200)\n**Bottom-right corner**: (400, 800)"),
+    ("thousand", LEFT, '{"minX": 100, "minY": 200, "maxX": 400, "maxY": 800}'),
     ("thousand_yx", LEFT, "x from its left: x = 100 to 400 and y = 200 to 800"),
     # PaliGemma, y first of 1024.
     ("loc", MIDDLE, "<loc0256><loc0256><loc0768><loc0768> dog"),

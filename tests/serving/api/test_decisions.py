@@ -24,7 +24,7 @@ from fourfold.serving.looking import Looking
 from fourfold.serving.looking.presence import combined
 from tests.serving.api.live import Live, data_uri, live_server
 from tests.serving.engine.conversations import wait_for
-from tests.serving.looking.scripted import ScriptedLibrary, finding
+from tests.serving.looking.scripted import ScriptedDetector, ScriptedLibrary, finding
 from tests.tiny import save_tiny_checkpoint
 
 KEY = "client-key-0123456789"
@@ -259,6 +259,35 @@ def test_eyes_tell_whether_a_thing_is_there(tiny_engine: Engine) -> None:
     assert [one["source"] for one in after[:3]] == ["read-out + model", "model", "model"]
     assert after[1:] == before[1:]
     assert after[0]["probability"] == pytest.approx(combined(0.99, before[0]["probability"]))
+
+
+def test_the_detector_counts(tiny_engine: Engine) -> None:
+    counter = ScriptedDetector({"dog": (0.9, 0.9), "person": (0.8,)})
+    looking = Looking(tiny_engine, ScriptedLibrary({}), detector=counter)  # type: ignore[arg-type]
+    many = {"type": "choice", "instructions": "how many dogs are there?", "choices": [{"value": v} for v in "0123"]}
+    predicates = (
+        "are there two dogs?",
+        "is there more than one person?",
+        "are there at least three dogs?",
+        "there are fewer than 3 dogs",
+        "are there two brown dogs?",
+        "are there two zebras?",
+    )
+    questions = [*({**DOG, "instructions": words} for words in predicates), many, COLOUR]
+    with live_server(tiny_engine, looking=looking) as server:
+        alone, seen = post(server, questions=questions), post(server, questions=questions, model="tiny+eyes")
+    assert (alone.headers[SOURCES_HEADER], seen.headers[SOURCES_HEADER]) == ("model", "detector, model")
+    before, after = alone.json()["answers"], seen.json()["answers"]
+    assert [one["source"] for one in after] == [*["detector"] * 4, *["model"] * 2, "detector", "model"]
+    assert after[4:6] == before[4:6] and after[7] == before[7]
+    two, people, three, fewer = (one["probability"] for one in after[:4])
+    # Two boxes, each right with 0.9, and one more with 0.15 each time: two of two, or one of two and one more, ...
+    more, right = [0.85 * 0.15**n for n in range(3)], [0.01, 0.18, 0.81]
+    assert two == pytest.approx(sum(right[n] * more[2 - n] for n in range(3)))
+    assert people == pytest.approx(1 - 0.2 * (more[0] + more[1]) - 0.8 * more[0])
+    assert three == pytest.approx(1 - fewer) and two > 0.5 > three
+    shares = {one["value"]: one["probability"] for one in after[6]["probabilities"]}
+    assert after[6]["choice"] == "2" and sum(shares.values()) == pytest.approx(1) and shares["0"] < shares["1"]
 
 
 class TestCalibration:

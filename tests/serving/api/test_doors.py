@@ -102,7 +102,10 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs": ({"logprobs": True, "top_logprobs": -1}, "top_logprobs: must be at least 0$"),
     "no messages": ({"messages": []}, "messages: must not be empty; it is a list such as"),
     "a large number": ({"max_tokens": 10**30}, "max_tokens: must be at most 2147483648$"),
-    "many biases": ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias: 1,025 tokens have a bias; give"),
+    "many biases": (
+        {"logit_bias": dict.fromkeys(map(str, range(1025)), 1)},
+        "logit_bias: 1,025 tokens have a bias; give",
+    ),
 }
 
 
@@ -141,7 +144,12 @@ OTHER_FORMS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "input.0",
         r"input\.0: must be a message, a function_call or a function_call_output",
     ),
-    "system": ("messages", {"messages": [], "max_tokens": 1, "system": 3}, "system", "system: must be text, or a list .*"),
+    "system": (
+        "messages",
+        {"messages": [], "max_tokens": 1, "system": 3},
+        "system",
+        "system: must be text, or a list .*",
+    ),
 }
 
 
