@@ -34,11 +34,9 @@ class TokenBytes:
             if all(character in _BYTES for character in name):
                 return bytes(_BYTES[character] for character in name)
             return name.encode()  # added to the vocabulary as it is
-        if match := re.fullmatch("<0x([0-9A-F]{2})>", name):
-            return bytes.fromhex(match[1])
-        # SentencePiece drops the space before the first word.
-        text = name.replace("▁", " ")
-        return text.removeprefix(" ").encode() if first else text.encode()
+        match = re.fullmatch("<0x([0-9A-F]{2})>", name)
+        whole = bytes.fromhex(match[1]) if match else name.replace("▁", " ").encode()
+        return whole.removeprefix(b" ") if first else whole  # SentencePiece drops the space before the first word
 
 
 class IncrementalDetokenizer:

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -99,6 +99,7 @@ def sentencepiece_tokenizer() -> Any:
 SENTENCEPIECE = sentencepiece_tokenizer()
 
 
+@example([3 + 0x20, 260])  # a space as a byte of its own
 @given(st.lists(st.integers(0, len(SENTENCEPIECE) - 1), max_size=12))
 @settings(max_examples=300, deadline=None)
 def test_bytes_of_sentencepiece_tokens_together_are_the_text(ids: list[int]) -> None:
