@@ -197,7 +197,9 @@ def _refined(eyes: Eyes, finding: "Finding", phrase: str) -> tuple[Claim, ...]:
         same = max(seen, key=lambda one: one[0].iou(box), default=None)
         if same is not None and same[0].iou(box) >= _SAME_THING:
             seen.remove(same)
-            claims.append(replace(claim, box=same[0], confidence=same[1], source="detector"))
+            # Of colours and neighbours the detector knows nothing: it is no surer of "black dog" than the read-outs.
+            sure = same[1] if _is_plain_noun(phrase) else min(same[1], claim.confidence or 0)
+            claims.append(replace(claim, box=same[0], confidence=sure, source="detector"))
         elif (claim.confidence or 0) >= CANNOT_POINT:
             claims.append(claim)
     return tuple(claims)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from fourfold.assistant.chat.intent import Intent, intent_of
+from fourfold.assistant.chat.intent import Intent, Wants, intent_of
+from fourfold.assistant.chat.look_again.client import yes_or_no
+from fourfold.assistant.chat.look_again.verdicts import number_in
 from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Completion, Delta, Request
@@ -41,10 +43,16 @@ class Looked:
     said: Said | None = None
 
     def claims(self, answer: str) -> tuple[Claim, ...]:
-        """What the finished answer claims: what the eyes said, or the boxes that the model wrote by itself."""
+        """What the finished answer claims: what the eyes said, or what the model wrote by itself."""
         if self.said is not None:
             return self.said.claims
-        return own_claims(answer, self.intent.phrase if self.intent else "")
+        if self.intent is None:
+            return own_claims(answer)
+        if self.intent.wants is Wants.PRESENCE and (there := yes_or_no(answer)) is not None:
+            return (Claim(self.intent.phrase if there else f"no {self.intent.phrase}", None, None, "model"),)
+        if self.intent.wants is Wants.NUMBER and (number := number_in(answer)) is not None:
+            return (Claim(f"{number or 'no'} {self.intent.phrase}", None, None, "model"),)
+        return own_claims(answer, self.intent.phrase)
 
 
 @dataclass

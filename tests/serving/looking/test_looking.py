@@ -121,6 +121,16 @@ def test_the_models_own_boxes_say_whose_they_are(seeing: Looking) -> None:
     assert looked.claims("<p>a zebra</p> {<10><20><50><60>}") == (Claim("a zebra", DOG, None, "model"),)
 
 
+def test_the_models_own_number_and_yes_or_no_say_whose_they_are(seeing: Looking) -> None:
+    counted = seeing.look(ask("how many zebras are there?"))
+    assert counted.claims("There are two.") == (Claim("2 zebras", None, None, "model"),)
+    assert counted.claims("0") == (Claim("no zebras", None, None, "model"),)
+    assert counted.claims("many") == ()
+    asked = seeing.look(ask("[vqa] is there a zebra in the image?"))
+    assert asked.claims("no") == (Claim("no zebra", None, None, "model"),)
+    assert asked.claims("Yes.") == (Claim("zebra", None, None, "model"),)
+
+
 def test_nothing_is_looked_at_without_a_picture_or_with_several(seeing: Looking) -> None:
     question = "[refer] where is the dog?"
     assert seeing.look(ask(question, None)).said is None
@@ -213,6 +223,9 @@ def test_the_detectors_sides_are_the_better_ones(detecting: Looking) -> None:
     completion, claims = detecting.answer(ask("[refer] where is the dog?"))
     assert completion.text == format_box(Box(0.1, 0.2, 0.55, 0.6))
     assert [(claim.source, claim.confidence) for claim in claims] == [("detector", 0.9)]
+    # It knows no colours, so it is no surer of them than the read-outs.
+    [claim] = detecting.answer(ask("[refer] where is the brown dog?"))[1]
+    assert (claim.source, claim.confidence) == ("detector", 0.8)
 
 
 def test_of_several_that_the_detector_sees_the_side_is_meant(
