@@ -17,7 +17,7 @@ from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.serving.api.server import bind
 from tests.browser.conftest import PATIENCE, Served, open_tab, sample, start_page
-from tests.ui.scripted import BALL, BOTTLE, LONG, box
+from tests.ui.scripted import BALL, BOTTLE, LONG, Scripted, box
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TABLE = Path(__file__).parents[2] / "fourfold" / "samples" / "table.jpg"
@@ -226,27 +226,32 @@ def test_pointing_by_keyboard_and_by_touch(chromium, served: Served) -> None:
         assert shape(tab, ".stage .box").iou(Box(*BOTTLE)) > 0.9
 
 
-def test_a_thing_is_shown_once_by_a_rectangle_and_a_name(tab, served: Served) -> None:
-    upload(tab, TABLE)
-    drag(tab, tab.locator(".st-key-pending .stage"), BALL[:2], BALL[2:])
-    name = tab.get_by_label("Or show it once")
-    name.fill("Rex")
-    tab.get_by_role("button", name="Remember it").click()
-    tab.get_by_text("Rex is known by sight", exact=False).first.wait_for()
-    store = ConceptStore(served.data / "refine")
-    [example] = store.get("Rex").examples  # the other tests' corrections show things too
-    assert example.positive and example.boxes[0].iou(Box(*BALL)) > 0.9
-    tab.get_by_role("button", name="Corrections and refining").click()
-    tab.get_by_role("tab", name="Things shown once").click()
-    with tab.expect_download() as download:
-        tab.locator(".st-key-export-concepts button").click()
-    lines = Path(download.value.path()).read_text("utf-8").splitlines()
-    [shown] = [line for line in map(json.loads, lines) if line["name"] == "Rex"]
-    assert shown["image"].startswith("data:image/")
-    number = [concept.name for concept in store.list()].index("Rex")
-    tab.locator(f".st-key-forget-concept-{number} button").click()
-    tab.locator("strong", has_text="Rex").wait_for(state="detached")
-    assert "Rex" not in [concept.name for concept in store.list()]
+def test_a_thing_is_shown_once_by_a_rectangle_and_a_name(chromium, tmp_path: Path) -> None:
+    endpoint = Scripted(eyes=True).start()
+    endpoint.shown = {"Rex"}  # it reads the page's store
+    process, url = start_page(endpoint.url, tmp_path / "data", tmp_path / "log.txt")
+    try:
+        for tab in open_tab(chromium, url):
+            upload(tab, TABLE)
+            drag(tab, tab.locator(".st-key-pending .stage"), BALL[:2], BALL[2:])
+            tab.get_by_label("Or show it once").fill("Rex")
+            tab.get_by_role("button", name="Remember it").click()
+            tab.get_by_text("Rex is known by sight", exact=False).first.wait_for()
+            store = ConceptStore(tmp_path / "data" / "refine")
+            [example] = store.get("Rex").examples
+            assert example.positive and example.boxes[0].iou(Box(*BALL)) > 0.9
+            tab.get_by_role("button", name="Corrections and refining").click()
+            tab.get_by_role("tab", name="Things shown once").click()
+            with tab.expect_download() as download:
+                tab.locator(".st-key-export-concepts button").click()
+            [line] = Path(download.value.path()).read_text("utf-8").splitlines()
+            assert json.loads(line)["name"] == "Rex" and json.loads(line)["image"].startswith("data:image/")
+            tab.locator(".st-key-forget-concept-0 button").click()
+            tab.get_by_text("Nothing was shown yet", exact=False).wait_for()
+            assert store.list() == []
+    finally:
+        process.kill()
+        endpoint.shutdown()
 
 
 def test_stop_a_long_answer(tab, served: Served) -> None:

@@ -91,7 +91,6 @@ def test_what_cannot_be_segmented_is_one_sentence(prompt: dict, says: str) -> No
 
 @pytest.mark.mini
 def test_the_real_segmenter_finds_the_pixels_of_drawn_shapes() -> None:
-    segmenter._networks.cache_clear()
     scene = make_scene("t2")
     picture = scene.render()
     for item in scene.items:
