@@ -20,7 +20,6 @@ from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.cache import cache_directory, is_offline
 from fourfold.assistant.checkpoints.resolve import DEFAULT_MODEL, assembled_path
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
-from fourfold.assistant.tools.weights import TOOL_WEIGHTS
 from fourfold.prompts.errors import UserError
 
 _PYTHON = (3, 11)
@@ -231,6 +230,8 @@ def _tools() -> list[Finding]:
         findings.append(Finding("tools", Status.NOTE, f"not installed: {names}", mend))
     else:
         findings.append(Finding("tools", Status.OK, f"opencv {installed_version('opencv-python-headless')}"))
+    from fourfold.assistant.tools.weights import TOOL_WEIGHTS  # brings pydantic, which no other command waits for
+
     for weights in TOOL_WEIGHTS:
         used = " and ".join(weights.used_by)
         size = f"{weights.files[0].wheel_bytes / 1e6:.0f} MB"

@@ -4,13 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from fourfold.assistant.unicode import well_formed
 
-def _mend(text: str) -> str:
-    """JSON can carry half a surrogate pair (an emoji cut in two), which no tokenizer and no answer can."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-Text = Annotated[str, AfterValidator(_mend)]
+Text = Annotated[str, AfterValidator(well_formed)]
 OneComplaint = Field(fail_fast=True)
 """Of a list: what is wrong with its first bad entry is enough, and a million of them would be a million errors."""
 

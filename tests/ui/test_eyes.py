@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.prompts.errors import UserError
 from fourfold.ui.state.endpoint import Endpoint, served_models
 from fourfold.ui.state.eyes import heat_map
-from fourfold.ui.state.settings import Settings, configure
+from fourfold.ui.state.settings import Settings
 from tests.ui.scripted import BALL, BOTTLE, Scripted
 from tests.ui.test_page import TABLE, ask, keys, page, press, run, until, words
 
@@ -22,13 +21,6 @@ def endpoint() -> Iterator[Scripted]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def settings(endpoint: Scripted, tmp_path: Path) -> Settings:
-    found = Settings(endpoint.url, history=tmp_path / "history.sqlite", corrections=tmp_path / "refine")
-    configure(found)
-    return found
 
 
 def canvases(app) -> list[dict]:

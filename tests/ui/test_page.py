@@ -33,13 +33,6 @@ def endpoint() -> Iterator[Scripted]:
     server.server_close()
 
 
-@pytest.fixture
-def settings(endpoint: Scripted, tmp_path: Path) -> Settings:
-    found = Settings(endpoint.url, history=tmp_path / "history.sqlite", corrections=tmp_path / "refine")
-    configure(found)
-    return found
-
-
 def page(**query: str) -> AppTest:
     """A tab, opened."""
     app = AppTest.from_file(str(APP), default_timeout=60)

@@ -21,9 +21,9 @@ from fourfold.assistant.files import building, write_text
 from fourfold.assistant.progress import OnProgress, Progress, progress_bar
 from fourfold.assistant.refine.adapter import CONFIG
 from fourfold.assistant.refine.store import CorrectionStore
-from fourfold.assistant.refine.training.learn import stored_training_set
+from fourfold.assistant.refine.training.learn import what_to_learn
 from fourfold.assistant.refine.training.recipe import Refinement, read_refinement, replay_of
-from fourfold.assistant.refine.training.samples import data_hash, samples_of, split_by_image
+from fourfold.assistant.refine.training.samples import data_hash, samples_of
 from fourfold.assistant.training.data.mixture import Mixture
 from fourfold.assistant.training.data.sample import Sample, Turn
 from fourfold.prompts.errors import UserError
@@ -61,14 +61,7 @@ def train_any(
     if out.exists():
         raise UserError(f"{out} exists already; choose another place or remove it")
     store = CorrectionStore(store_directory)
-    taught = stored_training_set(store, refinement, seed)
-    split = split_by_image(taught.corrected, refinement.held_out)
-    samples = samples_of(split.learnt, store.image)
-    if not samples:
-        raise UserError(
-            f"there is nothing to learn: of {store.count()} records {store.count(consented=True)} have consent, "
-            f"{len(taught.to_review)} of these are doubtful and {taught.verdicts} are only a verdict"
-        )
+    taught, split, samples = what_to_learn(store, refinement, seed)
     steps = refinement.steps(len(samples), max_steps)
     began = time.monotonic()
     with progress_bar(on_progress) as tell:

@@ -20,6 +20,7 @@ from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.assistant.refine.training.recipe import Refinement, read_refinement, replay_of
 from fourfold.assistant.refine.training.samples import (
+    Split,
     TrainingSet,
     data_hash,
     samples_of,
@@ -77,14 +78,7 @@ def train(
     if out.exists():
         raise UserError(f"{out} exists already; choose another place or remove it")
     store = CorrectionStore(store_directory)
-    taught = stored_training_set(store, refinement, seed)
-    split = split_by_image(taught.corrected, refinement.held_out)
-    samples = samples_of(split.learnt, store.image)
-    if not samples:
-        raise UserError(
-            f"there is nothing to learn: of {store.count()} records {store.count(consented=True)} have consent, "
-            f"{len(taught.to_review)} of these are doubtful and {taught.verdicts} are only a verdict"
-        )
+    taught, split, samples = what_to_learn(store, refinement, seed)
     steps = refinement.steps(len(samples), max_steps)
     plan = {
         "model": model_fingerprint(model_directory),
@@ -170,6 +164,23 @@ def stored_training_set(store: CorrectionStore, refinement: Refinement, seed: in
         annotated=refinement.annotations,
         seed=seed,
     )
+
+
+def what_to_learn(store: CorrectionStore, refinement: Refinement, seed: int) -> tuple[TrainingSet, Split, list[Sample]]:
+    """The training set of a store, which of it is kept back, and the samples of what is learnt.
+
+    Raises:
+        UserError: there is nothing to learn.
+    """
+    taught = stored_training_set(store, refinement, seed)
+    split = split_by_image(taught.corrected, refinement.held_out)
+    samples = samples_of(split.learnt, store.image)
+    if not samples:
+        raise UserError(
+            f"there is nothing to learn: of {store.count()} records {store.count(consented=True)} have consent, "
+            f"{len(taught.to_review)} of these are doubtful and {taught.verdicts} are only a verdict"
+        )
+    return taught, split, samples
 
 
 def _work_directory(out: Path, plan: Mapping[str, Any]) -> Path:

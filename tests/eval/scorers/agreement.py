@@ -58,7 +58,7 @@ def oracle(wheel: str, member: str, *names: str, **known: Any) -> Any:
     if not (ORACLES / wheel).is_file():
         import pytest
 
-        pytest.skip(f"no {wheel} in {ORACLES} (make oracles, or set FOURFOLD_ORACLES)")
+        pytest.skip(f"no {wheel} in {ORACLES} (make test downloads it; or set FOURFOLD_ORACLES)")
     with zipfile.ZipFile(ORACLES / wheel) as archive:
         tree = ast.parse(archive.read(member))
 
