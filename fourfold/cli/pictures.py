@@ -20,15 +20,30 @@ def open_picture(path: Path, saved: Path | None = None) -> "Image.Image":
     """The picture of a file, once it is clear that what will be saved can be.
 
     Raises:
-        UserError: it is none, or `saved` has no folder, another suffix than a picture's, or would overwrite it.
+        UserError: it is none, or as `check_out`.
     """
     from fourfold.assistant.images import load_image_file
 
     if saved is not None:
-        if saved.suffix.lower() not in _SAVED:
-            raise UserError(f"{saved}: the name has to end in {', '.join(_SAVED)}")
-        if not saved.parent.is_dir():
-            raise UserError(f"{saved}: there is no directory {saved.parent}")
-        if saved.exists() and path.exists() and saved.samefile(path):
-            raise UserError(f"{saved} would overwrite the picture that is looked at; give another name")
+        check_out(saved, path)
     return load_image_file(path)
+
+
+def check_out(saved: Path, *pictures: Path) -> None:
+    """See, before anything slow, that a picture can be saved.
+
+    Args:
+        saved: where to.
+        pictures: those that are looked at.
+
+    Raises:
+        UserError: there is no such folder, the suffix is none of a picture, or one of `pictures` would be overwritten.
+    """
+    if saved.suffix.lower() not in _SAVED:
+        raise UserError(f"{saved}: the name has to end in {', '.join(_SAVED)}")
+    if saved.is_dir():
+        raise UserError(f"{saved} is a directory; give the name of a file")
+    if not saved.parent.is_dir():
+        raise UserError(f"{saved}: there is no directory {saved.parent}")
+    if saved.exists() and any(path.exists() and saved.samefile(path) for path in pictures):
+        raise UserError(f"{saved} would overwrite the picture that is looked at; give another name")

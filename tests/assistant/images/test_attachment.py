@@ -55,7 +55,7 @@ class TestDataUris:
     def test_length_is_checked_before_decoding(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(base64, "b64decode", None)
         with pytest.raises(UserError, match="MiB"):
-            decode_data_uri("data:image/png;base64," + "A" * 30 * 2**20)
+            decode_data_uri("data:image/png;base64," + "A" * 2**20, limits=ImageLimits(bytes=2**19))
 
 
 def stored_hashes(data: bytes) -> set[str]:

