@@ -45,6 +45,11 @@ def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None
             f"{directory} holds a model of type {kind!r}; fourfold runs {_MODEL_TYPE!r} checkpoints, and asks others "
             "where they are served (--endpoint)"
         )
+    if config.get("vision_llm_block") is not None:
+        raise UserError(
+            f"{directory} has a block of the language model behind its image tower (vision_llm_block), which only "
+            "recipes of `fourfold train` know now; take a checkpoint without one"
+        )
     weights = sorted(directory.glob("*.safetensors"))
     if index := sorted(directory.glob("*.safetensors.index.json")):
         try:

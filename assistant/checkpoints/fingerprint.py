@@ -3,27 +3,42 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 from fourfold.prompts.errors import UserError
 
-_BESIDE = frozenset({"bridge.json", "calibration.json", "readouts.safetensors"})
+_BESIDE = frozenset({"bridge.json", "calibration.json", "card.json", "readouts.safetensors"})
 
 
 def model_fingerprint(directory: Path) -> str:
     """Hash of what a checkpoint's answers depend on: configurations, tokenizer, templates, weights; sixteen hex digits.
 
-    What tells of the model or was learnt beside it is left out: the same model with a longer story, calibrated or with
-    read-outs is the same model.
+    What tells of the model or was learnt beside it is left out: the same model with a longer story, calibrated, with
+    read-outs or with the code that loads it elsewhere is the same model.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.name not in _BESIDE and path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
             digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(_digest(path))
     return digest.hexdigest()[:16]
+
+
+def _digest(path: Path) -> bytes:
+    if path.suffix == ".json" and b'"auto_map"' in (content := path.read_bytes()):
+        # As transformers writes the file of a checkpoint without code.
+        plain = json.dumps(_without_code(json.loads(content)), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return hashlib.sha256(plain.encode()).digest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _without_code(settings: Any) -> Any:
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _without_code(value) for key, value in settings.items() if key != "auto_map"}
 
 
 def tower_fingerprint(directory: Path) -> str:

@@ -55,6 +55,8 @@ def merge_lora(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, tor
     if not modules or pairs != set(tensors):
         odd = min(pairs ^ set(tensors), default="no tensor")
         raise UserError(f"the adapter {adapter} is not a plain LoRA: {odd} is missing or unknown")
+    if seeing := sorted(module for module in modules if "vision_tower." in module):
+        raise UserError(f"the adapter {adapter} changes the image tower ({seeing[0]}), which is frozen here")
     merged = dict(weights)
     for module in modules:
         target = f"layers.{module.rpartition('layers.')[2]}.weight"

@@ -87,11 +87,14 @@ def assemble(
         raise UserError(f"the image tower has {tower_config.num_hidden_layers} blocks; {blocks} cannot be kept of them")
     tower_config.num_hidden_layers = blocks
     tower_config.image_size = image_size
-    config = MiniGPTv2Config(
-        vision_config=tower_config,
-        text_config=language_config,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-    )
+    try:
+        config = MiniGPTv2Config(
+            vision_config=tower_config,
+            text_config=language_config,
+            image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
     weights = {f"model.vision_tower.{key}": tensor for key, tensor in _kept(tower, config).items()}
     weights["model.vision_norm.weight"] = torch.ones(tower_config.hidden_size)
     weights["model.vision_norm.bias"] = torch.zeros(tower_config.hidden_size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fourfold.assistant.checkpoints.bridge import BRIDGE, BRIDGE_FILES, LEARNT_BESIDE, check_bridge, read_geometry
 from fourfold.assistant.checkpoints.cache import cache_directory, locked, storage_errors
 from fourfold.assistant.checkpoints.check import check_checkpoint
+from fourfold.assistant.checkpoints.hub.download import download, is_hub_name
 from fourfold.assistant.progress import OnProgress, progress_bar
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
@@ -30,12 +31,12 @@ def resolve_model(
     Args:
         model: None or "fourfold-mini" for the default model, "fourfold-mini-base" for it before any training of the
             bridge: both are assembled in the cache when first asked for, from weights that are downloaded once.
-            Otherwise a checkpoint directory.
+            Otherwise a checkpoint directory, or a model of the Hugging Face Hub, `org/name` or `org/name@revision`.
         on_progress: told how downloads and assembling go; by default they are drawn on stderr.
         any_architecture: take a directory that the engine cannot run, for whoever only trains or names it.
 
     Returns:
-        The directory; its name is the model's name.
+        The directory; `checkpoint_name` is the model's name.
 
     Raises:
         UserError: there is no such model, the directory is not a usable checkpoint, or the default model cannot be
@@ -51,7 +52,12 @@ def resolve_model(
         raise UserError(
             f"{model} is a file; give a checkpoint directory, or make one of an original release by `fourfold convert`"
         )
-    raise UserError(f"no model is called {model!r}: give {DEFAULT_MODEL}, {BASE_MODEL} or a checkpoint directory")
+    if model and is_hub_name(model):
+        with progress_bar(on_progress) as tell:
+            return download(model, tell, any_architecture=any_architecture)
+    raise UserError(
+        f"no model is called {model!r}: give {DEFAULT_MODEL}, {BASE_MODEL}, a checkpoint directory or org/name of the Hub"
+    )
 
 
 def assembled_path(name: str) -> Path:

@@ -2,9 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from fourfold.assistant.model.configuration import MiniGPTv2Config
-from fourfold.assistant.model.modeling import MiniGPTv2ForConditionalGeneration, MiniGPTv2Model
-from fourfold.assistant.model.processing import IMAGE_TOKEN, MiniGPTv2Processor
+from fourfold.assistant.model.configuration_minigpt_v2 import MiniGPTv2Config
+from fourfold.assistant.model.modeling_minigpt_v2 import MiniGPTv2ForConditionalGeneration, MiniGPTv2Model
+from fourfold.assistant.model.processing_minigpt_v2 import IMAGE_TOKEN, MiniGPTv2Processor
 
 __all__ = [
     "IMAGE_TOKEN",

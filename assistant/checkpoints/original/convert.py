@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from transformers import CLIPImageProcessorPil, GenerationConfig
+from transformers.dynamic_module_utils import custom_object_save
 
 from fourfold.assistant.checkpoints.original.parts import ReleaseParts, open_release
 from fourfold.assistant.checkpoints.original.release import LORA_TARGETS
@@ -178,6 +179,7 @@ def _write_settings(directory: Path, release: ReleaseParts, dtype: str) -> None:
     for part in (config, config.vision_config, config.text_config):
         part.dtype = DTYPES[dtype]
     config.save_pretrained(directory)
+    custom_object_save(MiniGPTv2ForConditionalGeneration, directory)  # its source: no model is saved as a whole here
     size = config.vision_config.image_size
     MiniGPTv2Processor(
         image_processor=CLIPImageProcessorPil(

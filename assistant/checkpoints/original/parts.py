@@ -190,15 +190,18 @@ def open_release(checkpoint: Path, llama: Path, vision: Path, image_size: int) -
     tokenizer = release_tokenizer(llama / "tokenizer.model", text_config.vocab_size)
     placeholder = text_config.vocab_size
     text_config.vocab_size += 1
-    config = MiniGPTv2Config(
-        vision_config=layout.config(image_size),
-        text_config=text_config,
-        image_token_id=placeholder,
-        fold=FOLD,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    try:
+        config = MiniGPTv2Config(
+            vision_config=layout.config(image_size),
+            text_config=text_config,
+            image_token_id=placeholder,
+            fold=FOLD,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
     rotary = [key for key in language.shapes if key.endswith("rotary_emb.inv_freq")]
     left_out = (*unused_vision_keys(tower, layout), *parts.unused, *rotary)
     return ReleaseParts(trained, beside, parts, language, tower, config, tokenizer, left_out)

@@ -239,6 +239,10 @@ def test_what_lies_beside_the_weights(plain: Converted) -> None:
     )
     assert plain.model.config.image_token_id == placeholder
 
+    code = {path.name for path in directory.glob("*.py")}
+    assert code == {f"{kind}_minigpt_v2.py" for kind in ("configuration", "modeling", "processing")}
+    assert "AutoModelForImageTextToText" in json.loads((directory / "config.json").read_text())["auto_map"]
+
     report = json.loads((directory / "conversion.json").read_text())
     assert [source["file"] for source in report["sources"]] == [
         "checkpoint_stage3.pth",

@@ -205,6 +205,15 @@ def test_another_configuration_is_refused(checkpoint: Path, text: str) -> None:
         resolve_model(str(checkpoint))
 
 
+def test_a_block_that_the_model_no_longer_knows_is_told(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "vision_llm_block": None}))
+    assert resolve_model(str(checkpoint)) == checkpoint
+    (checkpoint / "config.json").write_text(json.dumps({**config, "vision_llm_block": 1}))
+    with pytest.raises(UserError, match="vision_llm_block"):
+        resolve_model(str(checkpoint))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_weights_that_were_cut_off_are_refused(checkpoint: Path, keep: int) -> None:
     weights = checkpoint / "model.safetensors"

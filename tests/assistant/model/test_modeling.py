@@ -18,8 +18,7 @@ from transformers import (
 )
 
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration
-from fourfold.assistant.model.modeling import fold_tokens
-from fourfold.prompts.errors import UserError
+from fourfold.assistant.model.modeling_minigpt_v2 import fold_tokens
 from tests.tiny import tiny_config, tiny_model, tiny_processor
 
 IMAGE_IDS = [3] * 4
@@ -175,7 +174,7 @@ def test_a_configuration_with_a_vision_block_is_refused_and_none_is_nothing() ->
     assert not hasattr(
         MiniGPTv2Config.from_dict({**tiny_config().to_dict(), "vision_llm_block": None}), "vision_llm_block"
     )
-    with pytest.raises(UserError, match="vision_llm_block"):
+    with pytest.raises(ValueError, match="vision_llm_block"):
         MiniGPTv2Config.from_dict({**tiny_config().to_dict(), "vision_llm_block": 1})
 
 
@@ -275,12 +274,12 @@ def test_grid_that_the_fold_does_not_divide_is_refused_at_load(tmp_path: Path) -
     tiny_model().save_pretrained(tmp_path)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"image_size": 64', '"image_size": 96'))
-    with pytest.raises(UserError, match=r"6 wide .* folds of 4"):
+    with pytest.raises(ValueError, match=r"6 wide .* folds of 4"):
         AutoModelForImageTextToText.from_pretrained(tmp_path)
 
 
 def test_image_that_patches_do_not_divide_is_refused() -> None:
-    with pytest.raises(UserError, match="not a multiple of patch_size"):
+    with pytest.raises(ValueError, match="not a multiple of patch_size"):
         MiniGPTv2Config(vision_config=CLIPVisionConfig(image_size=100, patch_size=16))
 
 
@@ -344,5 +343,35 @@ def test_inputs_that_contradict_each_other_are_refused() -> None:
     for inputs in ({}, {"input_ids": torch.tensor([[1, 2]]), "inputs_embeds": embeds}):
         with pytest.raises(ValueError, match="exactly one"):
             model(**inputs)
-    with pytest.raises(ValueError, match="pixel_values need input_ids"):
+    with pytest.raises(ValueError, match="0 image placeholder tokens, the images bring 4"):
         model(inputs_embeds=embeds, pixel_values=pixels(1))
+
+
+@torch.no_grad()
+def test_images_find_their_places_in_embeddings_too() -> None:
+    model = tiny_model()
+    ids = torch.tensor([[1, *IMAGE_IDS, 10, *IMAGE_IDS, 11]])
+    embeds = model.get_input_embeddings()(ids)
+    expected = model(input_ids=ids, pixel_values=pixels(2))
+    given = model(inputs_embeds=embeds, pixel_values=pixels(2))
+    assert torch.equal(given.logits, expected.logits)
+    assert torch.equal(given.image_hidden_states, expected.image_hidden_states)
+    options = {"pixel_values": pixels(2), "max_new_tokens": 5, "do_sample": False}
+    tokens = model.generate(input_ids=ids, **options)[:, ids.shape[1] :]
+    assert torch.equal(model.generate(inputs_embeds=embeds, **options), tokens)
+
+
+@torch.no_grad()
+def test_outputs_as_tuples() -> None:
+    """By the argument and by the configuration, of the whole model, its inner one and the image features."""
+    model = tiny_model()
+    ids = torch.tensor([[1, *IMAGE_IDS, 10]])
+    inputs = {"input_ids": ids, "pixel_values": pixels(1)}
+    logits, features = model(**inputs).logits, model.get_image_features(pixels(1))
+    hidden = model.model(**inputs).last_hidden_state
+    assert torch.equal(model(**inputs, return_dict=False)[0], logits)
+    assert torch.equal(model.model(**inputs, return_dict=False)[0], hidden)
+    last, (pooled,) = model.get_image_features(pixels(1), return_dict=False)
+    assert torch.equal(last, features.last_hidden_state) and torch.equal(pooled, features.pooler_output[0])
+    model.config.return_dict = False
+    assert torch.equal(model(**inputs)[0], logits)

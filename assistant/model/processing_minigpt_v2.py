@@ -1,3 +1,7 @@
+# Copyright 2026 the authors of fourfold
+# SPDX-License-Identifier: Apache-2.0
+#
+# fourfold writes a copy of this file beside the weights of every checkpoint.
 """Images and text to the model's inputs."""
 
 from typing import Any
@@ -65,3 +69,7 @@ class MiniGPTv2Processor(ProcessorMixin):
             return MultiModalData()
         count = len(image_sizes)
         return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+
+
+# Saving copies the file of a class that is registered so.
+MiniGPTv2Processor.register_for_auto_class()

@@ -1,12 +1,17 @@
+# Copyright 2026 the authors of fourfold
+# SPDX-License-Identifier: Apache-2.0
+#
+# fourfold writes a copy of this file beside the weights of every checkpoint.
 """MiniGPT-v2 as an ordinary transformers model.
 
 image → frozen ViT → layer-norm → fold (four adjacent tokens concatenated) → linear projector → LLaMA
 
 The class keeps to the contract of vLLM's Transformers backend (a `language_model` attribute, `get_image_features`
-with `pooler_output`, `_supports_attention_backend`), so that the same code serves there unchanged.
+with `pooler_output`, `_supports_attention_backend`), so that the same code serves there unchanged. It imports nothing
+of fourfold: transformers loads the copy beside a checkpoint's weights where fourfold is not installed.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -21,8 +26,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
+from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
 
-from fourfold.assistant.model.configuration import MiniGPTv2Config
+from .configuration_minigpt_v2 import MiniGPTv2Config
 
 
 def fold_tokens(tokens: torch.Tensor, fold: int) -> torch.Tensor:
@@ -49,8 +55,11 @@ def _vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config)
 
 
-class VisionNorm(nn.LayerNorm):
-    """Layer-norm computed in float32 whatever the model's dtype, as MiniGPT-v2's `ln_vision`."""
+class VisionLayerNorm(nn.LayerNorm):
+    """Layer-norm computed in float32 whatever the model's dtype, as MiniGPT-v2's `ln_vision`.
+
+    By the `LayerNorm` in its name transformers knows how to initialise it where a checkpoint lacks it.
+    """
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalise (..., width); the result has the input's dtype."""
@@ -86,7 +95,7 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         for final_norm in ("post_layernorm", "layernorm"):
             if isinstance(getattr(self.vision_tower, final_norm, None), nn.Module):
                 setattr(self.vision_tower, final_norm, nn.Identity())
-        self.vision_norm = VisionNorm(config.vision_config.hidden_size, eps=config.vision_norm_eps)
+        self.vision_norm = VisionLayerNorm(config.vision_config.hidden_size, eps=config.vision_norm_eps)
         self.projector = nn.Linear(config.vision_config.hidden_size * config.fold, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -119,23 +128,45 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
             (images, grid width², vision width): the last block's output, class token dropped, in reading order.
         """
         with torch.no_grad():
-            hidden = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
+            return self._patches(self.vision_tower(pixel_values, return_dict=True).last_hidden_state)
+
+    def _patches(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden[:, hidden.shape[1] - self.config.grid_width**2 :]
 
     def project_features(self, features: torch.Tensor) -> torch.Tensor:
         """(images, grid width², vision width) of `encode_images` → (images, image_seq_length, text width)."""
         return self.projector(fold_tokens(self.vision_norm(features), self.config.fold))
 
+    @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, return_dict: bool = True, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Embeddings of images in the language model's space; `pooler_output` is a list with one entry per image.
 
         Each entry is (image_seq_length, text width). vLLM calls this, and caches and schedules by entry.
+
+        Args:
+            pixel_values: (images, 3, image_size, image_size).
+            output_hidden_states: give the tower's, (images, 1 + grid width², vision width) each, in `hidden_states`.
+            output_attentions: give the tower's in `attentions`.
+            **kwargs: `return_dict`; what else vLLM passes is of no use here.
         """
-        features = self.encode_images(pixel_values.to(self.projector.weight.dtype))
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        seen = self.vision_tower(
+            pixel_values.to(self.projector.weight.dtype),
+            return_dict=True,
+            **{flag: value for flag, value in asked.items() if value is not None},
+        )
+        features = self._patches(seen.last_hidden_state)
         return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=list(self.project_features(features))
+            last_hidden_state=features,
+            pooler_output=list(self.project_features(features)),
+            hidden_states=seen.hidden_states,
+            attentions=seen.attentions,
         )
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -154,14 +185,22 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         embeds = self.get_input_embeddings()(input_ids)
         if image_embeds is None:
             return embeds
-        places = input_ids == self.config.image_token_id
+        return self._put(embeds, input_ids == self.config.image_token_id, image_embeds)
+
+    def _put(self, embeds: torch.Tensor, places: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         visual = image_embeds.reshape(-1, image_embeds.shape[-1]).to(embeds)
-        if int(places.sum()) != len(visual):
-            raise ValueError(
-                f"the text has {int(places.sum())} image placeholder tokens, the images bring {len(visual)}"
-            )
+        torch_compilable_check(
+            places.sum() == len(visual),
+            lambda: f"the text has {int(places.sum())} image placeholder tokens, the images bring {len(visual)}",
+        )
         return embeds.masked_scatter(places.unsqueeze(-1), visual)
 
+    def _places_in(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Where (batch, length, text width) holds the placeholder's own embedding: (batch, length)."""
+        token = torch.tensor(self.config.image_token_id, device=embeds.device)
+        return (embeds == self.get_input_embeddings()(token).to(embeds)).all(-1)
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -170,7 +209,7 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> tuple | LlavaModelOutputWithPast:
         """Hidden states (batch, length, text width) of text with images.
 
@@ -181,33 +220,36 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
             attention_mask: (batch, length), 0 for padding.
             position_ids: (batch, length).
             past_key_values: keys and values of what came before.
-            inputs_embeds: (batch, length, text width), for example of `embed`.
-            **kwargs: passed on to the language model.
+            inputs_embeds: (batch, length, text width). With `pixel_values`, images go where the placeholder's own
+                embedding stands; without, they are in it already, as `embed` puts them.
+            **kwargs: passed on to the language model; `return_dict`.
 
         Raises:
             ValueError: neither or both of `input_ids` and `inputs_embeds`, or placeholders that do not match.
         """
-        if input_ids is not None and inputs_embeds is None:
-            images = None if pixel_values is None else torch.stack(self.get_image_features(pixel_values).pooler_output)
-            inputs_embeds = self.embed(input_ids, images)
-        elif input_ids is not None or inputs_embeds is None:
+        if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
-        elif pixel_values is not None:
-            raise ValueError("pixel_values need input_ids: placeholders cannot be found in embeddings")
+        images = None
+        if pixel_values is not None:
+            images = torch.stack(self.get_image_features(pixel_values, return_dict=True).pooler_output)
+        if input_ids is not None:
+            inputs_embeds = self.embed(input_ids, images)
+        elif inputs_embeds is not None and images is not None:
+            inputs_embeds = self._put(inputs_embeds, self._places_in(inputs_embeds), images)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
-        if isinstance(outputs, tuple):  # vLLM asks for a bare tuple
-            return outputs
         return LlavaModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            image_hidden_states=images,
         )
 
 
@@ -225,9 +267,10 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_image_features(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, *args: Any, **kwargs: Any) -> tuple | BaseModelOutputWithPooling:
         return self.model.get_image_features(*args, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -238,8 +281,8 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
-    ) -> LlavaCausalLMOutputWithPast:
+        **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
+    ) -> tuple | LlavaCausalLMOutputWithPast:
         """Logits (batch, length, vocabulary), and the loss where `labels` are given.
 
         Args:
@@ -251,7 +294,7 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
             inputs_embeds: as above.
             labels: (batch, length) token ids, -100 where nothing is to be learnt.
             logits_to_keep: how many of the last positions get logits (0: all), or a tensor of positions.
-            **kwargs: passed on to the language model and the loss.
+            **kwargs: passed on to the language model and the loss; `return_dict`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -260,6 +303,7 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -275,6 +319,7 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
         )
 
     def prepare_inputs_for_generation(
@@ -292,3 +337,28 @@ class MiniGPTv2ForConditionalGeneration(MiniGPTv2PreTrainedModel, GenerationMixi
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs["pixel_values"] = pixel_values
         return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """Repeat every row, for beams and several answers: a row's images together, however many it has."""
+        images = kwargs.pop("pixel_values", None) if expand_size > 1 else None
+        if images is not None:
+            if (embeds := kwargs.get("inputs_embeds")) is not None:
+                places = self.model._places_in(embeds)
+            else:
+                assert input_ids is not None
+                places = torch.eq(input_ids, self.config.image_token_id)
+            counts = places.sum(-1) // self.config.image_seq_length
+            images = torch.cat([row for row in images.split(counts.tolist()) for _ in range(expand_size)])
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs if images is None else kwargs | {"pixel_values": images}
+
+
+# Saving copies the files of a class that is registered so, this one's and the configuration's.
+MiniGPTv2Model.register_for_auto_class("AutoModel")
+MiniGPTv2ForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

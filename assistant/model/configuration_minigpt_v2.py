@@ -1,10 +1,12 @@
+# Copyright 2026 the authors of fourfold
+# SPDX-License-Identifier: Apache-2.0
+#
+# fourfold writes a copy of this file beside the weights of every checkpoint.
 """Configuration of MiniGPT-v2: any ViT, a fold, one linear projector, any LLaMA."""
 
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, Blip2VisionConfig, LlamaConfig, PreTrainedConfig
-
-from fourfold.prompts.errors import UserError
 
 # EVA-CLIP-g's layout is BLIP-2's vision model, which transformers knows only as a part of BLIP-2.
 AutoConfig.register(Blip2VisionConfig.model_type, Blip2VisionConfig, exist_ok=True)
@@ -23,8 +25,8 @@ class MiniGPTv2Config(PreTrainedConfig):
         vision_norm_eps: epsilon of the layer-norm between tower and fold.
 
     Raises:
-        UserError: the image does not divide into patches, or the patch grid's width into folds; or the configuration is
-            of a model with `vision_llm_block`, as there were once.
+        ValueError: the image does not divide into patches, or the patch grid's width into folds; or the configuration
+            is of a model with `vision_llm_block`, as there were once.
     """
 
     model_type = "minigpt_v2"
@@ -39,7 +41,7 @@ class MiniGPTv2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.pop("vision_llm_block", None) is not None:
-            raise UserError(
+            raise ValueError(
                 "this checkpoint has a block of the language model behind its image tower (vision_llm_block), which "
                 "only recipes of `fourfold train` know now; take a checkpoint without one"
             )
@@ -54,17 +56,30 @@ class MiniGPTv2Config(PreTrainedConfig):
         # vLLM and `tie_weights` look at the top level; the language model's own configuration knows the answer.
         self.tie_word_embeddings = self.text_config.tie_word_embeddings
         if self.vision_config.image_size % self.vision_config.patch_size:
-            raise UserError(
+            raise ValueError(
                 f"image_size {self.vision_config.image_size} is not a multiple of patch_size "
                 f"{self.vision_config.patch_size}; choose an image size that divides into whole patches"
             )
         if self.fold < 1 or self.grid_width % self.fold:
-            raise UserError(
+            raise ValueError(
                 f"the patch grid is {self.grid_width} wide ({self.vision_config.image_size} px / "
                 f"{self.vision_config.patch_size} px), which does not divide into folds of {self.fold}: groups would "
                 "wrap across rows; choose another image size or fold"
             )
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As transformers does it, and name all the code of the checkpoint.
+
+        transformers itself names the class of the model that is saved, and no other that could read the same weights.
+        """
+        self.auto_map = {
+            "AutoConfig": "configuration_minigpt_v2.MiniGPTv2Config",
+            "AutoModel": "modeling_minigpt_v2.MiniGPTv2Model",
+            "AutoModelForImageTextToText": "modeling_minigpt_v2.MiniGPTv2ForConditionalGeneration",
+            "AutoProcessor": "processing_minigpt_v2.MiniGPTv2Processor",
+        }
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def grid_width(self) -> int:
@@ -80,3 +95,7 @@ class MiniGPTv2Config(PreTrainedConfig):
 def _from_dict(config: dict[str, Any]) -> PreTrainedConfig:
     values = dict(config)
     return CONFIG_MAPPING[values.pop("model_type")](**values)
+
+
+# Saving copies the file of a class that is registered so.
+MiniGPTv2Config.register_for_auto_class()

@@ -1,0 +1,21 @@
+"""`fourfold merge`: an adapter added to the weights of its model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="Directory of a LoRA in PEFT's files.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint directory.")],
+    model: Annotated[str | None, typer.Option(help="Which the adapter was trained on; default: fourfold-mini.")] = None,
+) -> None:
+    """Write a checkpoint with an adapter added to its weights, which any program loads without PEFT.
+
+    Whoever serves it cannot switch the adapter off again, and no gate has looked at it.
+    """
+    from fourfold.assistant.checkpoints.merge import merge_adapter
+    from fourfold.assistant.checkpoints.resolve import resolve_model
+
+    print(f"{merge_adapter(resolve_model(model), adapter, out)}; next: fourfold chat --model {out}")
