@@ -12,8 +12,11 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from fourfold.assistant.chat.answer_parser import AnswerParser, GrowingAnswer
-from fourfold.assistant.chat.context_window import trim
-from fourfold.assistant.chat.history import ChatHistory, image_of
+from fourfold.assistant.chat.context_window import answered, count_images, images_allowed, latest_images, trim
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.chat.message_tree import StoredMessage
+from fourfold.assistant.chat.replies import AsyncClient, Client, mended_chunk
+from fourfold.assistant.chat.stored_message import image_of
 from fourfold.assistant.grounding import Grounded, box_format_of
 from fourfold.assistant.images import image_url
 from fourfold.prompts.errors import UserError
@@ -22,27 +25,41 @@ from fourfold.prompts.tasks import Task, instruction, parse_task
 
 
 class ChatEndpoint(ChatOpenAI):
-    """`ChatOpenAI` that keeps what our server says of where an answer comes from: `additional_kwargs["claims"]`.
+    """`ChatOpenAI` that keeps more than OpenAI's own fields, among `additional_kwargs`.
 
-    A list of `{"phrase", "box": [x1, y1, x2, y2] in 0..1 or None, "confidence": 0..1 or None, "source"}`.
+    "reasoning_content" is what a model thought before it answered, where the server keeps that apart. "claims" is what
+    our server says of where an answer comes from, a list of
+    `{"phrase", "box": [x1, y1, x2, y2] in 0..1 or None, "confidence": 0..1 or None, "source"}`.
     """
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict, default_chunk_class: type, base_generation_info: dict | None
     ) -> ChatGenerationChunk | None:
+        chunk = mended_chunk(chunk)
         made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         choices = chunk.get("choices") or [{}]
-        if made is not None and (claims := (choices[0].get("delta") or {}).get("claims")):
-            made.message.additional_kwargs["claims"] = claims
+        if made is not None:
+            made.message.additional_kwargs |= _told_beside(choices[0].get("delta"))
         return made
 
     def _create_chat_result(self, response: dict | openai.BaseModel, generation_info: dict | None = None) -> ChatResult:
-        result = super()._create_chat_result(response, generation_info)
         told = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        if isinstance(told.get("choices"), list):
+            told = mended_chunk(told)
+            told["choices"] = [{**choice, "message": choice["delta"]} for choice in told["choices"]]
+        result = super()._create_chat_result(told, generation_info)
         for generation, choice in zip(result.generations, told["choices"], strict=True):
-            if claims := choice["message"].get("claims"):
-                generation.message.additional_kwargs["claims"] = claims
+            generation.message.additional_kwargs |= _told_beside(choice["message"])
         return result
+
+
+def _told_beside(message: Any) -> dict[str, Any]:
+    """What a message or a piece of one says beside its text. Servers name a thought in one of two ways."""
+    if not isinstance(message, dict):
+        return {}
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    found = {"claims": message.get("claims"), "reasoning_content": thought if isinstance(thought, str) else None}
+    return {name: value for name, value in found.items() if value}
 
 
 def connect(base_url: str, model: str | None = None, api_key: str | None = None, **options: Any) -> ChatEndpoint:
@@ -69,7 +86,10 @@ def connect(base_url: str, model: str | None = None, api_key: str | None = None,
         if not names:
             raise UserError(f"the endpoint {base_url} serves no model")
         model = names[0]
-    return ChatEndpoint(base_url=base_url, api_key=SecretStr(key), model=model, **{"temperature": 0} | options)
+    clients = {"http_client": Client(), "http_async_client": AsyncClient()}
+    return ChatEndpoint(
+        base_url=base_url, api_key=SecretStr(key), model=model, **{"temperature": 0} | clients | options
+    )
 
 
 def question_chain(model: Runnable, task: Task | None = None) -> Runnable[dict[str, Any], Grounded]:
@@ -107,9 +127,11 @@ class Exchange:
     """A question of a conversation and its answer while it arrives; `Conversation.ask` begins one.
 
     Attributes:
-        question: as it is sent and stored.
+        question: as it is stored.
+        number: of the stored question; None until `begin`.
         messages: all that the model reads; the question is the last one.
         answer: what has arrived.
+        left_out: older pictures of the conversation that the model does not get, because its endpoint refuses so many.
     """
 
     def __init__(
@@ -121,20 +143,64 @@ class Exchange:
         messages: list[BaseMessage],
     ) -> None:
         self.question = question
+        self.number: int | None = given.get("question")
         self.messages = messages
         box_format = box_format_of(getattr(model, "model_name", None))
         self.answer = GrowingAnswer(box_format, _size_shown(messages) if box_format.needs_size else None)
         self._model, self._history, self._given = model, history, given
+        self._pictures = count_images(messages)
+        self._served = getattr(model, "openai_api_base", None), getattr(model, "model_name", None)
+        if (most := _images_allowed.get(self._served)) is not None:
+            self.messages = latest_images(messages, most)
+
+    @property
+    def left_out(self) -> int:
+        return self._pictures - count_images(self.messages)
+
+    def begin(self) -> int:
+        """Keep the question, so that it stays whatever becomes of its answer; its number.
+
+        Raises:
+            UserError: there is no such conversation, or its disk is full.
+        """
+        if self.number is None:
+            given = self._given
+            self.number = self._history.append(given["conversation"], [self.question], given.get("keep"))
+        assert self.number is not None
+        return self.number
+
+    def invoke(self, config: RunnableConfig | None = None, **kwargs: Any) -> Grounded:
+        """The whole answer at once."""
+        while True:
+            try:
+                *_, answer = self.answer.read(iter([self._model.invoke(self.messages, config, **kwargs)]))
+                return answer
+            except openai.APIStatusError as error:
+                if not self._with_fewer_images(error):
+                    raise
 
     def stream(self, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Grounded]:
         """The answer so far, again and again; the last one is the whole."""
-        return self.answer.read(self._model.stream(self.messages, config, **kwargs))
+        while True:
+            try:
+                yield from self.answer.read(self._model.stream(self.messages, config, **kwargs))
+                return
+            except openai.APIStatusError as error:
+                if not self._with_fewer_images(error):
+                    raise
 
-    def astream(self, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Grounded]:
-        return self.answer.aread(self._model.astream(self.messages, config, **kwargs))
+    async def astream(self, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Grounded]:
+        while True:
+            try:
+                async for answer in self.answer.aread(self._model.astream(self.messages, config, **kwargs)):
+                    yield answer
+                return
+            except openai.APIStatusError as error:
+                if not self._with_fewer_images(error):
+                    raise
 
     def store(self, metadata: dict[str, Any] | None = None) -> None:
-        """Keep question and answer; nothing where no word of it has come.
+        """Keep the answer behind the question; nothing where no word of it has come.
 
         Args:
             metadata: the answer's `response_metadata`; None for what the model told, with "cancelled" for the reason of
@@ -144,20 +210,36 @@ class Exchange:
         if metadata is None:
             cancelled = {} if self.answer.last else {"finish_reason": "cancelled"}
             metadata = message.response_metadata | cancelled
-        if message.text or self.answer.last:
-            kept = AIMessage(message.content, response_metadata=metadata)
-            self._history.append(self._given["conversation"], [self.question, kept], self._given.get("keep"))
+        if self.answer.kept or self.answer.last:
+            kept = AIMessage(self.answer.kept, response_metadata=metadata)
+            self._history.append(self._given["conversation"], [kept], after=self.begin())
+
+    def _with_fewer_images(self, error: openai.APIStatusError) -> bool:
+        """Whether an endpoint's refusal was of the number of images; if so, the older ones are left out."""
+        if self.answer.pieces:
+            return False
+        most = images_allowed(error.status_code, str(error), count_images(self.messages))
+        if most is None:
+            return False
+        _images_allowed[self._served] = most
+        self.messages = latest_images(self.messages, most)
+        return True
+
+
+_images_allowed: dict[tuple[str | None, str | None], int] = {}
+"""By the address and model that refused more; for as long as this process runs."""
 
 
 class Conversation(Runnable[dict[str, Any], Grounded]):
     """A chat that remembers: a runnable over one question of a stored conversation.
 
     Its input is `{"conversation": id, "text": str}` with, optionally, `"images"` (a list of paths, URLs, bytes or PIL
-    images), `"task"` (a task or its name) and `"keep"` (how many of its messages stay: the question and its answer
-    replace what followed them). Its output is the answer with its boxes; `stream` gives the answer so far. Question and
-    answer are stored together once the answer is complete. A stream that its reader leaves early stores what had
-    arrived, with `finish_reason` "cancelled"; an endpoint that fails stores nothing and its error
-    (`openai.OpenAIError`; a `UserError` where it breaks off without one) goes through.
+    images), `"task"` (a task or its name) and `"keep"` (how many of its messages are kept in sight: the question is
+    another version of what followed them), or `{"conversation": id, "question": number}`, which asks a stored question
+    again. Its output is the answer with its boxes; `stream` gives the answer so far. The question is stored when it is
+    asked and the answer once it is complete. A stream that its reader leaves early stores what had arrived, with
+    `finish_reason` "cancelled"; where an endpoint fails the question stands without an answer and the error
+    (`openai.OpenAIError`) goes through. A stream that ends without telling why is kept without a `finish_reason`.
 
     Args:
         model: a LangChain chat model, as `connect` makes it.
@@ -190,21 +272,22 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
         Raises:
             UserError: there is no such conversation, an image is none, or the question is empty.
         """
-        text = given.get("text", "").strip()
-        if task := given.get("task"):
-            text = instruction(parse_task(task), text)
-        images = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in given.get("images", ())]
-        if not text:
-            raise UserError("the question is empty; write what you want to know")
-        question = HumanMessage([*images, {"type": "text", "text": text}] if images else text)
-        said = self.history.messages(given["conversation"])[: given.get("keep")]
-        messages = self._prompt.invoke({"history": said, "question": [question]}).to_messages()
+        conversation = given["conversation"]
+        if (number := given.get("question")) is not None:
+            said = _up_to(self.history.versions(conversation), number)
+            question = said.pop()
+        else:
+            question = _question(given)
+            said = self.history.messages(conversation)[: given.get("keep")]
+        *earlier, asked = answered(said, question)
+        messages = self._prompt.invoke({"history": earlier, "question": [asked]}).to_messages()
         return Exchange(self.model, self.history, given, question, trim(messages, self._limit, self._image_tokens))
 
     def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any) -> Grounded:
         """Ask and wait for the whole answer."""
         exchange = self.ask(input)
-        *_, answer = exchange.answer.read(iter([self.model.invoke(exchange.messages, config, **kwargs)]))
+        exchange.begin()
+        answer = exchange.invoke(config, **kwargs)
         exchange.store()
         return answer
 
@@ -213,6 +296,7 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
     ) -> Iterator[Grounded]:
         """The answer so far, again and again; the last one is the whole."""
         exchange = self.ask(input)
+        exchange.begin()
         try:
             yield from exchange.stream(config, **kwargs)
         except GeneratorExit:
@@ -224,6 +308,7 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
         self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any | None
     ) -> AsyncIterator[Grounded]:
         exchange = await asyncio.to_thread(self.ask, input)
+        await asyncio.to_thread(exchange.begin)
         try:
             async for answer in exchange.astream(config, **kwargs):
                 yield answer
@@ -231,3 +316,26 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
             exchange.store()  # not in a thread: a generator that is being closed may not await
             raise
         await asyncio.to_thread(exchange.store)
+
+
+def _question(given: dict[str, Any]) -> HumanMessage:
+    text = given.get("text", "").strip()
+    if task := given.get("task"):
+        text = instruction(parse_task(task), text)
+    images = [{"type": "image_url", "image_url": {"url": image_url(image)}} for image in given.get("images", ())]
+    if not text:
+        raise UserError("the question is empty; write what you want to know")
+    return HumanMessage([*images, {"type": "text", "text": text}] if images else text)
+
+
+def _up_to(versions: Sequence[StoredMessage], number: int) -> list[Any]:
+    """The messages that lead to one, and itself."""
+    by_number = {stored.number: stored for stored in versions}
+    path: list[BaseMessage] = []
+    place: int | None = number
+    while place is not None and (stored := by_number.get(place)) is not None:
+        path.append(stored.message)
+        place = stored.parent
+    if not path or path[0].type != "human":
+        raise UserError(f"the conversation has no question {number}; it may have been deleted")
+    return path[::-1]

@@ -4,10 +4,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from fourfold.assistant.chat.history import ChatHistory, image_of
+from fourfold.assistant.chat.history import ChatHistory
+from fourfold.assistant.chat.message_tree import path_of
+from fourfold.assistant.chat.stored_message import image_of
 from fourfold.assistant.grounding import parse
 
 _ROLES = {"human": "user", "ai": "assistant"}
@@ -17,8 +20,10 @@ def export_conversation(history: ChatHistory, conversation: str, directory: str 
     """Write `conversation.json`, `conversation.md` and the pictures beside them.
 
     The JSON holds `id`, `title`, `created`, `updated` (seconds since 1970) and `messages`: OpenAI chat messages whose
-    `image_url` parts name the picture files. The Markdown shows the pictures, and boxes as `phrase (x1, y1, x2, y2)` in
-    hundredths.
+    `image_url` parts name the picture files. Where there are earlier versions of something, `versions` holds every
+    message as `{"number", "parent", "shown", "created", "role", "content"}`: messages with one `parent` are versions,
+    and those that are `shown`, from the one without a parent on, are `messages`. The Markdown shows the pictures, and
+    boxes as `phrase (x1, y1, x2, y2)` in hundredths; earlier versions stand at its end.
 
     Returns:
         `directory`, made where it did not exist; files of the same names are replaced.
@@ -26,23 +31,56 @@ def export_conversation(history: ChatHistory, conversation: str, directory: str 
     Raises:
         UserError: there is no such conversation.
     """
-    info = history.info(conversation)
+    info, versions = history.info(conversation), history.versions(conversation)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    messages, lines = [], [f"# {_escape(info.title or 'Conversation')}", ""]
-    for message in history.messages(conversation):
-        parts = _parts(message, directory)
-        messages.append({"role": _ROLES.get(message.type, message.type), "content": parts})
-        lines += [f"**{messages[-1]['role']}**", ""]
-        for part in parts:
-            if part["type"] == "image_url":
-                lines += [f"![]({part['image_url']['url']})", ""]
-            else:
-                lines += [readable(part["text"], _escape), ""]
-    body = {"id": info.id, "title": info.title, "created": info.created, "updated": info.updated, "messages": messages}
+    whole = {stored.number: _openai(stored.message, directory) for stored in versions}
+    shown = [stored.number for stored in path_of(versions)]
+    lines = [f"# {_escape(info.title or 'Conversation')}", ""]
+    for number in shown:
+        lines += _markdown(whole[number])
+    body: dict[str, Any] = {"id": info.id, "title": info.title, "created": info.created, "updated": info.updated}
+    body["messages"] = [whole[number] for number in shown]
+    if earlier := [stored for stored in versions if stored.number not in shown]:
+        body["versions"] = [
+            {
+                "number": stored.number,
+                "parent": stored.parent,
+                "shown": stored.shown,
+                "created": stored.created,
+                **whole[stored.number],
+            }
+            for stored in versions
+        ]
+        lines += ["## Other versions", ""]
+        for stored in earlier:
+            if stored.parent in shown or stored.parent is None:  # where it leaves what is shown
+                before = _first_words(whole[stored.parent]) if stored.parent is not None else ""
+                lines += [f"After “{_escape(before)}”:" if before else "At the beginning:", ""]
+            lines += _markdown(whole[stored.number])
     (directory / "conversation.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     (directory / "conversation.md").write_text("\n".join(lines), encoding="utf-8", errors="replace")
     return directory
+
+
+def _openai(message: BaseMessage, directory: Path) -> dict[str, Any]:
+    return {"role": _ROLES.get(message.type, message.type), "content": _parts(message, directory)}
+
+
+def _markdown(message: dict[str, Any]) -> list[str]:
+    lines = [f"**{message['role']}**", ""]
+    for part in message["content"]:
+        if part["type"] == "image_url":
+            lines += [f"![]({part['image_url']['url']})", ""]
+        else:
+            lines += [readable(part["text"], _escape), ""]
+    return lines
+
+
+def _first_words(message: dict[str, Any]) -> str:
+    text = " ".join(part["text"] for part in message["content"] if part["type"] == "text")
+    words = " ".join(parse(text).plain.split())
+    return words if len(words) <= 80 else words[:79] + "…"
 
 
 def _parts(message: BaseMessage, directory: Path) -> list[dict]:

@@ -1,71 +1,34 @@
 """Conversations kept in one SQLite file: they survive restarts, crashes and writers beside each other."""
 
-import base64
 import contextlib
-import json
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from langchain_core.messages import BaseMessage, HumanMessage, message_to_dict, messages_from_dict
+from langchain_core.messages import BaseMessage, HumanMessage
 
-from fourfold.assistant.database import Database, data_directory
-from fourfold.assistant.images import Attachment, ImageLimits
-from fourfold.prompts.errors import UserError
-
-# One script a schema version; a file is brought up to date by those it lacks. Never change one that was released.
-MIGRATIONS = (
-    """
-    CREATE TABLE conversations (
-        id TEXT PRIMARY KEY,
-        title TEXT NOT NULL,
-        created REAL NOT NULL,  -- seconds since 1970
-        updated REAL NOT NULL
-    );
-    CREATE TABLE images (
-        sha256 TEXT PRIMARY KEY,
-        media_type TEXT NOT NULL,
-        data BLOB NOT NULL
-    );
-    CREATE TABLE messages (
-        conversation TEXT NOT NULL REFERENCES conversations ON DELETE CASCADE,
-        position INTEGER NOT NULL,
-        body TEXT NOT NULL,  -- JSON of a LangChain message; its images stand there as "sha256:..."
-        words TEXT NOT NULL,  -- its plain text, case-folded, for searching
-        created REAL NOT NULL,
-        PRIMARY KEY (conversation, position)
-    );
-    """,
-    """
-    CREATE TABLE uses (  -- which message shows which image, so that an image goes with its last message
-        image TEXT NOT NULL REFERENCES images,
-        conversation TEXT NOT NULL,
-        position INTEGER NOT NULL,
-        PRIMARY KEY (image, conversation, position),
-        FOREIGN KEY (conversation, position) REFERENCES messages ON DELETE CASCADE
-    );
-    CREATE INDEX uses_of_message ON uses (conversation, position);
-    INSERT OR IGNORE INTO uses
-        SELECT images.sha256, messages.conversation, messages.position FROM messages, images
-        WHERE instr(messages.body, 'sha256:' || images.sha256);
-    """,
+from fourfold.assistant.chat.message_tree import (
+    INFO,
+    MIGRATIONS,
+    ConversationInfo,
+    StoredMessage,
+    drop_unused_images,
+    existing,
+    info_of,
+    insert,
+    path_of,
+    read_versions,
+    shown_numbers,
+    touch,
+    use_images,
 )
-
-
-@dataclass(frozen=True)
-class ConversationInfo:
-    """What a list of conversations shows."""
-
-    id: str  # a random name
-    title: str  # given by `rename`, otherwise the first words of the first question
-    created: float  # seconds since 1970
-    updated: float
-    messages: int
+from fourfold.assistant.chat.stored_message import from_row, to_row, words_of
+from fourfold.assistant.database import Database, data_directory
+from fourfold.assistant.unicode import well_formed
+from fourfold.prompts.errors import UserError
 
 
 def default_path() -> Path:
@@ -74,6 +37,9 @@ def default_path() -> Path:
 
 class ChatHistory:
     """Several conversations in the SQLite file `path`, made where there is none.
+
+    A conversation is a tree: where a question was asked again or an answer given anew there are several versions, of
+    which one is shown, with what followed it. `messages` reads what is shown, `versions` everything.
 
     Every call opens its own connection, so one object may be used from any thread, and any number of processes may
     write to one file. A call that writes is one transaction: after a crash or on a full disk its messages are all there
@@ -86,21 +52,24 @@ class ChatHistory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._database = Database(path, MIGRATIONS, "history")
-        self._last_read: tuple[ConversationInfo, list[BaseMessage]] | None = None
+        self._last_read: tuple[ConversationInfo, list[StoredMessage]] | None = None
 
     def create(self, title: str = "") -> str:
         """Start a conversation; its id. Without a title it takes the first words of the first question."""
         name, now = uuid.uuid4().hex, time.time()
         with self._database.transaction() as connection:
-            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?)", (name, _clean(title).strip(), now, now))
+            connection.execute(
+                "INSERT INTO conversations (id, title, created, updated) VALUES (?, ?, ?, ?)",
+                (name, well_formed(title).strip(), now, now),
+            )
         return name
 
     def conversations(self, search: str = "") -> list[ConversationInfo]:
         """All, the last used first; with `search` only those whose title or text holds it, in upper or lower case."""
-        wanted = _clean(search).casefold()
+        wanted = well_formed(search).casefold()
         with self._database.connection() as connection:
             rows = connection.execute(
-                f"""{_INFO}
+                f"""{INFO}
                 WHERE ?1 = '' OR instr(casefold(title), ?1)
                     OR EXISTS (SELECT 1 FROM messages WHERE conversation = id AND instr(words, ?1))
                 ORDER BY updated DESC, id
@@ -116,7 +85,7 @@ class ChatHistory:
             UserError: there is none with this id.
         """
         with self._database.connection() as connection:
-            return _info(connection, conversation)
+            return info_of(connection, conversation)
 
     def rename(self, conversation: str, title: str) -> None:
         """Give it another title.
@@ -127,80 +96,202 @@ class ChatHistory:
         if not title.strip():
             raise UserError("a conversation needs a title that is not empty")
         with self._database.transaction() as connection:
-            _info(connection, conversation)
-            connection.execute("UPDATE conversations SET title = ? WHERE id = ?", (_clean(title).strip(), conversation))
+            info_of(connection, conversation)
+            connection.execute(
+                "UPDATE conversations SET title = ?, revision = revision + 1 WHERE id = ?",
+                (well_formed(title).strip(), conversation),
+            )
 
     def messages(self, conversation: str) -> list[BaseMessage]:
-        """What was said, in order, with the images back in place as data URIs.
+        """What is shown, in order, with the images back in place as data URIs.
 
-        The conversation that was read last is kept, and read again only once it has changed.
+        A message that cannot be read stands there empty and says why (`stored_message.UNREADABLE`).
+
+        Raises:
+            UserError: there is none with this id.
+        """
+        # Long strings are shared, not copied.
+        return [stored.message.model_copy(deep=True) for stored in path_of(self.versions(conversation))]
+
+    def versions(self, conversation: str) -> list[StoredMessage]:
+        """Every message in every version, in the order in which they came; `path_of` finds what is shown.
+
+        The conversation that was read last is kept, and read again only once it has changed. Its messages are not to
+        be changed.
 
         Raises:
             UserError: there is none with this id.
         """
         with self._database.connection() as connection:
             connection.execute("BEGIN")  # so that messages and images are of one moment
-            info = _info(connection, conversation)
+            info = info_of(connection, conversation)
             known = self._last_read
             if known is None or known[0] != info:
-                known = self._last_read = info, _read(connection, conversation)
-        return [message.model_copy(deep=True) for message in known[1]]  # long strings are shared, not copied
+                known = self._last_read = info, read_versions(connection, conversation)
+        return list(known[1])
 
-    def append(self, conversation: str, messages: Sequence[BaseMessage], keep: int | None = None) -> None:
+    def append(
+        self, conversation: str, messages: Sequence[BaseMessage], keep: int | None = None, *, after: int | None = None
+    ) -> int | None:
         """Add messages, all or none. An image that is stored already is not stored again.
 
         Args:
             conversation: its id.
             messages: to add.
-            keep: messages of the conversation that stay; the new ones replace what followed, which is dropped for good
-                like `delete`. None for all of them.
+            keep: number of messages that are shown and stay so; the new ones are another version of what followed. None
+                for all of them.
+            after: number of the message that they follow instead, whether it is shown or not.
+
+        Returns:
+            The number of the last one; of the message that they would follow where there are none.
 
         Raises:
-            UserError: there is no such conversation, or an image of a message is none.
+            UserError: there is no such conversation or no such message, or an image of a message is none.
         """
-        stored = [_stored(message) for message in messages]
-        words = [_words(message) for message in messages]
-        now = time.time()
+        rows = [(*to_row(message), words_of(message)) for message in messages]
         with self._database.transaction() as connection:
-            count = _info(connection, conversation).messages
-            position = count if keep is None else min(keep, count)
-            dropped = position < count
-            if dropped:
-                connection.execute(
-                    "DELETE FROM messages WHERE conversation = ? AND position >= ?", (conversation, position)
-                )
-            for number, ((body, images), text) in enumerate(zip(stored, words, strict=True), start=position):
-                connection.execute(
-                    "INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (conversation, number, body, text.casefold(), now)
-                )
-                for image in images:
-                    row = image.sha256, image.media_type, image.content
-                    connection.execute("INSERT OR IGNORE INTO images VALUES (?, ?, ?)", row)
-                    connection.execute(
-                        "INSERT OR IGNORE INTO uses VALUES (?, ?, ?)", (image.sha256, conversation, number)
-                    )
-            if dropped:
-                _drop_unused_images(connection)
-            questions = [t for m, t in zip(messages, words, strict=True) if isinstance(m, HumanMessage) and t.strip()]
-            if questions:
-                title = " ".join(questions[0].split())[:60]
+            info_of(connection, conversation)
+            if after is None:
+                shown = shown_numbers(connection, conversation)[:keep]
+                parent = shown[-1] if shown else None
+            else:
+                parent = existing(connection, conversation, after)
+            for body, images, words in rows:
+                parent = insert(connection, conversation, parent, body, images, words)
+            questions = [row[2] for m, row in zip(messages, rows, strict=True) if isinstance(m, HumanMessage)]
+            if title := next((" ".join(words.split())[:60] for words in questions if words.strip()), ""):
                 connection.execute(
                     "UPDATE conversations SET title = ? WHERE id = ? AND title = ''", (title, conversation)
                 )
-            connection.execute("UPDATE conversations SET updated = ? WHERE id = ?", (now, conversation))
-        if dropped:
-            self._database.scrub()
+            touch(connection, conversation, used=True)
+        return parent
+
+    def show(self, conversation: str, number: int) -> None:
+        """Show a message in place of its other versions, with what followed it.
+
+        Raises:
+            UserError: there is no such conversation or no such message.
+        """
+        with self._database.transaction() as connection:
+            existing(connection, conversation, number)
+            connection.execute(
+                "UPDATE messages SET shown = (position = ?2) WHERE conversation = ?1 AND parent IS "
+                "(SELECT parent FROM messages WHERE conversation = ?1 AND position = ?2)",
+                (conversation, number),
+            )
+            touch(connection, conversation)
+
+    def replace(self, conversation: str, number: int, message: BaseMessage) -> None:
+        """Write a message anew in its place; what it was is gone, what followed it stays.
+
+        Raises:
+            UserError: there is no such conversation or no such message, or an image of the message is none.
+        """
+        body, images = to_row(message)
+        with self._database.transaction() as connection:
+            existing(connection, conversation, number)
+            connection.execute(
+                "UPDATE messages SET body = ?, words = ? WHERE conversation = ? AND position = ?",
+                (body, words_of(message).casefold(), conversation, number),
+            )
+            connection.execute("DELETE FROM uses WHERE conversation = ? AND position = ?", (conversation, number))
+            use_images(connection, conversation, number, images)
+            drop_unused_images(connection)
+            touch(connection, conversation)
+
+    def supersede(self, conversation: str, number: int, message: BaseMessage) -> int:
+        """Show a new version in place of a message; what followed that one follows the new one from now on.
+
+        Returns:
+            The number of the new one.
+
+        Raises:
+            UserError: there is no such conversation or no such message, or an image of the message is none.
+        """
+        body, images = to_row(message)
+        with self._database.transaction() as connection:
+            existing(connection, conversation, number)
+            [(parent,)] = connection.execute(
+                "SELECT parent FROM messages WHERE conversation = ? AND position = ?", (conversation, number)
+            )
+            new = insert(connection, conversation, parent, body, images, words_of(message))
+            connection.execute(
+                "UPDATE messages SET parent = ? WHERE conversation = ? AND parent = ?", (new, conversation, number)
+            )
+            touch(connection, conversation)
+        return new
+
+    def withdraw(self, conversation: str, number: int) -> None:
+        """Drop one version for good like `delete`; what followed it follows the version before it.
+
+        Raises:
+            UserError: there is no such conversation or no such message, or the message has no other version.
+        """
+        with self._database.transaction() as connection:
+            existing(connection, conversation, number)
+            others = connection.execute(
+                "SELECT position, shown FROM messages WHERE conversation = ?1 AND position != ?2 AND parent IS "
+                "(SELECT parent FROM messages WHERE conversation = ?1 AND position = ?2) ORDER BY position",
+                (conversation, number),
+            ).fetchall()
+            if not others:
+                raise UserError("the only version of a message cannot be withdrawn")
+            heir = max((other for other, _ in others if other < number), default=others[0][0])
+            followed = "SELECT 1 FROM messages WHERE conversation = ? AND parent = ? AND shown"
+            if connection.execute(followed, (conversation, number)).fetchone():
+                connection.execute(
+                    "UPDATE messages SET shown = 0 WHERE conversation = ? AND parent = ?", (conversation, heir)
+                )
+            connection.execute(
+                "UPDATE messages SET parent = ? WHERE conversation = ? AND parent = ?", (heir, conversation, number)
+            )
+            connection.execute("DELETE FROM messages WHERE conversation = ? AND position = ?", (conversation, number))
+            if not any(shown for _, shown in others):
+                connection.execute(
+                    "UPDATE messages SET shown = 1 WHERE conversation = ? AND position = ?", (conversation, heir)
+                )
+            drop_unused_images(connection)
+            touch(connection, conversation)
+        self._database.scrub()
+
+    def find(self, key: str, value: str) -> list[tuple[str, int]]:
+        """Conversations and numbers of the messages whose `response_metadata["fourfold"]` has this value."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT conversation, position, body FROM messages WHERE instr(body, ?)", (value,)
+            )
+            return [
+                (conversation, number)
+                for conversation, number, body in rows
+                if from_row(body, {}, asked=False).response_metadata.get("fourfold", {}).get(key) == value
+            ]
 
     def cut(self, conversation: str, keep: int) -> None:
-        """Drop every message after the first `keep`, for asking again from there; dropped for good like `delete`.
+        """Drop every message after the first `keep` that are shown, in all versions; for good like `delete`.
 
         Raises:
             UserError: there is no such conversation.
         """
-        self.append(conversation, [], keep)
+        with self._database.transaction() as connection:
+            info_of(connection, conversation)
+            shown = shown_numbers(connection, conversation)[:keep]
+            connection.execute(
+                """
+                WITH RECURSIVE doomed (number) AS (
+                    SELECT position FROM messages WHERE conversation = ?1 AND parent IS ?2
+                    UNION ALL
+                    SELECT position FROM messages JOIN doomed ON parent = number WHERE conversation = ?1
+                )
+                DELETE FROM messages WHERE conversation = ?1 AND position IN doomed
+                """,
+                (conversation, shown[-1] if shown else None),
+            )
+            drop_unused_images(connection)
+            touch(connection, conversation, used=True)
+        self._database.scrub()
 
     def delete(self, conversation: str) -> None:
-        """Delete a conversation for good: its text, and its images unless another conversation shows them.
+        """Delete a conversation for good: its text in all versions, and its images unless another one shows them.
 
         What was deleted is overwritten in the file (`secure_delete`), the file shrinks, and the write-ahead log is
         emptied, if need be once others have done reading (`Database.scrub`).
@@ -210,9 +301,9 @@ class ChatHistory:
         """
         self._last_read = None
         with self._database.transaction() as connection:
-            _info(connection, conversation)
+            info_of(connection, conversation)
             connection.execute("DELETE FROM conversations WHERE id = ?", (conversation,))
-            _drop_unused_images(connection)
+            drop_unused_images(connection)
         self._database.scrub()
 
 
@@ -249,92 +340,3 @@ class _InMemoryDatabase(Database):
             finally:
                 if self._only.in_transaction:  # a reader that held several statements together
                     self._only.execute("ROLLBACK")
-
-
-_INFO = """
-SELECT id, title, created, updated, (SELECT count(*) FROM messages WHERE conversation = id) FROM conversations"""
-
-
-def _info(connection: sqlite3.Connection, conversation: str) -> ConversationInfo:
-    row = connection.execute(f"{_INFO} WHERE id = ?", (conversation,)).fetchone()
-    if row is None:
-        raise UserError(f"there is no conversation {conversation!r}; it may have been deleted")
-    return ConversationInfo(*row)
-
-
-def _drop_unused_images(connection: sqlite3.Connection) -> None:
-    connection.execute("DELETE FROM images WHERE sha256 NOT IN (SELECT image FROM uses)")
-
-
-def _read(connection: sqlite3.Connection, conversation: str) -> list[BaseMessage]:
-    rows = connection.execute(
-        "SELECT body FROM messages WHERE conversation = ? ORDER BY position", (conversation,)
-    ).fetchall()
-    images = connection.execute(
-        "SELECT sha256, media_type, data FROM images WHERE sha256 IN (SELECT image FROM uses WHERE conversation = ?)",
-        (conversation,),
-    )
-    uris = {
-        f"sha256:{sha256}": f"data:{kind};base64,{base64.b64encode(data).decode()}" for sha256, kind, data in images
-    }
-    return [_restored(json.loads(body), uris) for (body,) in rows]
-
-
-def _stored(message: BaseMessage) -> tuple[str, list[Attachment]]:
-    """JSON of a message without its images, and the images."""
-    images: list[Attachment] = []
-
-    def keep(uri: Any) -> Any:
-        if not (isinstance(uri, str) and uri.startswith("data:")):
-            return uri
-        images.append(image_of(uri))
-        return f"sha256:{images[-1].sha256}"
-
-    body = message_to_dict(message)
-    body["data"]["content"] = _map_urls(body["data"]["content"], keep)
-    return json.dumps(body), images
-
-
-def image_of(uri: str) -> Attachment:
-    """The image of a data URI in a message; of any size, because what is stored was let in when it came.
-
-    Raises:
-        UserError: it is none.
-    """
-    return Attachment.from_data_uri(uri, "an image in a message", ImageLimits(bytes=2**30))
-
-
-def _restored(body: dict[str, Any], uris: dict[str, str]) -> BaseMessage:
-    body["data"]["content"] = _map_urls(body["data"]["content"], lambda url: uris.get(url, url))
-    return messages_from_dict([body])[0]
-
-
-def _map_urls(content: Any, change: Any) -> Any:
-    """Message content with `change` applied to the URL of every image part, in both shapes that clients write."""
-    if isinstance(content, str):
-        return content
-    parts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type") == "image_url":
-            link = part["image_url"]
-            new = {**link, "url": change(link["url"])} if isinstance(link, dict) else change(link)
-            part = {**part, "image_url": new}
-        elif isinstance(part, dict) and part.get("type") == "image" and "base64" in part:
-            # LangChain's own shape: stored and given back as an `image_url` part, which every endpoint reads.
-            url = f"data:{part.get('mime_type', 'image/png')};base64,{part['base64']}"
-            part = {"type": "image_url", "image_url": {"url": change(url)}}
-        parts.append(part)
-    return parts
-
-
-def _words(message: BaseMessage) -> str:
-    """The text of a message without its images."""
-    if isinstance(message.content, str):
-        return _clean(message.content)
-    parts = (part if isinstance(part, str) else part.get("text", "") for part in message.content)
-    return _clean("\n".join(part for part in parts if part))
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which SQLite cannot store."""
-    return text.encode("utf-8", "replace").decode()

@@ -1,11 +1,11 @@
 """What a question wants to know that eyes can tell: where, how many, whether, what is in a box."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fourfold.assistant.chat.look_again.claims import ASKING, EXISTENCE
-from fourfold.assistant.english import number_of, singular, words_of
+from fourfold.assistant.english import COLOURS, number_of, singular, words_of
 from fourfold.assistant.grounding import Box, parse
 from fourfold.prompts.tasks import Task
 
@@ -20,6 +20,7 @@ class Wants(StrEnum):
     PLACES = "places"  # of every one
     NUMBER = "number"
     PRESENCE = "presence"
+    COLOUR = "colour"
     CAPTION = "caption"  # with the place of what it mentions
     NAME = "name"  # of what is in a box, or of what is shown
 
@@ -33,12 +34,14 @@ class Intent:
         phrase: what it is about, in the question's words without article: "red ball on the left"; "" for the picture.
         tag: the task that the question's tag names; None where it has none.
         box: that the question is about.
+        colour: of `COLOURS`, where the question is whether the thing has it: "is the ball red?".
     """
 
     wants: Wants
     phrase: str = ""
     tag: Task | None = None
     box: Box | None = None
+    colour: str = ""
 
     @property
     def several(self) -> bool:
@@ -67,6 +70,17 @@ _PLACES = re.compile(
 _NUMBER = re.compile(
     r"^(?:how many|count(?:\s+(?:all\s+)?the)?|(?:what is )?the number of)\s+(.+?)"
     r"(?:\s+(?:are|is)\s+(?:there|visible|shown|in view|present)|\s+(?:can|do)\s+you\s+see|\s+(?:are|is)(?=\s+in\b))?"
+    + _PICTURE
+    + r"\W*$",
+    re.IGNORECASE,
+)
+_COLOUR = re.compile(
+    r"^(?:(?:what|which)(?:'s|\s+is|\s+are)?\s+(?:the\s+)?colou?rs?\s+(?:is|are|of)|what\s+is\s+colou?r\s+of)\s+"
+    r"(?!(?:it|this|that|they|these|those)\b)(.+?)" + _PICTURE + r"\W*$",
+    re.IGNORECASE,
+)
+_HAS_COLOUR = re.compile(
+    rf"^(?:is|are)\s+(?:the|his|her|their|its)\s+((?:(?!or\b|and\b)[\w'-]+\s+){{1,6}})({'|'.join(COLOURS)}|grey)"
     + _PICTURE
     + r"\W*$",
     re.IGNORECASE,
@@ -109,6 +123,7 @@ def intent_of(question: str) -> Intent | None:
     for wants, form in (
         (Wants.PRESENCE, EXISTENCE),
         (Wants.NUMBER, _NUMBER),
+        (Wants.COLOUR, _COLOUR),
         (Wants.PLACES, _PLACES),
         (Wants.PLACE, _PLACE),
     ):
@@ -116,6 +131,8 @@ def intent_of(question: str) -> Intent | None:
             intent = _about(wants, found.group(1), tag)
             # "where are people going?", "is there a dog running?": what is asked for is not where they are.
             return None if intent is None or _DOING.search(intent.phrase) else intent
+    if (found := _HAS_COLOUR.match(bare)) and (intent := _about(Wants.COLOUR, found.group(1), tag)):
+        return replace(intent, colour=found.group(2).lower().replace("grey", "gray"))
     return Intent(Wants.NAME, tag=tag) if _NAME.match(bare) else None
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fourfold.assistant.chat.look_again.claims import subject
 from fourfold.assistant.chat.look_again.client import BudgetedClient, around, inside
+from fourfold.assistant.extras import missing_extra
 from fourfold.assistant.grounding import Box, Grounded, format_box, format_phrase, parse
-from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction
 
 _LARGEST = 0.6
@@ -136,7 +136,7 @@ def _reader() -> Any:
 
         from rapidocr import RapidOCR
     except ImportError:
-        raise UserError('reading text needs the extra "ocr": pip install "fourfold[ocr]"') from None
+        raise missing_extra("ocr", "reading text") from None
     logging.getLogger("RapidOCR").setLevel(logging.ERROR)
     # Left alone, its threads take every core from the model.
     return RapidOCR(params={"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 2})

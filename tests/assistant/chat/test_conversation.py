@@ -146,26 +146,39 @@ def test_conversations_in_a_batch_do_not_mix(endpoint, image, history):
 
 
 @pytest.mark.parametrize("script", [[500], [("A dog that", 5)]])
-def test_an_endpoint_that_fails_stores_nothing(endpoint, history, script):
-    server = endpoint([*script, "fine"])
+def test_where_an_endpoint_fails_the_question_stays_with_its_picture(endpoint, history, image, script):
+    server = endpoint([*script, "fine", "a dog"])
     name = history.create()
     chat = Conversation(model(server), history)
     with pytest.raises(openai.OpenAIError):
-        list(chat.stream({"conversation": name, "text": "a"}))
-    assert history.messages(name) == []
-    assert chat.invoke({"conversation": name, "text": "a"}).plain == "fine"
+        list(chat.stream({"conversation": name, "text": "a", "images": [image]}))
+    [question] = history.messages(name)
+    assert question.text == "a" and question.content[0]["image_url"]["url"] == image_url(image)
+    # The next question is not asked blind, and a model that wants an answer to every question gets what it wants.
+    assert chat.invoke({"conversation": name, "text": "b"}).plain == "fine"
+    assert texts(server.requests[-1]) == [("user", "<image>b")]
+    # The first one can be asked again in its place.
+    assert chat.invoke({"conversation": name, "question": 0}).plain == "a dog"
+    assert texts(server.requests[-1]) == [("user", "<image>a")]
+    assert [(v.parent, v.message.text) for v in history.versions(name)] == [
+        (None, "a"),
+        (0, "b"),
+        (1, "fine"),
+        (0, "a dog"),
+    ]
+    with pytest.raises(UserError, match="no question 2"):
+        chat.ask({"conversation": name, "question": 2})
 
 
-def test_an_answer_that_breaks_off_without_an_error_is_not_taken_for_a_whole_one(endpoint, history):
+def test_a_stream_that_ends_without_telling_why_is_kept(endpoint, history):
     server = endpoint([("A dog that", None)], reason=None)
     name = history.create()
-    chat = Conversation(model(server), history)
-    with pytest.raises(UserError, match="broke off"):
-        list(chat.stream({"conversation": name, "text": "a"}))
-    assert history.messages(name) == []
+    *_, answer = Conversation(model(server), history).stream({"conversation": name, "text": "a"})
+    assert answer.plain == "A dog that"
+    assert "finish_reason" not in history.messages(name)[1].response_metadata
 
 
-def test_asking_again_from_an_earlier_question_replaces_what_followed(endpoint, history):
+def test_asking_again_from_an_earlier_question_makes_another_version_of_what_followed(endpoint, history):
     server = endpoint(["one", "two", 500, "three"])
     name = history.create()
     chat = Conversation(model(server), history)
@@ -173,10 +186,12 @@ def test_asking_again_from_an_earlier_question_replaces_what_followed(endpoint, 
     chat.invoke({"conversation": name, "text": "b"})
     with pytest.raises(openai.OpenAIError):
         chat.invoke({"conversation": name, "text": "c", "keep": 2})
-    assert [m.text for m in history.messages(name)] == ["a", "one", "b", "two"]
+    assert [m.text for m in history.messages(name)] == ["a", "one", "c"]
     chat.invoke({"conversation": name, "text": "c", "keep": 2})
     assert [m.text for m in history.messages(name)] == ["a", "one", "c", "three"]
     assert texts(server.requests[-1]) == [("user", "a"), ("assistant", "one"), ("user", "c")]
+    history.show(name, 2)
+    assert [m.text for m in history.messages(name)] == ["a", "one", "b", "two"]
 
 
 def test_leaving_a_stream_keeps_what_had_arrived_and_hangs_up(endpoint, history):

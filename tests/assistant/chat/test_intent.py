@@ -31,12 +31,28 @@ def test_every_way_of_referring_asks_for_a_place(index: int) -> None:
         ("can you see any cat?", Wants.PRESENCE, "cat"),
         ("[grounding] please describe this image in details", Wants.CAPTION, ""),
         ("who is this?", Wants.NAME, ""),
+        ("What color is the dog?", Wants.COLOUR, "dog"),
+        ("[vqa] what colour are the man's shoes in the picture?", Wants.COLOUR, "man's shoes"),
+        ("what is the colour of the red car", Wants.COLOUR, "red car"),
     ],
 )
 def test_what_is_wanted(question: str, wants: Wants, phrase: str) -> None:
     intent = intent_of(question)
     assert intent is not None
     assert (intent.wants, intent.phrase) == (wants, phrase)
+
+
+@pytest.mark.parametrize(
+    ("question", "phrase", "colour"),
+    [
+        ("is the sofa blue?", "sofa", "blue"),
+        ("Are the man's shoes grey in this picture?", "man's shoes", "gray"),
+        ("[vqa] is his shirt red?", "shirt", "red"),
+    ],
+)
+def test_a_colour_may_be_asked_about(question: str, phrase: str, colour: str) -> None:
+    intent = intent_of(question)
+    assert intent is not None and (intent.wants, intent.phrase, intent.colour) == (Wants.COLOUR, phrase, colour)
 
 
 def test_a_box_is_asked_about() -> None:
@@ -48,7 +64,10 @@ def test_a_box_is_asked_about() -> None:
     "question",
     [
         "",
-        "what colour is the dog?",
+        "what colour is it?",
+        "is the dog brown or black?",
+        "is it red?",
+        "what colour is the dog wearing?",
         "where is this?",
         "where are the people going?",
         "is there a dog running?",
