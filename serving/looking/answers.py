@@ -1,42 +1,51 @@
-"""What the eyes say to a question, in the words and the written form in which the model would have said it."""
+"""What the eyes say to a question: in a sentence, or after a task's tag in the form in which the model would say it."""
 
 import re
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from fourfold.assistant.chat.intent import Intent, Wants, without_article
-from fourfold.assistant.english import COLOURS, number_of, plural, singular, words_of
+from fourfold.assistant.checkpoints.card import MeasuredCard
+from fourfold.assistant.english import COLOURS, plural, singular, words_of
 from fourfold.assistant.grounding import Box, format_box, format_phrase, parse
 from fourfold.assistant.training.data.photo_tasks import ABSENT
 from fourfold.prompts.tasks import Task
 from fourfold.serving.engine.requests import Request
-from fourfold.serving.looking.claim import Claim, Source, boxes_of
+from fourfold.serving.looking.captions import caption, mentions
+from fourfold.serving.looking.certainty import SURE, calibrated
+from fourfold.serving.looking.claim import Claim, Said, Source, boxes_of
 from fourfold.serving.looking.eyes import SHOWN, Eyes
+from fourfold.serving.looking.numbers import chance_of_number
+from fourfold.serving.looking.sentences import counted, definite, here, means_several, sentence, there, unsure
 
 if TYPE_CHECKING:
     from fourfold.assistant.readouts import Finding
 
 # Chosen on 250 photos of the training split, but for what concerns all of a kind: see docs/looking.md.
-NOT_THERE = {Wants.PLACE: 0.15, Wants.PLACES: 0.5}
+NOT_THERE = {Wants.PLACE: 0.15, Wants.PLACES: 0.5, Wants.COLOUR: 0.2, Wants.NUMBER: 0.3}
 """Presence below which an answer says that it sees none. Who asks where a thing is mostly knows that it is there, but
 not who asks for all of a kind."""
 CANNOT_POINT = 0.25
 """Confidence of a box below which an answer says that it cannot point at the thing."""
+DOUBTFUL_BOX = 0.4
+"""Confidence of a box under which the answer begins with "Not sure"."""
+# That the likeliest colour is right, and that a thing has a colour; fitted on 248 and 127 questions: docs/looking.md.
+_RIGHT_COLOUR, _HAS_COLOUR = (0.72, 0.40), (0.98, 2.35)
 _DOUBTFUL = 0.5  # presence by the read-out below which the language model is asked, too
 _SAME_THING = 0.3  # IoU from which the box of a read-out and one of the detector mean one thing
+_SAME_BOX = 0.8  # IoU from which a box was drawn already for something else
 _IN_ASKED_BOX = 0.5  # IoU from which a thing is what a box holds
 
 
-@dataclass(frozen=True)
-class Said:
-    """An answer of the eyes, and what it claims."""
-
-    text: str
-    claims: tuple[Claim, ...]
-
-
-def answer_of(intent: Intent, eyes: Eyes, request: Request, cancel: threading.Event | None = None) -> Said | None:
+def answer_of(
+    intent: Intent,
+    eyes: Eyes,
+    request: Request,
+    cancel: threading.Event | None = None,
+    small: MeasuredCard | None = None,
+) -> Said | None:
     """What the eyes say; None where they know nothing of it, and the model answers by itself.
 
     Args:
@@ -44,12 +53,13 @@ def answer_of(intent: Intent, eyes: Eyes, request: Request, cancel: threading.Ev
         eyes: on the request's picture.
         request: for what the model has to say first, a caption.
         cancel: when set, that ends early.
+        small: the card of a model whose own boxes are worth nothing, so that what the eyes do not know has none.
     """
     match intent.wants:
         case Wants.PLACE:
-            return _place(intent, eyes)
+            return _place(intent, eyes) or (_cannot_point(intent) if small else None)
         case Wants.PLACES:
-            return _places(intent, eyes)
+            return _places(intent, eyes) or (_cannot_point(intent) if small else None)
         case Wants.NUMBER:
             return _number(intent, eyes)
         case Wants.PRESENCE:
@@ -57,7 +67,9 @@ def answer_of(intent: Intent, eyes: Eyes, request: Request, cancel: threading.Ev
         case Wants.NAME:
             return _name(intent, eyes)
         case Wants.CAPTION:
-            return _caption(eyes, request, cancel)
+            return grounded_caption(eyes, request, small, cancel) if small else _caption(eyes, request, cancel)
+        case Wants.COLOUR:
+            return _colour(intent, eyes)
 
 
 def _place(intent: Intent, eyes: Eyes) -> Said | None:
@@ -70,8 +82,7 @@ def _place(intent: Intent, eyes: Eyes) -> Said | None:
     if not claims:
         if (said := _detected(intent, eyes)) and (said.claims[0].confidence or 0) >= CANNOT_POINT:
             return said
-        best = max(finding.confidence, default=0.0)
-        return Said(f"I cannot point at {_the(intent.phrase)}.", (Claim(intent.phrase, None, best, _source(finding)),))
+        return _cannot_point(intent, max(finding.confidence, default=0.0), _source(finding))
     return _written(intent, claims)
 
 
@@ -98,13 +109,26 @@ def _number(intent: Intent, eyes: Eyes) -> Said | None:
     finding = eyes.find(intent.phrase, several=True)
     if finding is not None and finding.source == SHOWN:
         number = len(finding.boxes) if finding.presence >= 0.5 else 0
-        return Said(str(number), (Claim(_counted(number, intent.phrase), None, finding.presence, SHOWN),))
+        claim = Claim(_counted(number, intent.phrase), None, finding.presence, SHOWN)
+        return Said(str(number) if intent.tag else counted(number, intent.phrase), (claim,))
     count = eyes.counted(intent.phrase)
-    if count is None:
+    if count is None or count.number is None:
         return None
-    said = f"at least {count.number}" if count.at_least and count.number else str(count.number)
-    claims = tuple(Claim(intent.phrase, box, None, "detector") for box in count.boxes)
-    return Said(said, claims or (Claim(_counted(0, intent.phrase), None, None, "detector"),))
+    at_least = bool(count.at_least and count.number)
+    if intent.tag:
+        claims = tuple(Claim(intent.phrase, box, None, "detector") for box in count.boxes)
+        claims = claims or (Claim(_counted(0, intent.phrase), None, None, "detector"),)
+        return Said(f"at least {count.number}" if at_least else str(count.number), claims)
+    if count.number == 0:
+        # Who asks how many mostly knows that there are some: what the detector overlooks the read-outs may see.
+        if finding is not None:
+            return _gone(intent, eyes, finding)
+        claim = Claim(_counted(0, intent.phrase), None, None, "detector")
+        return Said(unsure(f"there are no {intent.phrase}"), (claim,))
+    sure = chance_of_number(eyes, intent.phrase, count.number)
+    claims = tuple(Claim(intent.phrase, box, sure, "detector") for box in count.boxes)
+    said = counted(count.number, intent.phrase, at_least=at_least)
+    return Said(said if sure is None or sure >= SURE else unsure(said), claims)
 
 
 def _presence(intent: Intent, eyes: Eyes) -> Said | None:
@@ -113,9 +137,40 @@ def _presence(intent: Intent, eyes: Eyes) -> Said | None:
     if finding is None or (finding.source != SHOWN and not names_only(intent.phrase, finding.noun)):
         return None
     chance, source = eyes.presence(finding, intent.phrase)
-    there = chance >= 0.5
-    phrase = intent.phrase if there else f"no {intent.phrase}"
-    return Said("yes" if there else "no", (Claim(phrase, None, max(chance, 1 - chance), source),))
+    is_there = chance >= 0.5
+    phrase = intent.phrase if is_there else f"no {intent.phrase}"
+    sure = max(chance, 1 - chance)
+    claims = (Claim(phrase, None, sure, source),)
+    if intent.tag:
+        return Said("yes" if is_there else "no", claims)
+    if sure < SURE:
+        return Said(unsure(there(intent.phrase, is_there=is_there).partition(", ")[2]), claims)
+    return Said(there(intent.phrase, is_there=is_there), claims)
+
+
+def _colour(intent: Intent, eyes: Eyes) -> Said | None:
+    """What colour something has, or whether it has the one that is asked for."""
+    if not (colours := eyes.colours(intent.phrase)):
+        return None
+    if not intent.tag and (gone := _gone(intent, eyes, cast("Finding", eyes.find(intent.phrase)))):
+        return gone
+    if not intent.colour:
+        colour, share = colours[0]
+        sure = calibrated(share, _RIGHT_COLOUR)
+        return _as_asked(intent, colour, Claim(f"{colour} {intent.phrase}", None, sure, "read-out"))
+    if intent.colour not in dict(colours):
+        return None
+    chance = calibrated(dict(colours)[intent.colour], _HAS_COLOUR)
+    claimed = intent.colour if chance >= 0.5 else f"no {intent.colour}"
+    claim = Claim(f"{claimed} {intent.phrase}", None, max(chance, 1 - chance), "read-out")
+    return _as_asked(intent, "yes" if chance >= 0.5 else "no", claim)
+
+
+def _as_asked(intent: Intent, answer: str, claim: Claim) -> Said:
+    """A word after a tag, else a sentence, with a doubt where it is doubtful."""
+    if intent.tag:
+        return Said(answer, (claim,))
+    return Said(sentence(answer) if (claim.confidence or 0) >= SURE else unsure(answer), (claim,))
 
 
 def _name(intent: Intent, eyes: Eyes) -> Said | None:
@@ -144,7 +199,7 @@ def _caption(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Sa
             pieces.append(segment)
             continue
         phrase = segment.phrase or ""
-        finding = eyes.find(without_article(phrase), several=_means_several(phrase)) if phrase else None
+        finding = eyes.find(without_article(phrase), several=means_several(phrase)) if phrase else None
         if finding is None:
             found = tuple(Claim(phrase, box, None, "model") for box in segment.boxes)
         else:
@@ -158,12 +213,41 @@ def _caption(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Sa
             used[finding.noun] = used.get(finding.noun, 0) + 1
         pieces.append(_phrase(phrase, [claim.box for claim in found if claim.box]))
         claims += found
+    for shown, found in _shown(eyes):
+        pieces.append(f" {shown}")
+        claims += found
+    return Said("".join(pieces), tuple(claims)) if claims else None
+
+
+def grounded_caption(eyes: Eyes, request: Request, card: MeasuredCard, cancel: threading.Event | None) -> Said:
+    """A checked description in which what the read-outs can point at has its boxes; no two things have the same one."""
+    text = caption(eyes, request, card, cancel).text
+    pieces, claims, place = [], [], 0
+    for mention in mentions(text, eyes):
+        start = text.find(mention.phrase, place)
+        if start < 0 or mention.presence is None or mention.presence < _DOUBTFUL:
+            continue
+        finding = eyes.find(without_article(mention.phrase), several=means_several(mention.phrase))
+        taken = [claim.box for claim in claims]
+        found = () if finding is None else _refined(eyes, finding, mention.phrase)
+        found = tuple(one for one in found if one.box and all(one.box.iou(box) < _SAME_BOX for box in taken if box))
+        if found:
+            pieces += [text[place:start], _phrase(mention.phrase, [one.box for one in found if one.box])]
+            claims += found
+            place = start + len(mention.phrase)
+    pieces.append(text[place:])
+    for shown, more in _shown(eyes):
+        pieces.append(f" {shown}")
+        claims += more
+    return Said("".join(pieces), tuple(claims))
+
+
+def _shown(eyes: Eyes) -> Iterator[tuple[str, tuple[Claim, ...]]]:
+    """What a person showed and is to be seen here: its name with its boxes, and what that claims."""
     for name in eyes.library.concepts:
         finding = eyes.find(name)
         if finding is not None and finding.presence >= 0.5 and (found := _refined(eyes, finding, name)):
-            pieces.append(" " + _phrase(name, [claim.box for claim in found if claim.box]))
-            claims += found
-    return Said("".join(pieces), tuple(claims)) if claims else None
+            yield _phrase(name, [claim.box for claim in found if claim.box]), found
 
 
 def _gone(intent: Intent, eyes: Eyes, finding: "Finding") -> Said | None:
@@ -229,11 +313,19 @@ def _another(eyes: Eyes, phrase: str, used: int) -> tuple[Claim, ...]:
 
 
 def _written(intent: Intent, claims: tuple[Claim, ...]) -> Said:
-    """Boxes as the model was taught to write them: bare for `[refer]`, else behind their words."""
+    """A sentence; after a tag, boxes as the model was taught them: bare for `[refer]`, else behind their words."""
     boxes = sorted((claim.box for claim in claims if claim.box), key=lambda box: (box.x1, box.y1))
     if intent.tag is Task.REFER:
         return Said("<delim>".join(map(format_box, boxes)), claims)
-    return Said(format_phrase(intent.phrase, boxes), claims)
+    if intent.tag:
+        return Said(format_phrase(intent.phrase, boxes), claims)
+    said = here(intent.phrase, boxes)
+    known = [claim.confidence for claim in claims if claim.confidence is not None]
+    return Said(unsure(said) if known and max(known) < DOUBTFUL_BOX else said, claims)
+
+
+def _cannot_point(intent: Intent, best: float | None = None, source: Source = "model") -> Said:
+    return Said(f"I cannot point at {definite(intent.phrase)}.", (Claim(intent.phrase, None, best, source),))
 
 
 def _phrase(phrase: str, boxes: list[Box]) -> str:
@@ -244,17 +336,8 @@ def _source(finding: "Finding") -> Source:
     return cast(Source, finding.source)
 
 
-def _the(phrase: str) -> str:
-    return phrase if phrase[:1].isupper() else f"the {phrase}"  # a name has no article
-
-
 def _counted(number: int, phrase: str) -> str:
     return f"{number or 'no'} {phrase}"
-
-
-def _means_several(phrase: str) -> bool:
-    words = words_of(phrase)
-    return (number_of(phrase) or 1) > 1 or bool(words and singular(words[-1]) != words[-1])
 
 
 def _is_plain_noun(phrase: str) -> bool:

@@ -9,7 +9,7 @@ from fourfold.assistant.grounding import Box, parse
 EYES = "+eyes"
 """Ends the name under which a server offers a model that looks before it answers."""
 
-Source = Literal["read-out", "shown once", "detector", "model", "read-out + model"]
+Source = Literal["read-out", "shown once", "detector", "reader", "model", "read-out + model"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Claim:
             "confidence": None if self.confidence is None else round(self.confidence, 3),
             "source": self.source,
         }
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer that is known before the engine is asked for it, and what it claims."""
+
+    text: str
+    claims: tuple[Claim, ...] = ()
 
 
 def boxes_of(phrase: str, boxes: Iterable[Box], confidence: Iterable[float], source: Source) -> tuple[Claim, ...]:

@@ -31,6 +31,9 @@ class Detector(Protocol):
         """Boxes of a noun with the chance that each is right, the surest first; None for a noun that it has no
         class for."""
 
+    def everything(self, image: Image.Image) -> Sequence[tuple[str, Box, float]]:
+        """All that it finds: its class, its box, the chance that this is right."""
+
     def count(self, image: Image.Image, noun: str) -> "Count":
         """How many there are; `number` is None for a noun that it has no class for."""
 
@@ -68,6 +71,14 @@ class Eyes:
     def detected(self, noun: str) -> Sequence[tuple[Box, float]] | None:
         """Where the detector finds a noun, the surest first; None where there is no detector, or no class for it."""
         return None if self.detector is None else self.detector.detect(self.image, noun)
+
+    def everything(self) -> Sequence[tuple[str, Box, float]]:
+        """All that the detector finds, as `Detector.everything`; nothing where there is no detector."""
+        return () if self.detector is None else self.detector.everything(self.image)
+
+    def colours(self, phrase: str) -> list[tuple[str, float]]:
+        """As `ReadoutLibrary.colours`."""
+        return self.library.colours(self.features, phrase, self.image)
 
     def counted(self, noun: str) -> "Count | None":
         """How many the detector finds; None where there is no detector, or no class for it."""

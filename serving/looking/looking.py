@@ -3,22 +3,27 @@
 import hashlib
 import logging
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from fourfold.assistant.chat.intent import Intent, Wants, intent_of
 from fourfold.assistant.chat.look_again.client import yes_or_no
 from fourfold.assistant.chat.look_again.verdicts import number_in
+from fourfold.assistant.checkpoints.card import MeasuredCard, read_card
 from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Completion, Delta, Request
-from fourfold.serving.looking.answers import Said, answer_of
-from fourfold.serving.looking.claim import EYES, Claim, own_claims
+from fourfold.serving.looking.answers import answer_of
+from fourfold.serving.looking.claim import EYES, Claim, Said, own_claims
 from fourfold.serving.looking.eyes import Detector, Eyes
+from fourfold.serving.looking.kinds import wants_short
+from fourfold.serving.looking.own_answers import ONE_AT_A_TIME, own_answer, plain_answer
+from fourfold.serving.looking.question import Asked, read_question
+from fourfold.serving.looking.small_talk import WITHOUT_A_PICTURE, reply_to, small_talk
 
 if TYPE_CHECKING:
     from fourfold.assistant.readouts import ReadoutLibrary
@@ -67,12 +72,15 @@ class Looking:
         library: read-outs of the engine's tower.
         concepts: what was shown to it; None for nothing.
         detector: finds and counts what it has classes for; None for none.
+        card: how good the model was measured to be; with one that says that it does not talk, the loop says what it
+            cannot do and marks what is doubtful. None: the model answers by itself what the eyes do not know.
     """
 
     engine: "Engine"
     library: "ReadoutLibrary"
     concepts: "ConceptReadouts | None" = None
     detector: Detector | None = None
+    card: MeasuredCard | None = None
 
     @classmethod
     def load(cls, engine: "Engine", checkpoint: Path, concepts: ConceptStore | None = None) -> "Looking | None":
@@ -91,7 +99,7 @@ class Looking:
         if library is None:
             return None
         shown = None if concepts is None else ConceptReadouts(concepts, engine, library)
-        return cls(engine, library, shown, detector_if_fetched())
+        return cls(engine, library, shown, detector_if_fetched(), read_card(checkpoint))
 
     def eyes(self, image: Image.Image) -> Eyes:
         """What can be seen in a picture, concepts included."""
@@ -112,18 +120,48 @@ class Looking:
         prescribed = request.sampling.structured_outputs or request.tools or not request.add_generation_prompt
         if request.forced_answer is not None or prescribed:
             return Looked(request)
-        question, image = _asked(request.messages)
-        intent = intent_of(question)
-        if intent is None or image is None:
+        asked = read_question(request.messages)
+        small = self._small
+        if small is not None and (known := self._without_looking(asked, small, request, cancel)):
+            return Looked(replace(request, forced_answer=known.text), said=known)
+        intent = intent_of(asked.words)
+        if asked.image is None or (intent is None and small is None):
             return Looked(request)
+        if small is not None and not asked.is_last:  # it, too, is asked about the one picture that is meant
+            request = replace(request, messages=asked.messages)
+        said = None
         try:
-            said = answer_of(intent, self.eyes(image), request, cancel)
+            eyes = self.eyes(asked.image)
+            if intent is not None:
+                said = answer_of(intent, eyes, request, cancel, small)
+            if said is None and small is not None and not wants_short(asked.words):
+                said = own_answer(asked.words, eyes, request, small, cancel)
         except UserError as error:  # the model's own answer is better than none
             log.warning("the eyes saw nothing: %s", error)
-            said = None
         if said is None:
             return Looked(request, intent)
         return Looked(replace(request, forced_answer=said.text), intent, said)
+
+    @property
+    def _small(self) -> MeasuredCard | None:
+        """The card of a model that knows next to nothing but pictures; None of any other."""
+        return self.card if self.card is not None and not self.card.talks else None
+
+    def _without_looking(
+        self, asked: Asked, card: MeasuredCard, request: Request, cancel: threading.Event | None
+    ) -> Said | None:
+        """What a small model says where there is nothing to look at, or nobody asks it to."""
+        if talk := small_talk(asked.words):
+            told = card.eyes or card.alone
+            return Said(reply_to(talk, told.line if told else "", picture=asked.pictures > 0))
+        if wants_short(asked.words):  # as benchmarks ask, with a picture or blind; only boxes would be absurd
+            return None if asked.pictures else Said(plain_answer(self.engine, request, cancel))
+        if asked.pictures == 0:
+            return Said(WITHOUT_A_PICTURE)
+        if asked.image is None:
+            those = f"picture 1{' or ' if asked.pictures == 2 else ' to '}{asked.pictures}"
+            return Said(f"{ONE_AT_A_TIME} Ask about {those}.")
+        return None
 
     def answer(self, request: Request) -> tuple[Completion, tuple[Claim, ...]]:
         """The answer, and what it claims.
@@ -180,18 +218,3 @@ def eyes_revision(checkpoint: Path) -> str:
         library = BRIDGE / READOUTS
     digest = hashlib.sha256(library.read_bytes()).hexdigest()[:8]
     return f"{EYES}-{digest}{'' if detector_if_fetched() is None else '-detector'}"
-
-
-def _asked(messages: Sequence[dict[str, Any]]) -> tuple[str, Image.Image | None]:
-    """The text of the question, and the picture it is about: the last one shown, unless several came with it."""
-    if not messages or messages[-1].get("role") != "user":
-        return "", None
-    content = messages[-1].get("content")
-    parts = content if isinstance(content, list | tuple) else [{"type": "text", "text": content or ""}]
-    question = "\n".join(part["text"] for part in parts if part.get("type") == "text")
-    for message in reversed(messages):
-        parts = message.get("content")
-        images = [p["image"] for p in parts if p.get("type") == "image"] if isinstance(parts, list | tuple) else []
-        if images:
-            return question, images[0] if len(images) == 1 else None
-    return question, None

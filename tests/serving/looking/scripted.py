@@ -37,6 +37,7 @@ class ScriptedLibrary:
     concepts: tuple[str, ...] = ()
     tower: str = "scripted"
     seen: list[np.ndarray] = field(default_factory=list)
+    paint: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
 
     def find(self, features: np.ndarray, phrase: str, *, several: bool = False) -> Finding | None:
         self.seen.append(features)
@@ -48,6 +49,12 @@ class ScriptedLibrary:
         if found is None or several:
             return found
         return replace(found, boxes=found.boxes[:1], confidence=found.confidence[:1])
+
+    def read(self, phrase: str) -> str | None:
+        return next((word for word in phrase.lower().split() if word in self.things), None)
+
+    def colours(self, features: np.ndarray, phrase: str, image: object = None) -> list[tuple[str, float]]:
+        return list(self.paint.get(phrase.split()[-1], ()))
 
     def with_concepts(self, concepts: Sequence[Finding]) -> "ScriptedLibrary":
         things = {**self.things, **{concept.noun.lower(): concept for concept in concepts}}
@@ -63,6 +70,9 @@ class ScriptedDetector:
     def detect(self, image: Image.Image, noun: str) -> list[tuple[Box, float]] | None:
         known = self.chances.get(noun.removesuffix("s"))
         return None if known is None else [(DOG, chance) for chance in known]
+
+    def everything(self, image: Image.Image) -> list[tuple[str, Box, float]]:
+        return [(noun, DOG, chance) for noun, chances in self.chances.items() for chance in chances]
 
     def count(self, image: Image.Image, noun: str) -> Count:
         found = self.detect(image, noun)

@@ -44,8 +44,8 @@ def ask(question: str, image: Image.Image | None = PICTURE, **sampling: Any) -> 
     ("question", "text"),
     [
         ("[refer] where is the dog?", format_box(DOG)),
-        ("where is the brown dog?", f"<p>brown dog</p> {format_box(DOG)}"),
-        ("where are the dogs?", f"<p>dogs</p> {format_box(DOG)}<delim>{format_box(CAT)}"),
+        ("where is the brown dog?", f"Here is the <p>brown dog</p> {format_box(DOG)}."),
+        ("where are the dogs?", f"Here are the <p>dogs</p> {format_box(DOG)}<delim>{format_box(CAT)}."),
         ("[detection] dog", f"<p>dog</p> {format_box(DOG)}<delim>{format_box(CAT)}"),
     ],
 )
@@ -74,7 +74,7 @@ def test_it_says_that_it_sees_none(seeing: Looking, monkeypatch: pytest.MonkeyPa
     assert claim.confidence == pytest.approx(1 - combined(0.02, yes_probability([-3.0, -0.1])))
     assert seeing.answer(ask("[detection] horse"))[0].text == "none"
     monkeypatch.setattr(Engine, "score", lambda *_: [-0.001, -9.0])  # the model is sure of it
-    assert seeing.answer(ask("point to the horse"))[0].text == f"<p>horse</p> {format_box(DOG)}"
+    assert seeing.answer(ask("point to the horse"))[0].text == f"Here is the <p>horse</p> {format_box(DOG)}."
 
 
 def test_presence_is_of_both(seeing: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_presence_is_of_both(seeing: Looking, monkeypatch: pytest.MonkeyPatch) -
     assert claim.confidence == pytest.approx(combined(0.9, yes_probability([-1.0, -0.5])))
     assert asked[0].messages[0]["content"][1]["text"] == "[vqa] is there a dog in the image?"
     completion, [claim] = seeing.answer(ask("is there a horse?"))
-    assert (completion.text, claim.phrase) == ("no", "no horse")
+    assert (completion.text, claim.phrase) == ("No, I see no horse.", "no horse")
     assert seeing.look(ask("is there a dog in the water?")).said is None
 
 
@@ -214,7 +214,13 @@ def test_the_detector_counts(detecting: Looking) -> None:
     assert completion.text == "at least 1"
     assert [(claim.phrase, claim.source) for claim in claims] == [("dogs", "detector")]
     completion, [claim] = detecting.answer(ask("how many persons are there?"))
-    assert (completion.text, claim.phrase, claim.box) == ("0", "no persons", None)
+    assert (completion.text, claim.phrase, claim.box) == (
+        "Not sure – perhaps there are no persons.",
+        "no persons",
+        None,
+    )
+    assert detecting.answer(ask("[vqa] how many persons are there?"))[0].text == "0"
+    assert detecting.answer(ask("how many dogs are there?"))[0].text == "Not sure – perhaps at least 1 dog."
     assert detecting.look(ask("how many zebras are there?")).said is None
     assert detecting.look(ask("how many brown dogs are there?")).said is None
 
