@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The library asks for little (pyproject.toml); what was tested together is installed here.
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
 PHOTO ?= fourfold/samples/table.jpg
 QUESTION ?= What colour is the ball?
 
-.PHONY: chat ui test test-mini test-browser test-vllm vllm-env bench install clean
+.PHONY: chat ui test test-mini test-browser test-vllm test-standalone vllm-env bench install constraints dist sbom audit clean
 
 # Goes on as a conversation where there is a terminal.
 chat: $(VENV)/.installed
@@ -14,7 +16,7 @@ chat: $(VENV)/.installed
 	else $(BIN)/fourfold chat $(PHOTO) "$(QUESTION)"; fi
 
 # The page in a browser.
-ui: $(VENV)/.installed
+ui: $(VENV)/.installed-ui
 	$(BIN)/fourfold ui
 
 # Two at once, each on one thread.
@@ -37,27 +39,76 @@ test-browser: $(VENV)/.installed-test
 test-vllm: vllm-env
 	.venv-vllm/bin/python -m pytest -m vllm tests/serving/vllm
 
+# Where fourfold is not installed: other people's programs on checkpoints that it wrote, and transformers' own tests.
+test-standalone: $(VENV)/.installed-test .venv-standalone/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.standalone.write_reference --mini
+	.venv-standalone/bin/pytest tests/standalone
+
 vllm-env:
 	PYTHON=$(PYTHON) serving/vllm/env/make.sh .venv-vllm
 
 # Speed beside the peers that are installed; the table is written from the JSON.
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks --json out/bench.json
 
 install: $(VENV)/.installed
 
+# What is put on the index: of the last commit alone, and the same bytes wherever and whenever it is built from it.
+dist: $(VENV)/.installed-test
+	rm -rf dist && mkdir -p dist/source
+	umask 022 && git archive HEAD | tar -x -C dist/source
+	cd dist/source && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) ../../$(BIN)/python -m build --no-isolation --outdir ..
+	rm -rf dist/source
+	$(BIN)/twine check --strict dist/*
+	cd dist && sha256sum *
+
+# Everything that is installed with all extras and the tests' tools, with versions and licences.
+sbom: $(VENV)/.installed-test .venv-release/.installed
+	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --outfile sbom.json $(BIN)/python
+
+# Known weaknesses of the versions that are tested together; asks the index for them.
+audit: .venv-release/.installed
+	.venv-release/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# After an upgrade in .venv that passes all tests.
+constraints: $(VENV)/.installed-test
+	{ sed '/^[^#]/,$$d' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt
+
 # torch first and by exact version: asked for together with others, a resolver may look for a newer one.
-$(VENV)/.installed: pyproject.toml
+# setuptools leaves a description of the package in the folder, which would be read in place of the installed one.
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet --editable .
-	@touch $@
+	$(INSTALL) --editable .
+	@rm -rf fourfold.egg-info && touch $@
+
+$(VENV)/.installed-ui: $(VENV)/.installed
+	$(INSTALL) --editable '.[ui,train]'
+	@rm -rf fourfold.egg-info && touch $@
 
 # lmms-eval is not installed: one file of it serves as an independent scorer in tests.
+# llm-compressor asks for a transformers below 5.18; it works with the one that is tested here.
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --quiet --editable '.[test,ocr]'
+	$(INSTALL) --editable '.[test]'
 	$(PIP) download --quiet --no-deps --dest .whl lmms-eval==0.7.3 ms-vlmeval==0.0.20
+	$(PIP) install --quiet --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0 loguru==0.7.3
+	@rm -rf fourfold.egg-info && touch $@
+
+# transformers' tests come in its source archive alone, whose metadata pip reads by running its setup.py.
+.venv-standalone/.installed: constraints.txt Makefile $(VENV)/.installed-test
+	$(PYTHON) -m venv .venv-standalone
+	.venv-standalone/bin/python -m pip install --quiet torch==2.13.0
+	.venv-standalone/bin/python -m pip install --quiet --constraint constraints.txt \
+	    transformers pillow accelerate peft trl datasets bitsandbytes pytest parameterized==0.9.0
+	$(PIP) download --quiet --no-deps --no-build-isolation --no-binary transformers --dest .whl \
+	    "transformers==$$(sed -n 's/^transformers==//p' constraints.txt)"
+	@touch $@
+
+.venv-release/.installed: Makefile
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm .whl .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-release .venv-standalone .whl .pytest_cache .mypy_cache .ruff_cache build dist sbom.json *.egg-info
