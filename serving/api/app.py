@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from fourfold.assistant.checkpoints.card import MeasuredCard, read_card
 from fourfold.assistant.refine.memory import CorrectionMemory
 from fourfold.serving.api.adapters import PLAIN, adapter_routes
 from fourfold.serving.api.answering import Answering
@@ -21,8 +22,9 @@ from fourfold.serving.api.chat import chat_routes
 from fourfold.serving.api.concepts import concept_routes
 from fourfold.serving.api.cors import cors_options
 from fourfold.serving.api.decisions import decision_routes
-from fourfold.serving.api.errors import ApiError, answer_errors_in_json
+from fourfold.serving.api.errors import answer_errors_in_json
 from fourfold.serving.api.eyes import eyes_routes
+from fourfold.serving.api.health import health_routes
 from fourfold.serving.api.keys import KeyRing
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.api.messages.routes import messages_routes
@@ -43,10 +45,6 @@ class ErrorBody(BaseModel):
 class ModelList(BaseModel):
     object: str = "list"
     data: list[dict[str, Any]]
-
-
-class Health(BaseModel):
-    status: str
 
 
 def create_app(
@@ -91,6 +89,7 @@ def create_app(
     app.state.tracker = tracker
     answering = Answering(engine, tracker, limits, eyes=looking is not None)
     began = int(time.time())
+    measured = (read_card(engine.checkpoint) if engine.checkpoint else None) or MeasuredCard()
 
     def model_cards() -> list[dict[str, Any]]:
         base: dict[str, Any] = {
@@ -105,7 +104,9 @@ def create_app(
         cards += [{**base, "id": adapter.name, "parent": engine.model_name} for adapter in engine.adapters]
         if looking is not None:
             cards += [{**card, "id": card["id"] + EYES, "parent": card["id"]} for card in cards]
-        return cards
+        # What was measured holds for the model, not for what adapters make of it.
+        said = {engine.model_name: measured.alone, engine.model_name + EYES: measured.eyes}
+        return [{**card, "card": told.to_json()} if (told := said.get(card["id"])) else card for card in cards]
 
     @app.get("/v1/models", response_model=ModelList)
     async def models() -> ModelList:
@@ -118,18 +119,12 @@ def create_app(
         answering.adapter_of(name)  # refuses what there is not
         return next(card for card in model_cards() if card["id"] == name)
 
-    @app.get("/health", response_model=Health)
-    async def health() -> Health:
-        """Whether this server takes requests."""
-        if tracker.closing:
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
-        return Health(status="ok")
-
     @app.get("/metrics", **PLAIN)
     async def metrics_page() -> Response:
         """Prometheus metrics."""
         return Response(metrics.page(), media_type="text/plain; version=0.0.4")
 
+    app.include_router(health_routes(tracker))
     app.include_router(chat_routes(answering))
     app.include_router(responses_routes(answering))
     app.include_router(messages_routes(answering))

@@ -29,7 +29,7 @@ class Conversation:
         messages: of `serving.engine.requests.Request`.
         pixels: of its decoded images.
         subject: the one image that the last message is about, as it came; None where that is none or several.
-        subject_pixels: that it has in its file.
+        subject_pixels: those of it that count, see `load_image_bytes`.
         question: text of the last message.
     """
 

@@ -37,9 +37,9 @@ class ServerLimits:
     request_seconds: float = 900.0
     connections: int = 500
     images: int = 16
-    request_pixels: int = 100_000_000
+    request_pixels: int = 104_000_000
     decoded_pixels: int = 400_000_000
-    image: ImageLimits = field(default_factory=ImageLimits)
+    image: ImageLimits = field(default_factory=lambda: ImageLimits(bytes=20 * 2**20))
     max_tokens: int = 4096
     default_max_tokens: int = 256
     choices: int = 8

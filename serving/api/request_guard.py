@@ -22,7 +22,7 @@ from fourfold.serving.api.metrics import Metrics
 
 log = logging.getLogger("fourfold.http")
 
-OPEN_ROUTES = frozenset({"/health"})
+OPEN_ROUTES = frozenset({"/health", "/live", "/ready"})
 ADMIN_ROUTES = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 ADMIN_PREFIX = "/v1/concepts"  # what a server was shown is its owner's
 # What may stand in a log line and a header; a client's own id is kept, so that both sides can look for it.

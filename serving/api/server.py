@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fourfold.prompts.errors import UserError
@@ -75,8 +76,13 @@ class _NotYet(BaseHTTPRequestHandler):
     timeout = 10  # seconds for a client to send its request
 
     def do_GET(self) -> None:
+        if self.path.partition("?")[0] == "/live":  # a supervisor that waits for the model must not end its loading
+            self._answer(JSONResponse({"status": "ok"}))
+            return
         error = ApiError(503, "the model is being loaded; try again", code="loading", headers={"retry-after": "2"})
-        response = error.response()
+        self._answer(error.response())
+
+    def _answer(self, response: Response) -> None:
         self.send_response_only(response.status_code)
         for name, value in response.headers.items():
             self.send_header(name, value)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fourfold.serving.api.cors import cors_options
@@ -25,7 +26,9 @@ ROUTES = frozenset(
     {
         "/detokenize",
         "/health",
+        "/live",
         "/metrics",
+        "/ready",
         "/tokenize",
         "/v1/chat/completions",
         "/v1/load_lora_adapter",
@@ -81,6 +84,11 @@ class VLLMGate:
 
     async def _listed(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if path == "/live":  # the process that answers this, whatever its engine does
+            await JSONResponse({"status": "ok"})(scope, receive, send)
+            return
+        if path == "/ready":
+            scope = {**scope, "path": "/health", "raw_path": b"/health"}
         if scope["type"] == "http" and path not in ROUTES:
             for beginning, why in LOCAL_ROUTES.items():
                 if path.startswith(beginning):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.keys import ADMIN_KEY_VARIABLE, KEYS_VARIABLE, KeyRing
 from fourfold.serving.api.limits import ServerLimits
@@ -63,7 +64,7 @@ def launch_vllm(
         port = listener.getsockname()[1]
     limits = ServerLimits()
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_dir)]
-    command += ["--host", host, "--port", str(port), "--served-model-name", model_dir.resolve().name]
+    command += ["--host", host, "--port", str(port), "--served-model-name", checkpoint_name(model_dir)]
     command += ["--middleware", f"{VLLMGate.__module__}.{VLLMGate.__qualname__}", "--disable-fastapi-docs"]
     command += _quantization_options(quantization)
     # Content parts reach our chat template as parts, so that it knows an image from a placeholder that somebody typed.

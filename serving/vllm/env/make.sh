@@ -18,6 +18,7 @@ fi
 rm -rf "$venv"
 "${PYTHON:-python3}" -m venv "$venv"
 "${pip[@]}" install --no-deps -r "$here/requirements-cpu.txt" -r "$here/requirements-test.txt"
+"${pip[@]}" install --no-deps --target "$venv/share/quantize" -r "$here/requirements-quantize.txt"
 
 # Built from a copy: setuptools leaves its working files beside the project.
 work=$(mktemp -d)

@@ -1,4 +1,4 @@
-"""The examples of how to run the server: units and containers are read, and every command line is one that exists."""
+"""The examples of how to run the server: units are read, and every command line is one that exists."""
 
 import configparser
 import re
@@ -8,14 +8,11 @@ import subprocess
 from pathlib import Path
 
 import click
-import httpx
 import pytest
 import typer
-import yaml
 
 from fourfold.cli.main import app
 from fourfold.serving.api.keys import collect_keys
-from tests.serving.api.live import Live
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("serving.md", "serving-vllm.md")}
@@ -74,27 +71,6 @@ def test_units(page: str, tmp_path: Path) -> None:
         file.write_text(text.replace(program, "/bin/true"))
         checked = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, timeout=60)
         assert checked.returncode == 0, checked.stderr
-
-
-def test_compose(live: Live, tmp_path: Path) -> None:
-    compose = next(yaml.safe_load(body) for _, kind, body in BLOCKS if kind == "yaml" and "services:" in body)
-    service = compose["services"]["fourfold"]
-    program, *words = service["command"]
-    options = parse(words).params
-    assert program == "fourfold" and options["host"] == "0.0.0.0"
-    assert service["ports"] == [f"127.0.0.1:{options['port']}:{options['port']}"]
-    (secret,) = service["secrets"]
-    assert str(options["api_key_file"]) == f"/run/secrets/{secret}" and secret in compose["secrets"]
-    (volume,) = (mount.partition(":") for mount in service["volumes"])
-    assert volume[0] in compose["volumes"] and volume[2] == service["environment"]["FOURFOLD_CACHE"]
-    assert service["read_only"] and service["cap_drop"] == ["ALL"]
-    # The check of health is a program of its own: it has to say yes here, and no where nobody listens.
-    kind, _, flag, code = service["healthcheck"]["test"]
-    assert (kind, flag) == ("CMD", "-c")
-    exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{live.port}"), {})
-    with pytest.raises(OSError, match="refused"):
-        exec(code.replace("127.0.0.1:8000", "127.0.0.1:9"), {})
-    assert httpx.get(f"{live.url}/health").status_code == 200
 
 
 def test_key_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from fourfold.serving.api.keys import collect_keys
 from fourfold.serving.engine.engine import Engine
-from tests.assistant.test_images import encode, scene
+from tests.assistant.pictures import encode, scene
 from tests.serving.api.live import Live, live_server
 
 DOCS = Path(__file__).parents[3] / "docs"

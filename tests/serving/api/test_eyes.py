@@ -109,7 +109,7 @@ def test_an_ordinary_client_gets_them(seeing: Live) -> None:
     messages = [{"role": "user", "content": [image_part(picture), text_part("is there a dog in the image?")]}]
     answer = client.chat.completions.create(model="tiny+eyes", messages=messages)  # type: ignore[arg-type]
     message = answer.choices[0].message
-    assert message.content == "yes" and (message.model_extra or {})["claims"][0]["source"] == "read-out + model"
+    assert message.content == "Yes, there is a dog." and (message.model_extra or {})["claims"][0]["source"] == "read-out + model"
 
 
 def test_several_choices_have_one_look(seeing: Live) -> None:

@@ -26,7 +26,8 @@ class TestKeys:
         assert keyed.chat(headers={"authorization": f"bearer   {PLAIN}"}).status_code == 200
 
     def test_only_health_is_open(self, keyed: Live) -> None:
-        assert httpx.get(f"{keyed.url}/health").status_code == 200
+        for path in ("/health", "/ready", "/live"):
+            assert httpx.get(keyed.url + path).status_code == 200
         for path in ("/metrics", "/v1/models", "/openapi.json", "/nope"):
             assert httpx.get(keyed.url + path).status_code == 401
 

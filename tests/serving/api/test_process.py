@@ -105,12 +105,15 @@ def test_health_says_that_the_model_is_being_loaded(
     seen: list[httpx.Response] = []
 
     def load(*arguments: object, **options: object) -> None:
-        seen.append(httpx.get(f"http://127.0.0.1:{port}/health", timeout=10))
+        for path in ("health", "ready", "live"):
+            seen.append(httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=10))
         raise UserError("seen enough")
 
     monkeypatch.setattr(Engine, "load", load)
     assert "seen enough" in complaint(["--model", str(tiny_checkpoint), "--port", str(port)], monkeypatch, capfd)
-    assert (seen[0].status_code, seen[0].json()["error"]["code"]) == (503, "loading")
+    for said in seen[:2]:
+        assert (said.status_code, said.json()["error"]["code"]) == (503, "loading")
+    assert (seen[2].status_code, seen[2].json()) == (200, {"status": "ok"})
 
 
 def test_the_socket_that_said_so_then_serves(tiny_engine: Engine) -> None:

@@ -48,6 +48,8 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
     ("path", "statuses"),
     [
         ("/health", (200, 200, 200)),
+        ("/live", (200, 200, 200)),
+        ("/ready", (200, 200, 200)),
         ("/v1/models", (401, 200, 200)),
         ("/v1/chat/completions", (401, 200, 200)),
         ("/metrics", (401, 200, 200)),
@@ -72,6 +74,18 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_who_reaches_what(path: str, statuses: tuple[int, int, int]) -> None:
     assert (await ask(path), await ask(path, USER), await ask(path, ADMIN)) == statuses
+
+
+async def test_readiness_is_what_the_engine_says_and_life_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTINGS_VARIABLE, settings(RING, local_names_only=False))
+
+    async def stuck(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["path"] == "/health"
+        await PlainTextResponse("the engine died", 503)(scope, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(VLLMGate(stuck)), base_url="http://localhost") as client:
+        said = [(await client.get(path)).status_code for path in ("/live", "/ready", "/health")]
+    assert said == [200, 503, 503]
 
 
 async def test_without_keys_only_adapters_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from fourfold.serving.api.remote_images import RemoteImages
-from tests.assistant.test_images import encode, scene
+from tests.assistant.pictures import encode, scene
 
 PNG = encode(scene())
 

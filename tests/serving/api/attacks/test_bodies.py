@@ -11,7 +11,7 @@ import pytest
 
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.engine.engine import Engine
-from tests.assistant.test_images import SVG, png_claiming
+from tests.assistant.images.test_decoding import SVG, png_claiming
 from tests.serving.api.attacks.conftest import PNG, uri
 from tests.serving.api.live import Live, data_uri, image_part, live_server, text_part
 

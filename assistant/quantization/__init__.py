@@ -1,0 +1,1 @@
+"""A checkpoint whose language model has fewer bits, in the format that vLLM serves (compressed-tensors)."""
