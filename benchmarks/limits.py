@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks.figures import Figure, seconds
-from fourfold.cli.doctor import installed_version
+from fourfold.assistant.extras import installed_version
 
 _BANDWIDTH_BYTES = 256 * 2**20  # far beyond any cache
 _SQUARE = 1024

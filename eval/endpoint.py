@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from fourfold.assistant.chat.thinking import split_thought
 from fourfold.assistant.refine.memory import REMEMBERED_HEADER
 from fourfold.assistant.unicode import well_formed
 from fourfold.eval.dialect import Dialect, sent_fields
 from fourfold.eval.model import AllRefused, Model, NoAnswer, OnOutput, Output
 from fourfold.eval.task import Sample
-from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:

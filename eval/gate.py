@@ -144,7 +144,9 @@ def gate(
     adapters = (Path(baseline) if baseline else None, adapter)
     outputs = []
     with EngineModel(Path(model_directory), device=device, dtype=exact_dtype(device)) as engine:
-        for name, path, server in zip(("before", "after"), adapters, served or (None, None), strict=True):
+        for name, path, server in zip(
+            ("asking as it answers now", "asking with the new adapter"), adapters, served or (None, None), strict=True
+        ):
             configuration = {
                 "suite": "gate", "model": fingerprint, "adapter": path and revision_of(path),
                 "served": server and server.identity,

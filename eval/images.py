@@ -1,14 +1,12 @@
 """Finding a benchmark's images in the user's folder, under the names that the benchmark has for them."""
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from PIL import Image
-
-from fourfold.assistant.images import FORMATS
+from fourfold.assistant.image_files import files_below
+from fourfold.assistant.images import SUFFIXES
 from fourfold.prompts.errors import UserError
 
 _COCO = re.compile(r"^(?:COCO_[a-z]+\d{4}_)?(\d{12})$")
@@ -29,12 +27,11 @@ class ImageFolder:
         if not directory.is_dir():
             raise UserError(f"no image folder at {directory}")
         self.directory, self._coco = directory, coco
-        suffixes = suffixes_read()
         self._by_name: dict[str, list[PurePath]] = defaultdict(list)
         self._by_stem: dict[str, list[PurePath]] = defaultdict(list)
         self._by_number: dict[int, list[PurePath]] = defaultdict(list)
-        for path in sorted(_files(directory)):
-            if path.suffix.lower() not in suffixes:
+        for path in sorted(files_below(directory)):
+            if path.suffix.lower() not in SUFFIXES:
                 continue
             self._by_name[_plain(path.name)].append(path)
             self._by_stem[path.stem].append(path)
@@ -43,8 +40,7 @@ class ImageFolder:
             if coco and (match := _COCO.match(path.stem)):
                 self._by_number[int(match[1])].append(path)
         if not self._by_name:
-            raise UserError(f"no image ({', '.join(sorted(suffixes))}) under {directory}")
-        self._suffixes = suffixes
+            raise UserError(f"no image ({', '.join(sorted(SUFFIXES))}) under {directory}")
 
     def find(self, name: str) -> Path | None:
         """The file of an image, or None.
@@ -53,7 +49,7 @@ class ImageFolder:
             UserError: several pictures have this name.
         """
         path = PurePath(name)
-        suffixed = path.suffix.lower() in self._suffixes
+        suffixed = path.suffix.lower() in SUFFIXES
         found = self._by_name.get(_plain(path.name), []) if suffixed else self._by_stem.get(path.name, [])
         found = [file for file in found if _agree(file.parent.parts, path.parent.parts) or file.parent.name == name]
         if not found and self._coco and (number := _number(path.stem if suffixed else path.name)) is not None:
@@ -93,23 +89,6 @@ class ImageFolder:
         if missing == names:
             raise UserError(f"not one image of {what} is under {self.directory}")
         return missing
-
-
-def suffixes_read() -> frozenset[str]:
-    """Suffixes of the files that are read here, with their dot, in small letters."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
-
-
-def _files(directory: Path) -> Iterator[PurePath]:
-    """All files below, by their path from there; a folder that is linked into itself is walked once."""
-    walked: set[str] = set()
-    for folder, below, names in os.walk(directory, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in walked:
-            below.clear()
-            continue
-        walked.add(real)
-        yield from (PurePath(folder, name).relative_to(directory) for name in names)
 
 
 def _agree(one: Sequence[str], other: Sequence[str]) -> bool:

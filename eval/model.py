@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
+from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.assistant.unicode import well_formed
 from fourfold.eval.task import Sample
 from fourfold.prompts.errors import UserError
@@ -144,7 +145,7 @@ class EngineModel(Model):
         eyes: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
-        self.name = name or checkpoint.name
+        self.name = name or checkpoint_name(checkpoint)
         self._device, self._dtype = device, dtype
         self._adapter, self._loaded = adapter, ""
         self._shared = shared

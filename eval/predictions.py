@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.chat.thinking import split_thought
 from fourfold.assistant.grounding import BoxFormat, find_boxes
 from fourfold.assistant.unicode import well_formed
-from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 
 _ID_FIELDS = ("question_id", "questionId", "id")

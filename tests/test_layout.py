@@ -1,5 +1,8 @@
 """What a clean clone is built into, and what it finds when installed: one name beside other people's code."""
 
+import ast
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from fourfold.assistant.extras import extras, requirements
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("fourfold", "assistant", "eval", "prompts", "serving", "ui")
 SHIPPED = {".py", ".jinja", ".json", ".yaml", ".safetensors", ".css", ".js", ".jpg", ".png", ".txt"}
 REPOSITORY_ONLY = "serving/vllm/env/"
+BESIDE = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "SECURITY.md", "constraints.txt", "pyproject.toml"}
+REPRODUCIBLE = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(source: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out)]
-    done = subprocess.run([*command, "."], cwd=source, capture_output=True, text=True)
+    done = subprocess.run([*command, "."], cwd=source, capture_output=True, text=True, env=REPRODUCIBLE)
     assert done.returncode == 0, done.stderr
     [wheel] = out.glob("*.whl")
     return wheel
@@ -52,24 +59,75 @@ def wheel(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(clone, tmp_path_factory.mktemp("wheel"))
 
 
-def test_the_wheel_holds_one_name_and_every_file_of_the_rooms(clone: Path, wheel: Path) -> None:
-    expected = set()
+@pytest.fixture(scope="module")
+def sdist(clone: Path) -> Path:
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, check=True, env=REPRODUCIBLE)
+    [archive] = (clone / "dist").glob("*.tar.gz")
+    return archive
+
+
+def shipped(clone: Path) -> set[str]:
+    """What the rooms hold that people are to get, by the names it has when installed."""
+    names = set()
     for room in ROOMS:
         for path in (clone / room).rglob("*"):
             name = path.relative_to(clone).as_posix()
             if path.is_file() and path.suffix in SHIPPED and not name.startswith(REPOSITORY_ONLY):
-                expected.add(name if room == "fourfold" else f"fourfold/{name}")
-    assert contents(wheel) == expected
+                names.add(name if room == "fourfold" else f"fourfold/{name}")
+    return names
 
 
-def test_a_wheel_of_the_source_distribution_is_the_same(clone: Path, wheel: Path, tmp_path: Path) -> None:
-    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
-    subprocess.run([sys.executable, "-c", code], cwd=clone, capture_output=True, check=True)
-    [archive] = (clone / "dist").glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
+def test_the_wheel_holds_one_name_and_every_file_of_the_rooms(clone: Path, wheel: Path) -> None:
+    assert contents(wheel) == shipped(clone)
+    with zipfile.ZipFile(wheel) as archive:
+        described = {name.partition(".dist-info/")[2] for name in archive.namelist() if ".dist-info/" in name}
+    assert described == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+
+
+def test_the_source_distribution_holds_that_and_what_explains_it(clone: Path, sdist: Path) -> None:
+    with tarfile.open(sdist) as packed:
+        names = {member.name.partition("/")[2] for member in packed if not member.isdir()}
+    written = {name for name in names if name.startswith("fourfold.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    assert names - written == shipped(clone) | BESIDE
+
+
+def test_a_wheel_of_the_source_distribution_is_the_same_to_the_byte(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as packed:
         packed.extractall(tmp_path, filter="data")
     [source] = tmp_path.iterdir()
-    assert contents(build(source, tmp_path / "wheel")) == contents(wheel)
+    again = build(source, tmp_path / "wheel")
+    assert contents(again) == contents(wheel)
+    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(wheel.read_bytes()).digest()
+
+
+def test_the_index_would_take_both(wheel: Path, sdist: Path) -> None:
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", str(wheel), str(sdist)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_module_that_is_imported_is_of_a_requirement() -> None:
+    """Of the core or an extra; else it works on this machine alone."""
+    named = {one.name for extra in ["", *extras()] if extra != "test" for one in requirements(extra)}
+    modules = {"opencv-python-headless": "cv2", "pyyaml": "yaml", "pillow": "PIL", "pypdfium2": "pypdfium2"}
+    known = {modules.get(name, name.replace("-", "_")) for name in named}
+    # Of requirements' own requirements, without which those are not.
+    known |= {"huggingface_hub", "tokenizers", "tqdm", "starlette", "typing_extensions"}
+    known |= {"zipfile_zstd", "compressed_tensors", "vllm_bnb_plugin"}  # of inspect-ai, of llmcompressor, beside vllm
+    known |= {*sys.stdlib_module_names, "fourfold"}
+    unknown = set()
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported = [node.module or ""]
+            else:
+                continue
+            names = {name.partition(".")[0] for name in imported} - known
+            unknown |= {f"{name} in {path.relative_to(ROOT)}" for name in names}
+    assert not unknown
 
 
 # In a folder of somebody who has files of these names

@@ -1,6 +1,7 @@
 """Boxes: the typed box, its text form, reading it back from whatever any model wrote, and drawing it."""
 
 from fourfold.assistant.grounding.answers import box_of, parse
+from fourfold.assistant.grounding.arriving import parse_so_far, settled
 from fourfold.assistant.grounding.box import Box
 from fourfold.assistant.grounding.conventions import (
     FAMILIES,
@@ -35,5 +36,7 @@ __all__ = [
     "format_box",
     "format_phrase",
     "parse",
+    "parse_so_far",
     "scale",
+    "settled",
 ]

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fourfold.assistant.english import singular
 from fourfold.assistant.grounding import Box
@@ -14,6 +15,7 @@ from fourfold.assistant.readouts.calibration import BoxCalibration, PresenceCali
 from fourfold.assistant.readouts.choosing import choose
 from fourfold.assistant.readouts.domain import Domain
 from fourfold.assistant.readouts.features import coverage
+from fourfold.assistant.readouts.paint import colour_shares
 from fourfold.assistant.readouts.phrase import Target, read_phrase, same_noun
 from fourfold.prompts.errors import UserError
 
@@ -23,6 +25,8 @@ MOST_BOXES = 8
 """Of one phrase."""
 _DRAWN_TO_THINGS = 0.7
 """What the read-out of anything counts beside that of a concept: measured in docs/eyes.md."""
+# What the pixels' own colours count beside the read-outs', and the share that a colour has anyway: docs/eyes.md.
+_PIXELS_COUNT, _LEAST_SHARE = 0.3, 0.03
 _CANDIDATE = 0.15  # chance from which a box is one of those that "on the left" chooses from
 
 
@@ -238,6 +242,43 @@ class ReadoutLibrary:
             map=maps.scores,
             point=point,
         )
+
+    def colours(self, features: np.ndarray, phrase: str, image: Image.Image | None = None) -> list[tuple[str, float]]:
+        """The colours that a phrase's thing may have, with their chances (together 1), the likeliest first.
+
+        Each colour's scores are averaged over the patches of the thing's box, weighted by how much they look like the
+        thing; a softmax makes chances of them. The names of the pixels there are a second witness, which counts less.
+
+        Args:
+            features: (rows, columns, width), normalised.
+            phrase: as for `find`.
+            image: the picture, for its pixels.
+
+        Returns:
+            Nothing where the library knows no noun of the phrase, or was taught no colours.
+
+        Raises:
+            UserError: the features are another tower's.
+        """
+        finding = self.find(features, phrase)
+        target = self.read(phrase)
+        if finding is None or target is None:
+            return []
+        domain = self._things[target.noun.lower()].domain
+        colours = [colour for (where, _), colour in self._colours.items() if where == domain]
+        if not colours:
+            return []
+        covered = coverage(finding.boxes[0], *features.shape[:2])
+        weights = np.exp(finding.map) * (covered >= min(0.5, float(covered.max())))
+        weights /= weights.sum()
+        scores = scores_on(features, colours).reshape(len(colours), -1) @ weights.ravel()
+        if image is not None:
+            shares = colour_shares(image, weights)
+            scores += _PIXELS_COUNT * np.log([shares.get(colour.name, 0.0) + _LEAST_SHARE for colour in colours])
+        chances = np.exp(scores - scores.max())
+        chances /= chances.sum()
+        found = zip((colour.name for colour in colours), map(float, chances), strict=True)
+        return sorted(found, key=lambda pair: -pair[1])
 
     def describe(self, features: np.ndarray, limit: int = 10) -> list[tuple[str, float]]:
         """The nouns and concepts that are likeliest in the picture, with their presence, the likeliest first."""

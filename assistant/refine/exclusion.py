@@ -1,6 +1,6 @@
 """Images of benchmarks, from which nothing may be learnt: gathered from folders into a store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _AT_ONCE = 500  # images a transaction: an interrupt loses no more
 
 
@@ -20,26 +19,6 @@ class Excluded:
     new: int
     known: int
     unreadable: tuple[str, ...]
-
-
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """The image files among `paths` and, by their suffix, in the folders among them and below.
-
-    Raises:
-        UserError: a path does not exist, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-            if not inside:
-                raise UserError(f"there are no images in {path}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError(f"{path} does not exist; name image files or folders of images")
-    return found
 
 
 def card_photos() -> list[Path]:

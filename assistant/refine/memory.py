@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from fourfold.assistant.images import Attachment, pixel_hash
-from fourfold.assistant.refine.questions import same_question
+from fourfold.assistant.refine.questions import same_question, stands_alone
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.store import CorrectionStore
-from fourfold.assistant.refine.targets import NeedsReview, target_of
+from fourfold.assistant.refine.targets import corrected_answer
 
 REMEMBERED_HEADER = "x-fourfold-remembered"
 """Of a response that comes from here: the id of the correction."""
@@ -32,7 +32,7 @@ class Recalled:
 
 
 class CorrectionMemory:
-    """The consented corrections of a store, looked up by image and question. Thread-safe.
+    """The corrections of a store that are to be remembered, looked up by image and question. Thread-safe.
 
     What is added, forgotten or excluded in the store, by whatever process, counts from the next question on.
     """
@@ -65,18 +65,16 @@ class CorrectionMemory:
         return None
 
     def _corrections(self) -> list[tuple[Correction, str]]:
-        """Consented corrections of single questions with their answers, the oldest first."""
+        """Corrections that can be understood by themselves, with their answers, the oldest first."""
         stamp = self._store.stamp()
         if self._known[0] != stamp:
             found = []
-            for correction in self._store.list(verdict="down", consented=True, excluded=False):
+            for correction in self._store.list(verdict="down", remembered=True, excluded=False):
                 # "And its colour?" cannot be understood without what was said before.
-                if sum(message["role"] == "user" for message in correction.messages) > 1:
+                asked = sum(message["role"] == "user" for message in correction.messages)
+                if asked > 1 and not stands_alone(correction.question):
                     continue
-                try:
-                    answer = target_of(correction)
-                except NeedsReview:
-                    continue
+                answer = corrected_answer(correction)
                 if answer is not None and len(correction.question) + len(answer) <= MAX_LENGTH:
                     found.append((correction, answer))
             self._known = (stamp, found)

@@ -49,6 +49,27 @@ def same_question(one: str, other: str) -> bool:
     return _read(one) == _read(other)
 
 
+# What another sentence must have named before: "and its colour?", "how many of them?", "the other one".
+_POINTS_BACK = words_in(
+    "it its itself they them their theirs he him his she her hers one ones another other others else same both either "
+    "neither former latter again instead too also then why"
+)
+_ASK_WITHOUT_A_THING = words_in("how many much what which who whose where when colour kind sort side left right")
+
+
+def stands_alone(question: str) -> bool:
+    """Whether a question can be understood without what was said before: it names a thing, and points back to nothing.
+
+    Strict on purpose: what was corrected in the middle of a conversation is given back at its beginning too.
+    """
+    task, text = asked(question)
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    if task is not Task.VQA:
+        return not _POINTS_BACK & set(words)
+    named = {singular(word) for word in _read(question)[1] if not word.isdigit()} - _ASK_WITHOUT_A_THING
+    return bool(named) and not _POINTS_BACK & set(words) and words[:1] not in (["and"], ["but"], ["or"], ["so"])
+
+
 def asked(question: str) -> tuple[Task, str]:
     """The task of a question, and what it asks, in one spelling, without tag and instruction ("": no more)."""
     task = task_of(question) or Task.VQA

@@ -128,7 +128,9 @@ class Correction:
         chosen: the right answer; None where there is only a verdict, or only boxes were corrected.
         boxes: the right boxes, none of them where nothing is to be found; None where boxes were not corrected.
         verdict: "up" for a good answer, "down" for one that needs correcting.
-        consent: whether it may be learnt from.
+        consent: whether an adapter may be trained with it.
+        remember: whether the memory gives it back, and its boxes are things shown once. It does neither for an answer
+            that was right.
         model, adapter: who answered.
         parameters: sampling parameters of the answer; JSON values.
         created: seconds since 1970; 0 until the store sets it.
@@ -139,6 +141,7 @@ class Correction:
     chosen: _Words | None = None
     boxes: tuple[CorrectedBox, ...] | None = None
     consent: Annotated[bool, Strict()] = False
+    remember: Annotated[bool, Strict()] = True
     verdict: Verdict = "down"
     model: _Text = ""
     adapter: _Words | None = None
@@ -186,7 +189,8 @@ def from_fields(fields: Mapping[str, Any], image: str = "") -> Correction:
     """The record of what `to_fields` gives.
 
     Args:
-        fields: `messages`, `rejected` and `consent` are needed; what else is missing takes its default.
+        fields: `messages`, `rejected` and `consent` are needed; what else is missing takes its default. What does not
+            say whether it is remembered comes from when consent was for that too.
         image: SHA-256 of the image.
 
     Raises:
@@ -197,7 +201,7 @@ def from_fields(fields: Mapping[str, Any], image: str = "") -> Correction:
         raise UserError(f"{unknown[0]!r} is no field of a correction; there are: image, {', '.join(sorted(known))}")
     if "consent" not in fields:  # what is learnt from is never a matter of defaults
         raise UserError("consent is missing")
-    return _record({**fields, "image": image})
+    return _record({"remember": fields["consent"], **fields, "image": image})
 
 
 def _record(values: Mapping[str, Any]) -> Correction:

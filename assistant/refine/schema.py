@@ -71,6 +71,11 @@ MIGRATIONS = (
         PRIMARY KEY (image, tower)
     );
     """,
+    # To remember a correction and to train with it are two things; until now consent was for both.
+    """
+    ALTER TABLE corrections ADD COLUMN remember INTEGER NOT NULL DEFAULT 0;
+    UPDATE corrections SET remember = consent;
+    """,
 )
 
 

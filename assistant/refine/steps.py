@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -13,10 +14,12 @@ from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.progress import OnProgress
 from fourfold.assistant.refine.adapter import scaled_adapter
 from fourfold.assistant.refine.concepts.store import ConceptStore
-from fourfold.assistant.refine.deploy import ServerAdmin
 from fourfold.assistant.refine.registry import Registry, Revision, State
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
+
+if TYPE_CHECKING:
+    from fourfold.assistant.refine.deploy import ServerAdmin
 
 _NEW = Path("adapters") / ".new"
 
@@ -101,7 +104,7 @@ def promote(
     revision: str,
     *,
     force: bool = False,
-    server: ServerAdmin | None = None,
+    server: "ServerAdmin | None" = None,
     lora_scale: float = 1.0,
 ) -> State:
     """Make a revision current; a server that runs answers with it from now on.
@@ -125,7 +128,7 @@ def promote(
     return _delete_stale(store, registry)
 
 
-def roll_back(store: CorrectionStore, registry: Registry, *, server: ServerAdmin | None = None) -> State:
+def roll_back(store: CorrectionStore, registry: Registry, *, server: "ServerAdmin | None" = None) -> State:
     """Make the one before current again, in a running server as well; before the first is the model as it was shipped.
 
     A server then no longer knows the adapter's name: ask for the model by its own.
@@ -176,7 +179,7 @@ def forget_concept(store: CorrectionStore, registry: Registry, name: str) -> tup
     return count, state.current if state.current in registry.holding(ids) else None
 
 
-def drop_current(store: CorrectionStore, registry: Registry, *, server: ServerAdmin | None = None) -> State:
+def drop_current(store: CorrectionStore, registry: Registry, *, server: "ServerAdmin | None" = None) -> State:
     """Delete the current revision because of what it has learnt; what was current before it is current again.
 
     Raises:
@@ -207,7 +210,7 @@ def current_adapter(registry: Registry, model_directory: Path, lora_scale: float
     return scaled_adapter(registry.path(state.current), lora_scale)
 
 
-def _follow(server: ServerAdmin | None, lora_scale: float = 1.0) -> Callable[[Path | None], None]:
+def _follow(server: "ServerAdmin | None", lora_scale: float = 1.0) -> Callable[[Path | None], None]:
     def deploy(directory: Path | None) -> None:
         if server is None:
             return

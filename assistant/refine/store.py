@@ -102,11 +102,17 @@ class CorrectionStore:
         return [candidate.correction for candidate in candidates]
 
     def list(
-        self, *, verdict: Verdict | None = None, consented: bool | None = None, excluded: bool | None = None
+        self,
+        *,
+        verdict: Verdict | None = None,
+        consented: bool | None = None,
+        remembered: bool | None = None,
+        excluded: bool | None = None,
     ) -> list[Correction]:
         """The records in the order in which they came; None for no condition.
 
-        `excluded` are those whose image was named as a benchmark's after they were stored.
+        `consented` may be trained with, `remembered` are given back by the memory, and `excluded` are those whose image
+        was named as a benchmark's after they were stored.
         """
         with self.database.connection() as connection:
             rows = connection.execute(
@@ -114,9 +120,10 @@ class CorrectionStore:
                 SELECT fields, image FROM corrections
                 WHERE (?1 IS NULL OR verdict = ?1) AND (?2 IS NULL OR consent = ?2)
                     AND (?3 IS NULL OR (image IN (SELECT image FROM marks JOIN excluded USING (mark))) = ?3)
+                    AND (?4 IS NULL OR remember = ?4)
                 ORDER BY position
                 """,
-                (verdict, consented, excluded),
+                (verdict, consented, excluded, remembered),
             ).fetchall()
         return [from_fields(json.loads(fields), image) for fields, image in rows]
 
@@ -226,8 +233,8 @@ class CorrectionStore:
             raise UserError(f"the image {c.image[:12]} has changed while it was being imported; try again")
         insert_image(connection, image, candidate.image_hashes)
         connection.execute(
-            "INSERT INTO corrections (id, image, verdict, consent, fields) VALUES (?, ?, ?, ?, ?)",
-            (c.id, c.image, c.verdict, c.consent, json.dumps(to_fields(c))),
+            "INSERT INTO corrections (id, image, verdict, consent, remember, fields) VALUES (?, ?, ?, ?, ?, ?)",
+            (c.id, c.image, c.verdict, c.consent, c.remember, json.dumps(to_fields(c))),
         )
         insert_examples(connection, examples_of(c))
 

@@ -62,6 +62,29 @@ def target_of(correction: Correction) -> str | None:
     return _in_words(said, correction.boxes)
 
 
+def corrected_answer(correction: Correction) -> str | None:
+    """The right answer as it can be given to people: `target_of`, and where words and boxes do not go together, both.
+
+    None where nothing was said that could stand in place of the answer.
+    """
+    try:
+        return target_of(correction)
+    except NeedsReview:
+        words = parse(correction.chosen or correction.rejected).plain
+    boxes = [marked for marked in correction.boxes or () if marked.box.area >= _LEAST_AREA]
+    groups: dict[str, list[CorrectedBox]] = {}
+    for marked in boxes:
+        groups.setdefault((marked.phrase or asked_phrase(correction.question) or "").strip(), []).append(marked)
+    places = [
+        format_phrase(phrase, [m.box for m in _from_left(found)]) if phrase else format_box(found[0].box)
+        for phrase, found in groups.items()
+    ]
+    try:
+        return _checked(" ".join([*([words] if correction.chosen or not places else []), *places]))
+    except NeedsReview:
+        return None
+
+
 def annotations(correction: Correction) -> list[CorrectedBox]:
     """The corrected boxes that have words: their own, or those that the question asks for."""
     asked = asked_phrase(correction.question)

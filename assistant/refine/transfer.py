@@ -31,11 +31,11 @@ def import_corrections(store: CorrectionStore, path: str | Path) -> Imported:
     """Read a JSON-lines file into the store, all of it or nothing.
 
     A line is `{"image": path, "messages": [...], "rejected": text, "chosen": text or null, "boxes": [{"phrase": text or
-    null, "box": [x1, y1, x2, y2]}] or null, "consent": bool}` with boxes in parts of the image, and whatever else
-    `export_corrections` writes. `image` is relative to the file or absolute. Messages may show the image as OpenAI's
-    `image_url` part (the same path, or a data URI of the same file) or `{"type": "image"}`; where none does, it belongs
-    to the first message of the user. A line without `id` gets one made from its content, so that reading a file twice
-    adds nothing.
+    null, "box": [x1, y1, x2, y2]}] or null, "consent": bool, "remember": bool}` with boxes in parts of the image, and
+    whatever else `export_corrections` writes; `remember` is as `consent` where it is missing. `image` is relative to
+    the file or absolute. Messages may show the image as OpenAI's `image_url` part (the same path, or a data URI of the
+    same file) or `{"type": "image"}`; where none does, it belongs to the first message of the user. A line without `id`
+    gets one made from its content, so that reading a file twice adds nothing.
 
     Raises:
         UserError: a line cannot be read; its number, and why. Nothing was imported.
@@ -167,7 +167,10 @@ def _with_placeholders(messages: list[Any], is_the_image: Callable[[str], bool])
 
 
 def _id_of(correction: Correction, sha256: str) -> str:
-    content = json.dumps([sha256, {**to_fields(correction), "created": 0}], sort_keys=True, default=str)
+    fields = {**to_fields(correction), "created": 0}
+    if fields["remember"] == fields["consent"]:
+        del fields["remember"]  # as from when there was no such field: what was imported then is still known
+    content = json.dumps([sha256, fields], sort_keys=True, default=str)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, ToolMessage
 
+from fourfold.assistant.extras import missing_extra
 from fourfold.assistant.images import ImageInput, image_url
 from fourfold.assistant.tools.results import Zoomed
 from fourfold.assistant.tools.toolbox import Pictures, image_tools
-from fourfold.prompts.errors import UserError
 
 _SYSTEM = (
     "You answer questions about pictures. Use the tools for what must be exact: where things are, how many there are, "
@@ -38,7 +38,7 @@ def image_agent(model: BaseChatModel, images: Sequence[ImageInput], **options: A
         from langchain.agents import create_agent
         from langchain.agents.middleware import before_model
     except ImportError:
-        raise UserError('an agent needs the extra "tools": pip install "fourfold[tools]"') from None
+        raise missing_extra("tools", "an agent") from None
     pictures = Pictures(images)
 
     @before_model

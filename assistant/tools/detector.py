@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fourfold.assistant.extras import missing_extra
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.images import pixel_hash
 from fourfold.assistant.tools.coco import CLASSES, class_of
 from fourfold.assistant.tools.results import Count, Detection, Detections
 from fourfold.assistant.tools.weights import DETECTOR
-from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from cv2.dnn import Net
@@ -51,6 +51,10 @@ class Detector:
         """Boxes of a noun with the chance that each is right, best first; None where it knows no such noun."""
         found = detect(image, [noun])
         return None if found.unknown else [(one.box, one.confidence) for one in found.found]
+
+    def everything(self, image: Image.Image) -> list[tuple[str, Box, float]]:
+        """Class, box and chance of all that it finds."""
+        return [(one.label, one.box, one.confidence) for one in detect(image).found]
 
     def count(self, image: Image.Image, noun: str) -> Count:
         """As `count`."""
@@ -190,5 +194,5 @@ def _opencv() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        raise UserError('detect and count need the extra "tools": pip install "fourfold[tools]"') from None
+        raise missing_extra("tools", "detecting and counting") from None
     return cv2

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from fourfold.assistant.grounding import Box
 
@@ -12,6 +12,8 @@ Corners = Annotated[
     Box,
     BeforeValidator(lambda given: given if isinstance(given, Box) else Box(*given)),
     PlainSerializer(lambda box: [round(side, 4) for side in box.as_tuple()], return_type=list[float]),
+    # Else the schema of what is taken in would be that of `Box`.
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}),
 ]
 """A box, as JSON `[x1, y1, x2, y2]` in 0..1 from the left and from the top."""
 

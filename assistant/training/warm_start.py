@@ -13,7 +13,7 @@ import torch
 from fourfold.assistant.english import words_in
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
-from fourfold.assistant.model.modeling import fold_tokens
+from fourfold.assistant.model.modeling_minigpt_v2 import fold_tokens
 from fourfold.assistant.training.data.mixture import Mixture
 from fourfold.assistant.training.data.sample import ImageRef
 from fourfold.assistant.training.features import FeatureStore

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourfold.assistant.chat.thinking import split_thought
 from fourfold.eval.audit.logs import Item, SampleLog
 from fourfold.eval.benchmarks import Benchmark, Options, RuleScore, benchmark_named
 from fourfold.eval.benchmarks.choices import MultipleChoice
@@ -17,7 +18,6 @@ from fourfold.eval.data.official import image_name, official_records
 from fourfold.eval.predictions import Prediction
 from fourfold.eval.scorers.choice import READERS
 from fourfold.eval.task import Sample
-from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 
 QUESTIONS = MultipleChoice("questions with options", {name: name for name in READERS})

@@ -1,16 +1,17 @@
 """How an answer appears: word by word, phrases with boxes in colour where there is a terminal; and looked at again."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fourfold.assistant.files import replacing
-from fourfold.assistant.grounding import parse
+from fourfold.assistant.grounding import Box, Grounded, GroundedPhrase, draw, parse, parse_so_far
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Completion, Delta, Request, Sampling
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from fourfold.serving.looking import Claim, Looking
 
 _COLOURS = ("yellow", "cyan", "green", "magenta", "blue", "red")
+_MARKS = re.compile(r"</?p>|<delim>")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _VERDICTS = {"supported": "green", "unsupported": "red", "unsure": "yellow"}
 
 
@@ -41,13 +44,13 @@ class Answering:
     engine: "Engine"
     eyes: "Looking | None" = None
 
-    def answer(self, request: Request, *, show: bool = True) -> Answer:
-        """The answer; with `show` it is printed as it comes."""
+    def answer(self, request: Request, *, show: bool = True, name: str | None = None) -> Answer:
+        """The answer; with `show` it is printed as it comes, boxes without words under `name`."""
         if self.eyes is None:
             with contextlib.closing(self.engine.stream(request)) as deltas:
-                return Answer(show_answer(deltas) if show else _last(deltas))
+                return Answer(show_answer(deltas, name) if show else _last(deltas))
         with contextlib.closing(self.eyes.stream(request)) as looked:
-            completion = show_answer(looked) if show else _last(looked)
+            completion = show_answer(looked, name) if show else _last(looked)
         if show and sys.stdout.isatty():
             show_claims(looked.claims)
         return Answer(completion, looked.claims)
@@ -73,54 +76,108 @@ def show_claims(claims: "Sequence[Claim]") -> None:
         console.print(f"  {claim.phrase or 'box'}: {claim.source}{sure}", style="dim", markup=False)
 
 
-def show_answer(deltas: Iterator[Delta]) -> Completion:
-    """Print an answer on stdout as it comes and return it whole.
+def asked_for(question: str) -> str | None:
+    """What a question asks the place of, which names a box that comes without words; None where it asks for none."""
+    from fourfold.assistant.chat.intent import intent_of
 
-    A pipe gets the text as the model writes it; on a terminal boxes are shortened and coloured.
+    intent = intent_of(question)
+    return None if intent is None else intent.phrase or None
+
+
+def asked_about(request: Request, images: "Sequence[Image.Image]", *, eyes: bool) -> "Image.Image | None":
+    """The picture that an answer and its boxes are about; with eyes the one that the question names by its number."""
+    from fourfold.serving.looking.question import read_question
+
+    return (read_question(request.messages).image if eyes else None) or (images[-1] if images else None)
+
+
+def show_answer(deltas: Iterator[Delta], name: str | None = None) -> Completion:
+    """Print an answer on stdout as it comes, in colours where there is a terminal, and return it whole.
+
+    Boxes are shown behind their words, or `name`, in hundredths of the picture: `dog [12,30 56,80]`.
     """
+    text, printed, completion = "", "", None
     if sys.stdout.isatty():
-        return _show_live(deltas)
-    completion = None
-    for delta in deltas:
-        print(delta.text, end="", flush=True)
-        completion = delta.completion
-    print()
+        from rich.live import Live
+
+        console = Console(highlight=False)
+        with Live(console=console, refresh_per_second=20, vertical_overflow="visible") as live:
+            for delta in deltas:
+                text += delta.text
+                completion = delta.completion
+                live.update(coloured(parse_so_far(text) if completion is None else parse(text), name))
+    else:
+        for delta in deltas:
+            text += delta.text
+            completion = delta.completion
+            so_far = plain(parse_so_far(text) if completion is None else parse(text), name)
+            if completion is None:
+                so_far = so_far.rstrip()  # a gap may yet close
+            elif not so_far.startswith(printed):  # broken markup: all of it once more
+                print()
+                printed = ""
+            if so_far.startswith(printed):
+                print(so_far[len(printed) :], end="", flush=True)
+                printed = so_far
+        print()
     assert completion is not None  # the last delta carries it
     return completion
 
 
-def _show_live(deltas: Iterator[Delta]) -> Completion:
-    from rich.live import Live
-
-    text, completion = "", None
-    with Live(console=Console(highlight=False), refresh_per_second=20, vertical_overflow="visible") as live:
-        for delta in deltas:
-            text += delta.text
-            completion = delta.completion
-            live.update(coloured(text))
-    assert completion is not None
-    return completion
-
-
-def coloured(text: str) -> "Text":
-    """The answer with each grounded phrase in a colour, followed by its boxes in hundredths."""
+def coloured(grounded: Grounded, name: str | None = None) -> "Text":
+    """An answer for a terminal, each phrase and its boxes in a colour; see `_pieces`."""
     from rich.text import Text
 
-    grounded = parse(text)
-    out = Text()
-    place = 0
-    for number, phrase in enumerate(grounded.phrases):
-        out.append(grounded.text[place : phrase.start])
-        boxes = " ".join(
-            "[{:.0f},{:.0f} {:.0f},{:.0f}]".format(*(100 * side for side in box.as_tuple())) for box in phrase.boxes
-        )
+    # What a model writes does not steer the terminal.
+    return Text.assemble(*((_CONTROL.sub("", words), style) for words, style in _pieces(grounded, name)))
+
+
+def plain(grounded: Grounded, name: str | None = None) -> str:
+    """An answer for a pipe; see `_pieces`."""
+    return "".join(words for words, _ in _pieces(grounded, name))
+
+
+def _pieces(grounded: Grounded, name: str | None) -> Iterator[tuple[str, str]]:
+    """Words and their styles: each phrase is followed by its boxes, and those without words are called `name`."""
+    number = 0
+    for segment in grounded.segments:
+        if isinstance(segment, str):
+            yield _MARKS.sub("", segment), ""
+            continue
         colour = _COLOURS[number % len(_COLOURS)]
-        if phrase.phrase:
-            out.append(f"{phrase.phrase} ", style=f"bold {colour}")
-        out.append(boxes, style=f"dim {colour}")
-        place = phrase.end
-    out.append(grounded.text[place:])
-    return out
+        number += 1
+        if words := segment.phrase or name:
+            yield f"{words} ", f"bold {colour}"
+        yield " ".join(map(corners, segment.boxes)), f"dim {colour}"
+
+
+def corners(box: Box) -> str:
+    """A box as people read it here: `[12,30 56,80]`, left, top, right and bottom in hundredths of the picture."""
+    return "[{:.0f},{:.0f} {:.0f},{:.0f}]".format(*(100 * side for side in box.as_tuple()))
+
+
+def named(text: str, name: str | None) -> list[GroundedPhrase]:
+    """The boxes of an answer; those that come without words are called `name`."""
+    return [replace(phrase, phrase=phrase.phrase or name) for phrase in parse(text).phrases]
+
+
+def save_boxes(image: "Image.Image", phrases: Sequence[GroundedPhrase], path: Path) -> None:
+    """Save an image with boxes, and say so on stderr; where there are none, say that, and write nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    boxes = sum(len(phrase.boxes) for phrase in phrases)
+    if not boxes:
+        say(f"Nothing to draw: the answer has no box. {path} is not written.")
+        return
+    write_image(draw(image, phrases), path)
+    say(f"saved {path} ({boxes} box{'es' if boxes > 1 else ''})")
+
+
+def say(words: str) -> None:
+    """A remark on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(words, style="dim", markup=False)
 
 
 def write_image(image: "Image.Image", path: Path) -> None:
@@ -177,13 +234,17 @@ class Looks:
         )
 
 
-def show_looks(looked: "LookedAgain") -> None:
-    """Print on stdout what came of looking again."""
+def show_looks(looked: "LookedAgain", *, checked: bool = True) -> None:
+    """Print on stdout what came of looking again: with `checked` each claim, and by what it was checked."""
     console = Console(highlight=False, soft_wrap=True)
     if looked.answer != looked.first:
-        console.print(f"seen closer: {looked.answer}", markup=False)
-    for checked in looked.claims_json():
-        console.print(f"{checked['phrase']}: ", end="", markup=False)
-        console.print(checked["verdict"], style=_VERDICTS[checked["verdict"]])
+        console.print("seen closer: ", coloured(parse(looked.answer)), sep="")
+    if checked and not looked.claims:
+        console.print("nothing to check: the answer names no thing to look for", style="dim")
+    for claim in looked.claims_json() if checked else ():
+        console.print(f"{claim['phrase']}: ", end="", markup=False)
+        console.print(claim["verdict"], style=_VERDICTS[claim["verdict"]])
+        for line in claim["evidence"]:
+            console.print(f"  {plain(parse(line))}", style="dim", markup=False)
     if looked.stopped:
         console.print(f"stopped early: {looked.stopped}", style="dim", markup=False)

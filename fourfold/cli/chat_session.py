@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fourfold.assistant.grounding import draw as draw_boxes
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
-from fourfold.cli.chat_output import Answering, Looks, show_looks, write_image
+from fourfold.cli.chat_output import Answering, Looks, asked_about, asked_for, named, plain, save_boxes, show_looks
 from fourfold.cli.concepts import described, read_box
-from fourfold.cli.refined import recalled
+from fourfold.cli.refined import memory_of, recalled, store_directory
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
 from fourfold.serving.engine.requests import Request, Sampling
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from fourfold.assistant.refine.memory import CorrectionMemory
 
 _HELP = """\
-/image FILE   show another image with the next question
+/image FILE   show another picture with the next question ("what is in picture 1?" asks about an earlier one)
 /task NAME    ask the next questions as one of: {tasks}; without a name, as they are
+/correct RIGHT ANSWER    correct the last answer: it is remembered for this picture; /correct X1 Y1 X2 Y2 for a box
+/correct --train ANSWER  the same, and an adapter may be trained with it (fourfold refine train)
 /show NAME X1 Y1 X2 Y2   show a thing once: it is known in other pictures from now on (hundredths of the picture)
 /not NAME [X1 Y1 X2 Y2]  that is not it: in the box, or nowhere in the picture
 /concepts     list what was shown; fourfold concepts renames and exports
@@ -46,6 +47,7 @@ class Session:
         draw: where the last image is saved with the boxes of the last answer that has some.
         looks: second looks at each answer.
         memory: of corrections, whose answers are given again; None for none.
+        store: directory where corrections are kept; None for the usual one.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Session:
         draw: Path | None,
         looks: Looks,
         memory: "CorrectionMemory | None" = None,
+        store: Path | None = None,
     ) -> None:
         self._answering = answering
         self._sampling = sampling
@@ -66,6 +69,9 @@ class Session:
         self._draw = draw
         self._looks = looks
         self._memory = memory
+        self._store = store
+        self._about: Image.Image | None = None  # what the last answer is about
+        self._pictures = len(images)
         self._messages: list[dict[str, Any]] = []
         self._console = Console(highlight=False)
 
@@ -74,6 +80,8 @@ class Session:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (line editing and history for input())
         self._console.print(f"[dim]{self._answering.engine.model_name}; /help lists what you can do[/dim]")
+        for number, image in enumerate(self._new_images, 1):
+            self._console.print(f"[dim]picture {number}: {image.width} x {image.height} pixels[/dim]")
         if first is not None:
             self._console.print(f"> {first}", markup=False)
             try:
@@ -109,6 +117,8 @@ class Session:
                 self._show(argument.strip())
             case "/task":
                 self._task = parse_task(argument) if argument.strip() else None
+            case "/correct":
+                self._correct(argument)
             case "/show" | "/not":
                 self._teach(argument, positive=command == "/show")
             case "/concepts":
@@ -118,8 +128,9 @@ class Session:
                 count = self._concepts().forget(argument.strip())
                 self._console.print(f"forgot {argument.strip()} ({count} examples)", style="dim", markup=False)
             case "/reset":
-                self._messages = []
+                self._messages, self._about = [], None
                 self._new_images = [self._last_image] if self._last_image else []
+                self._pictures = len(self._new_images)
             case _ if line.startswith("/"):
                 raise UserError(f"no command is called {command}; /help lists those there are")
             case _:
@@ -151,7 +162,9 @@ class Session:
             raise UserError("/image needs the name of a file")
         self._last_image = load_image_file(Path(name.strip("'\"")).expanduser())
         self._new_images.append(self._last_image)
-        self._console.print(f"[dim]{self._last_image.width} x {self._last_image.height} pixels; now ask[/dim]")
+        self._pictures += 1
+        size = f"{self._last_image.width} x {self._last_image.height} pixels"
+        self._console.print(f"[dim]picture {self._pictures}: {size}; now ask[/dim]")
 
     def _ask(self, question: str) -> None:
         asked = user_message(self._new_images, question)
@@ -159,20 +172,44 @@ class Session:
         known = recalled(self._memory, shown, question)
         forced = known.answer if known else None
         request = Request([*self._messages, asked], self._sampling, forced_answer=forced)
-        looked = None
+        looked, name = None, asked_for(question)
         try:
-            completion = self._answering.answer(request).completion
-            if self._looks and self._last_image is not None:
-                looked = self._looks.take(self._answering, self._last_image, question, completion)
+            completion = self._answering.answer(request, name=name).completion
+            about = asked_about(request, shown, eyes=self._answering.eyes is not None)
+            if self._looks and about is not None:
+                looked = self._looks.take(self._answering, about, question, completion)
         except KeyboardInterrupt:
             self._console.print("[dim](stopped; the question is not kept)[/dim]")
             return
         text = looked.answer if looked else completion.text
         if looked is not None:
-            show_looks(looked)
+            show_looks(looked, checked=self._looks.check)
         self._messages += [asked, {"role": "assistant", "content": text}]
-        self._new_images = []
-        phrases = parse(text).phrases
-        if self._draw is not None and self._last_image is not None and phrases:
-            write_image(draw_boxes(self._last_image, phrases), self._draw)
-            self._console.print(f"saved {self._draw}", style="dim", markup=False)
+        self._new_images, self._about = [], about
+        if self._draw is not None and about is not None and (boxes := named(text, name)):
+            save_boxes(about, boxes, self._draw)
+
+    def _correct(self, argument: str) -> None:
+        from fourfold.assistant.images import Attachment
+        from fourfold.assistant.refine.store import CorrectionStore
+        from fourfold.assistant.refine.targets import corrected_answer
+        from fourfold.cli.chat_correction import correction_of
+
+        if self._about is None or not self._messages:
+            raise UserError("there is no answer about a picture yet that could be corrected")
+        question = self._messages[-2]["content"][-1]["text"]
+        correction = correction_of(
+            self._messages, self._about, argument, asked_for(question), self._answering.engine.model_name
+        )
+        kept = CorrectionStore(store_directory(self._store)).add(correction, Attachment.from_image(self._about))
+        self._memory = self._memory or memory_of(self._store)
+        known = self._memory.recall(self._about, question)
+        right = (known and known.answer) or corrected_answer(correction) or argument.strip()
+        self._messages[-1] = {"role": "assistant", "content": right}
+        said = "the same question about this picture is answered so from now on"
+        if known is None or known.id != kept.id:
+            said = "kept, but not said again: the question needs what was said before it"
+        trained = "an adapter may be trained with it" if correction.consent else "no adapter is trained with it"
+        self._console.print(
+            f"{plain(parse(right), asked_for(question))}\n  {said}; {trained}", style="dim", markup=False
+        )

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourfold.assistant.grounding import Box
+from fourfold.cli.options import examples
 from fourfold.cli.refined import StoreOption, store_directory
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
     from fourfold.assistant.refine.concepts.store import Concept, ConceptStore
 
-app = typer.Typer(help="Things shown once: pointing, naming and yes or no know them in other pictures.")
+app = typer.Typer(
+    help="Things shown once: pointing, naming and yes or no know them in other pictures.",
+    no_args_is_help=True,
+    epilog=examples(
+        'fourfold concepts show "Rex" photo.jpg --box 10,20,60,90',
+        'fourfold concepts show "Rex" other.jpg --not',
+        "fourfold concepts list",
+        'fourfold concepts forget "Rex"',
+    ),
+)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help='What it is called: "Rex", "our bracket".')]
 BOX_HELP = "x1,y1,x2,y2 in hundredths of the picture, from the left and the top; may be given often."

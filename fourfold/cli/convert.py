@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourfold.assistant.extras import require
+
 if TYPE_CHECKING:
     from fourfold.assistant.checkpoints.original.convert import Conversion
 
@@ -28,6 +30,7 @@ def convert(
     Every key and every shape of the three sources must match; otherwise nothing is written and the mismatch is named.
     Interrupted, the same command goes on where it was.
     """
+    require("train", "converting the original release")
     from fourfold.assistant.checkpoints.original.convert import convert as run
     from fourfold.assistant.progress import progress_bar
 

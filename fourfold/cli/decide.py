@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourfold.assistant.image_files import image_files
 from fourfold.assistant.images import load_image_file
-from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationName, QuantizationOption
+from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationName, QuantizationOption, examples
 from fourfold.cli.refined import (
     AdapterOption,
     NoEyesOption,
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from fourfold.serving.engine.engine import Engine
     from fourfold.serving.looking import Looking
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+EXAMPLES = examples(
+    'fourfold decide photos/ --question "is there a dog?" --question "is it night?"',
+    'fourfold decide photos/ --choice "indoor,outdoor" --out table.csv',
+    'fourfold decide a.jpg b.jpg --score "how many people are there? 0,1,2,3" --csv',
+)
 _AHEAD = 2
 """Pictures that are decoded while another is asked about."""
 
@@ -41,15 +46,21 @@ def decide(
         list[Path] | None, typer.Argument(metavar="PHOTO...", help="Image files, or folders of them.")
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option(help='Answered by yes or no: "is there a dog?". May be repeated.')
+        list[str] | None,
+        typer.Option(metavar="TEXT", help='Answered by yes or no: "is there a dog?". May be repeated.'),
     ] = None,
     choice: Annotated[
         list[str] | None,
-        typer.Option(help='Which it is: "indoor,outdoor", or "what colour is the car? red,blue". May be repeated.'),
+        typer.Option(
+            metavar="TEXT",
+            help='Which it is: "indoor,outdoor", or "what colour is the car? red,blue". May be repeated.',
+        ),
     ] = None,
     score: Annotated[
         list[str] | None,
-        typer.Option(help='How much, from the lowest: "how many people are there? 0,1,2,3". May be repeated.'),
+        typer.Option(
+            metavar="TEXT", help='How much, from the lowest: "how many people are there? 0,1,2,3". May be repeated.'
+        ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     out: Annotated[
@@ -65,7 +76,9 @@ def decide(
 ) -> None:
     """Ask closed questions about many pictures; every picture is read once for all of them."""
     # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
-    files = picture_files(pictures or [])
+    if not pictures:
+        raise UserError("name pictures, or a folder of them: fourfold decide photos/ --question ...")
+    files = image_files(pictures)
     if not (question or choice or score):
         raise UserError('ask something: --question "is there a dog?", --choice "indoor,outdoor" or --score')
     asked = [read_options(text, "choice") for text in choice or ()] + [read_options(s, "score") for s in score or ()]
@@ -104,28 +117,6 @@ def decide(
         typer.echo(f"{len(failed)} of {len(files)} pictures could not be asked about; {failed[0]}", err=True)
     if len(failed) == len(files):
         raise UserError("there was no picture that could be asked about")
-
-
-def picture_files(given: Sequence[Path]) -> list[Path]:
-    """The files that are meant, each once; those of a folder in the order of their names.
-
-    Raises:
-        UserError: none is given, one is missing, or a folder holds no picture.
-    """
-    if not given:
-        raise UserError("name pictures, or a folder of them: fourfold decide photos/ --question ...")
-    files: list[Path] = []
-    for path in (path.expanduser() for path in given):
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-            if not found:
-                raise UserError(f"no picture in {path}; it may be {', '.join(sorted(_SUFFIXES))}")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(f"no such file: {path}")
-    return list(dict.fromkeys(files))
 
 
 def read_options(text: str, kind: str) -> tuple[str, str, list[str]]:

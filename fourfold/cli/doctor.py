@@ -14,16 +14,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from packaging.requirements import Requirement
 
 from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.cache import cache_directory, is_offline
 from fourfold.assistant.checkpoints.resolve import DEFAULT_MODEL, assembled_path
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
+from fourfold.assistant.extras import installed_version, unmet_requirements
 from fourfold.prompts.errors import UserError
 
 _PYTHON = (3, 11)
 _ENGINES = ("local", "4bit", "vllm")
+_EXTRAS = {
+    "serve": "fourfold serve",
+    "ui": "fourfold ui, the page",
+    "train": "fourfold train, refine and convert",
+    "eval": "fourfold eval",
+    "tools": "detecting and counting, and an agent's tools",
+    "ocr": "reading text in pictures",
+    "quantize": "fourfold quantize, for which an environment of its own is best",
+    "inspect": "logs of inspect_ai, written and read",
+    "mcp": "fourfold mcp",
+}
+"""What is said of the optional parts; low bits and vLLM have a finding of their own."""
 _MODEL_BYTES = 1_000_000_000
 """Room that an assembled fourfold-mini takes on disk, with its sources' unpacking; rounded up."""
 _MEMORY_BYTES = 2_500_000_000
@@ -55,19 +67,6 @@ class Finding:
     mend: str | None = None
 
 
-@dataclass(frozen=True)
-class Unmet:
-    """A requirement of fourfold that is not met.
-
-    Args:
-        requirement: as `pip install` takes it.
-        installed: the version that is here, None for none.
-    """
-
-    requirement: str
-    installed: str | None
-
-
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     network: Annotated[bool, typer.Option("--network", help="Also ask the package index whether it answers.")] = False,
@@ -88,7 +87,7 @@ def examine(network: bool = False) -> list[Finding]:
     """Look at everything; quick, and without the network unless it is asked for."""
     gpus = machine.gpus()
     needed = [_python(), _packages(), _processor(), _memory(), _disk(), _gpu(gpus), _weights()]
-    findings = [*needed, _local(needed), _four_bit(gpus), _vllm(gpus), _ocr(), *_tools(), _chromium()]
+    findings = [*needed, _local(needed), _four_bit(gpus), _vllm(gpus), *_extras(), *_tools(), _chromium()]
     return [*findings, _network()] if network else findings
 
 
@@ -190,7 +189,7 @@ def _local(needed: list[Finding]) -> Finding:
 def _four_bit(gpus: list[machine.Gpu]) -> Finding:
     bitsandbytes = installed_version("bitsandbytes")
     if bitsandbytes is None:
-        mend = f"{sys.executable} -m pip install bitsandbytes"
+        mend = f"{sys.executable} -m pip install 'fourfold[bitsandbytes]'"
         return Finding("4bit", Status.NOTE, "--quantization needs bitsandbytes", mend)
     detail = f"--quantization 4bit and 8bit, by bitsandbytes {bitsandbytes}"
     if not gpus:
@@ -213,25 +212,22 @@ def _vllm(gpus: list[machine.Gpu]) -> Finding:
     return Finding("vllm", Status.NOTE, detail, "to try it on a processor all the same: docs/serving-vllm.md")
 
 
-def _ocr() -> Finding:
-    if unmet := unmet_requirements("ocr"):
-        names = ", ".join(found.requirement for found in unmet)
-        return Finding(
-            "ocr", Status.NOTE, f"not installed: {names}", f"{sys.executable} -m pip install 'fourfold[ocr]'"
-        )
-    return Finding("ocr", Status.OK, f"rapidocr {installed_version('rapidocr')}")
+def _extras() -> list[Finding]:
+    findings = []
+    for name, what in _EXTRAS.items():
+        if unmet := unmet_requirements(name):
+            detail = f"{what}; not installed: {', '.join(found.requirement for found in unmet)}"
+            mend = f"{sys.executable} -m pip install 'fourfold[{name}]'"
+            findings.append(Finding(name, Status.NOTE, detail, mend))
+        else:
+            findings.append(Finding(name, Status.OK, what))
+    return findings
 
 
 def _tools() -> list[Finding]:
-    findings = []
-    if unmet := unmet_requirements("tools"):
-        names = ", ".join(found.requirement for found in unmet)
-        mend = f"{sys.executable} -m pip install 'fourfold[tools]'"
-        findings.append(Finding("tools", Status.NOTE, f"not installed: {names}", mend))
-    else:
-        findings.append(Finding("tools", Status.OK, f"opencv {installed_version('opencv-python-headless')}"))
     from fourfold.assistant.tools.weights import TOOL_WEIGHTS  # brings pydantic, which no other command waits for
 
+    findings = []
     for weights in TOOL_WEIGHTS:
         used = " and ".join(weights.used_by)
         size = f"{weights.files[0].wheel_bytes / 1e6:.0f} MB"
@@ -264,14 +260,6 @@ def _network() -> Finding:
     return Finding("network", Status.NOTE, f"pip's index does not offer {requirement}", "pip config list")
 
 
-def installed_version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def torch_cuda() -> str | None:
     """The CUDA version that the installed torch was built for; None for a build without CUDA, or no torch."""
     try:
@@ -281,20 +269,6 @@ def torch_cuda() -> str | None:
     text = written.read_text(encoding="utf-8") if written.is_file() else ""
     match = re.search(r"^cuda\b[^=]*=\s*'([\d.]+)'", text, re.MULTILINE)
     return match[1] if match else None
-
-
-def unmet_requirements(extra: str = "") -> list[Unmet]:
-    """Requirements of fourfold, or of one of its extras, that the installed packages do not meet."""
-    found = []
-    for line in importlib.metadata.requires("fourfold") or []:
-        requirement = Requirement(line)
-        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-        if not wanted or (extra and requirement.marker is None):
-            continue
-        installed = installed_version(requirement.name)
-        if installed is None or not requirement.specifier.contains(installed, prereleases=True):
-            found.append(Unmet(f"{requirement.name}{requirement.specifier}", installed))
-    return found
 
 
 def _show(findings: list[Finding], ready: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fourfold.assistant.extras import require
 from fourfold.cli.eval_audit import audit, compare, power
 from fourfold.cli.eval_options import (
     DATA_HELP,
@@ -23,9 +24,25 @@ from fourfold.cli.eval_options import (
     with_asking,
 )
 from fourfold.cli.eval_output import keep_figures, show_result
+from fourfold.cli.options import examples
 from fourfold.prompts.errors import UserError
 
-app = typer.Typer(help="Measure: score predictions, run benchmarks, audit logs, report.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure: score predictions, run benchmarks, audit logs, report.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fourfold eval run card --limit 20",
+        "fourfold eval score gqa --predictions answers.json --annotations gqa.json",
+        "fourfold eval compare out/a out/b",
+        "fourfold eval report out/a",
+    ),
+)
+_RUN_EXAMPLES = examples(
+    "fourfold eval run card --limit 20",
+    "fourfold eval run pope --annotations pope.json --images val2014/ --limit 100",
+    "fourfold eval run okvqa --data OWNER/NAME --download",
+    "fourfold eval run gqa --data gqa/ --endpoint http://127.0.0.1:8000/v1",
+)
 for verb in (audit, compare, power):
     app.command()(verb)
 
@@ -73,7 +90,7 @@ def score(
     show_result(result, as_json)
 
 
-@app.command()
+@app.command(epilog=_RUN_EXAMPLES)
 @with_asking
 def run(
     asking: Asking,
@@ -99,6 +116,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Ask a model a benchmark's questions and score the answers."""
+    require("eval", "asking a benchmark's questions")
     if benchmark in ("card", "decisions", "eyes", "look-again", "refinement"):
         idle: dict[str, object] = {
             "--annotations": annotations,

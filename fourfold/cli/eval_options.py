@@ -27,7 +27,12 @@ DOWNLOAD_HELP = "Fetch --data OWNER/NAME from the Hub; without this nothing uses
 Annotations = Annotated[Path | None, typer.Option("--annotations", help=ANNOTATIONS_HELP)]
 Questions = Annotated[Path | None, typer.Option("--questions", help="Question file; alone it means a test split.")]
 Boxes = Annotated[
-    BoxFormat | None, typer.Option("--box-format", help="How the model writes boxes; by default as its name tells.")
+    BoxFormat | None,
+    typer.Option(
+        "--box-format",
+        metavar="FORMAT",
+        help=f"How the model writes boxes; by default as its name tells. One of {', '.join(BoxFormat)}.",
+    ),
 ]
 GroundTruth = Annotated[str, typer.Option("--gt-field", help="VQA's ground truth; OK-VQA has raw_answer too.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of this run; a stopped run goes on there.")]
@@ -69,7 +74,7 @@ class Asking:
         bool, typer.Option("--skip-missing-images", help="Leave questions without image out.")
     ] = False
     seed: Annotated[int, typer.Option("--seed", help="Of all draws.")] = 0
-    device: Annotated[str, typer.Option("--device", help="For a checkpoint: auto, cpu, cuda.")] = "auto"
+    device: Annotated[str, typer.Option("--device", help="For a checkpoint: auto, cpu, cuda, mps (untested).")] = "auto"
     no_eyes: Annotated[
         bool, typer.Option("--no-eyes", help="Of a checkpoint the language model alone, without read-outs.")
     ] = False

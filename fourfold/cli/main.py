@@ -1,22 +1,25 @@
 """The command `fourfold`: one file a verb in this package, put together here."""
 
+import contextlib
 import logging
 import os
+import re
 import sys
 
 import typer
 
+from fourfold.cli import chat, decide, mcp, serve
 from fourfold.cli import concepts as concept_verbs
 from fourfold.cli import eval as eval_verbs
 from fourfold.cli import readouts as readout_verbs
 from fourfold.cli import refine as refine_verbs
 from fourfold.cli import tools as tool_verbs
 from fourfold.cli import train as train_verbs
-from fourfold.cli.chat import chat
 from fourfold.cli.convert import convert
-from fourfold.cli.decide import decide
 from fourfold.cli.doctor import doctor
-from fourfold.cli.serve import serve
+from fourfold.cli.merge import merge
+from fourfold.cli.push import push
+from fourfold.cli.quantize import quantize
 from fourfold.cli.ui import ui
 from fourfold.prompts.errors import UserError
 
@@ -27,9 +30,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(chat)
-app.command()(decide)
-app.command()(serve)
+app.command(epilog=chat.EXAMPLES)(chat.chat)
+app.command(epilog=decide.EXAMPLES)(decide.decide)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=mcp.EXAMPLES)(mcp.mcp)
 app.command()(ui)
 app.add_typer(eval_verbs.app, name="eval")
 app.add_typer(train_verbs.app, name="train")
@@ -38,6 +42,9 @@ app.add_typer(concept_verbs.app, name="concepts")
 app.add_typer(readout_verbs.app, name="readouts")
 app.add_typer(tool_verbs.app, name="tools")
 app.command()(convert)
+app.command()(merge)
+app.command()(quantize)
+app.command()(push)
 app.command()(doctor)
 
 
@@ -46,9 +53,41 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nobody needs
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         print(f"fourfold: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        code = 2
+    except ModuleNotFoundError as error:
+        from fourfold.assistant.extras import explain
+
+        if (advice := explain(error)) is None:
+            raise
+        print(f"fourfold: {advice}", file=sys.stderr)
+        code = 2
+    except typer.TyperException as error:
+        said = usage_error(error)
+        if said:  # else the help was asked for by saying nothing, and has been printed
+            print(f"fourfold: {said}", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # who read the answer has left: `| head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    # Typer gives back what a command returned, or the code of an early exit.
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def usage_error(error: typer.TyperException) -> str:
+    """What is wrong with the words of a command, in one line as our own errors are; "" where nothing is."""
+    said = re.sub(
+        r"Value error, |, unable to parse string as an? \w+|\.$", "", " ".join(error.format_message().split())
+    )
+    said = said.replace("Input should be", "it has to be")
+    context = getattr(error, "ctx", None)
+    if not said or type(error).__name__ == "NoArgsIsHelpError":
+        return ""
+    said = said[0].lower() + said[1:]
+    return f"{said}; {context.command_path} --help shows what there is" if context else said

@@ -5,9 +5,17 @@ from typing import Annotated
 
 import typer
 
+from fourfold.cli.options import examples
 from fourfold.prompts.errors import UserError
 
-app = typer.Typer(help="Read-outs of the image tower: learn a library, show one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Read-outs of the image tower: learn a library, show one.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fourfold readouts show",
+        "fourfold readouts learn photos/ --annotations a.json --out a.safetensors",
+    ),
+)
 
 
 @app.command()

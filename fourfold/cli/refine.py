@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fourfold.assistant.extras import require
 from fourfold.assistant.progress import OnProgress, print_progress, progress_bar
+from fourfold.cli.options import examples
 from fourfold.cli.refined import StoreOption, store_directory
 from fourfold.prompts.errors import UserError
 
@@ -35,7 +37,17 @@ class ExportForm(StrEnum):
     TRL = "trl"
 
 
-app = typer.Typer(help="Learn from corrections: import, train, gate, promote, roll back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Learn from corrections: import, train, gate, promote, roll back.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fourfold refine import corrections.jsonl",
+        "fourfold refine train",
+        "fourfold refine gate",
+        "fourfold refine promote",
+        "fourfold refine rollback",
+    ),
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help="The checkpoint that was corrected; default: fourfold-mini.")]
@@ -107,7 +119,8 @@ def exclude(
     as_json: Json = False,
 ) -> None:
     """Name images of benchmarks, from which nothing may be learnt: import, add and train refuse them by hash."""
-    from fourfold.assistant.refine.exclusion import Excluded, card_photos, exclude_files, image_files
+    from fourfold.assistant.image_files import image_files
+    from fourfold.assistant.refine.exclusion import Excluded, card_photos, exclude_files
 
     groups = [(image_files([path]), name or path.name or str(path)) for path in paths or []]
     if card:
@@ -140,6 +153,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Learn the consented corrections into a new adapter. The same command goes on with an interrupted training."""
+    require("train", "learning an adapter")
     from fourfold.assistant.refine.steps import train_adapter
 
     corrections, registry = _both(store)
@@ -174,6 +188,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Measure an adapter against the current one: corrected items, held-out ones of their kind, everything else."""
+    require("train", "measuring an adapter")
     if (endpoint is None) != (served_model is None) or (served_baseline and endpoint is None):
         raise UserError("--endpoint and --served-model go together, and --served-baseline with them")
     corrections, registry = _both(store)

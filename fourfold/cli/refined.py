@@ -17,29 +17,61 @@ if TYPE_CHECKING:
 
 CURRENT = "current"
 
+_PANEL = "What it has learnt"
 AdapterOption = Annotated[
-    str | None, typer.Option("--adapter", help="A LoRA adapter to answer with: its directory, or `current`.")
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR",
+        help="A LoRA adapter to answer with: its directory, or `current`.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 StrengthOption = Annotated[
-    float | None, typer.Option("--strength", min=0, max=1, help="Of the current adapter; default: 1.", show_default="1")
+    float | None,
+    typer.Option(
+        "--strength", metavar="PART", min=0, max=1, help="Of the current adapter; default: 1.", rich_help_panel=_PANEL
+    ),
 ]
 MemoryOption = Annotated[
-    bool, typer.Option("--memory", help="Give the right answer where the same was corrected before.")
+    bool,
+    typer.Option("--memory", help="Give the right answer where the same was corrected before.", rich_help_panel=_PANEL),
 ]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Directory of the corrections; default: the page's.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        help="Directory of the corrections; default: the page's.",
+        show_default=False,
+        rich_help_panel=_PANEL,
+    ),
 ]
 
 
 NoEyesOption = Annotated[
-    bool, typer.Option("--no-eyes", help="The language model alone, without read-outs of its image tower.")
+    bool,
+    typer.Option(
+        "--no-eyes", help="The language model alone, without read-outs of its image tower.", rich_help_panel=_PANEL
+    ),
 ]
 
 
 def check_refined(
-    adapter: str | None, strength: float | None, memory: bool, store: Path | None, *, eyes: bool = False
+    adapter: str | None,
+    strength: float | None,
+    memory: bool,
+    store: Path | None,
+    *,
+    eyes: bool = False,
+    may_begin: bool = False,
 ) -> None:
     """See, before anything slow, that the options go together.
+
+    Args:
+        adapter, strength, memory, store: the options.
+        eyes: whether there are eyes, which look into the store as well.
+        may_begin: whether a store may be named that is not there yet.
 
     Raises:
         UserError: they do not, or the adapter is none.
@@ -52,6 +84,11 @@ def check_refined(
         raise UserError("--strength goes with --adapter current")
     if store is not None and not (memory or eyes or adapter == CURRENT):
         raise UserError("--store goes with --memory or --adapter current, and with eyes")
+    if store is not None and not may_begin and not (store / "corrections.sqlite").is_file():
+        raise UserError(
+            f"--store {store}: no corrections are kept there; check the name (fourfold concepts show and "
+            "fourfold refine import begin a store)"
+        )
 
 
 def chosen_adapter(

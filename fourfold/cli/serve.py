@@ -1,14 +1,17 @@
 """`fourfold serve`: an OpenAI-compatible endpoint over the local engine or vLLM."""
 
+import json
 import logging
 import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationOption
+from fourfold.assistant.extras import require
+from fourfold.cli.options import DeviceName, DeviceOption, ModelOption, QuantizationOption, examples
 from fourfold.cli.refined import (
     AdapterOption,
     MemoryOption,
@@ -31,30 +34,58 @@ class EngineName(StrEnum):
     VLLM = "vllm"
 
 
+EXAMPLES = examples(
+    "fourfold serve",
+    "fourfold serve --port 9000 --memory",
+    "fourfold serve --host 0.0.0.0 --api-key-file keys.txt --rate-limit 60",
+    "fourfold serve --engine vllm --model DIR -- --max-model-len 2048",
+)
+_SAMPLE = Path(__file__).parents[1] / "samples" / "table.jpg"
+_DOOR = "Who may ask"
+_LOAD = "How much at once"
+
+
 def serve(
     extra: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- VLLM OPTIONS]", help="Passed on to vLLM, with --engine vllm.")
+        list[str] | None, typer.Argument(metavar="-- VLLM OPTIONS", help="Passed on to vLLM, with --engine vllm.")
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="local: in this process. vllm: vLLM's own server.")] = (
-        EngineName.LOCAL
-    ),
+    engine: Annotated[
+        EngineName, typer.Option(help="local: in this process. vllm: vLLM's own server.")
+    ] = EngineName.LOCAL,
     model: ModelOption = None,
-    host: Annotated[str, typer.Option(help="Anything but this machine itself needs API keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="HOST", help="Anything but this machine itself needs API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 for any free one.")] = 8000,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            help="May be given often. Others on this machine can see it; a file or FOURFOLD_API_KEYS is safer."
+            metavar="KEY",
+            help="May be given often. Others on this machine can see it; a file or FOURFOLD_API_KEYS is safer.",
+            rich_help_panel=_DOOR,
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="One key a line, optionally with name=NAME per-minute=NUMBER admin.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="One key a line, optionally with name=NAME per-minute=NUMBER admin.",
+            rich_help_panel=_DOOR,
+        ),
     ] = None,
     rate_limit: Annotated[
-        int | None, typer.Option(min=1, help="Requests a minute of keys whose line says nothing.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Requests a minute of keys whose line says nothing.", rich_help_panel=_DOOR
+        ),
     ] = None,
     allow_unauthenticated: Annotated[
-        bool, typer.Option(help="Serve other machines without any key. Everyone who can reach the port is let in.")
+        bool,
+        typer.Option(
+            "--allow-unauthenticated",
+            help="Serve other machines without any key. Everyone who can reach the port is let in.",
+            rich_help_panel=_DOOR,
+        ),
     ] = False,
     quantization: QuantizationOption = None,
     device: DeviceOption = DeviceName.AUTO,
@@ -65,20 +96,35 @@ def serve(
     no_eyes: NoEyesOption = False,
     allow_image_host: Annotated[
         list[str] | None,
-        typer.Option(help="Fetch images by https from this host, HOST or HOST:PORT; may be given often."),
+        typer.Option(
+            metavar="HOST",
+            help="Fetch images by https from this host, HOST or HOST:PORT; may be given often.",
+            rich_help_panel=_DOOR,
+        ),
     ] = None,
     allowed_origins: Annotated[
         list[str] | None,
-        typer.Option(help="Let web pages of this origin ask from a browser, https://chat.example; may be given often."),
+        typer.Option(
+            metavar="URL",
+            help="Let web pages of this origin ask from a browser, https://chat.example; may be given often.",
+            rich_help_panel=_DOOR,
+        ),
     ] = None,
     max_running: Annotated[
-        int | None, typer.Option(min=1, help="Answers made at the same time (local engine).", show_default="16")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Answers made at the same time (local engine): 16.", rich_help_panel=_LOAD
+        ),
     ] = None,
     max_waiting: Annotated[
-        int | None, typer.Option(min=1, help="Answers waiting; more get a 429 (local engine).", show_default="64")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Answers waiting; more get a 429 (local engine): 64.", rich_help_panel=_LOAD
+        ),
     ] = None,
 ) -> None:
     """Serve OpenAI's chat completions about images."""
+    require("serve", "fourfold serve")
     from fourfold.assistant.checkpoints.resolve import resolve_model
     from fourfold.serving.api.cors import read_origins
     from fourfold.serving.api.limits import ServerLimits
@@ -92,7 +138,7 @@ def serve(
         )
     origins = read_origins(allowed_origins or [], anybody_may_ask=not keys)
     local = engine is EngineName.LOCAL
-    check_refined(adapter, strength, memory, store, eyes=local and not no_eyes)
+    check_refined(adapter, strength, memory, store, eyes=local and not no_eyes, may_begin=True)
     if engine is EngineName.VLLM:
         from fourfold.serving.vllm.launch import launch_vllm
 
@@ -156,19 +202,33 @@ def serve(
             allowed_origins=origins,
             looking=looking,
         )
-        _announce(listener.getsockname(), loaded.model_name, bool(keys), eyes=looking is not None)
+        _announce(listener.getsockname(), loaded.model_name, bool(keys), eyes=looking is not None, store=store)
         Server(app, limits).serve_until_signal(listener)
 
 
-def _announce(address: tuple, model: str, needs_key: bool, *, eyes: bool) -> None:
+def _announce(address: tuple, model: str, needs_key: bool, *, eyes: bool, store: Path | None) -> None:
     host, port = address[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"http://{reachable}:{port}/v1"
-    header = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
-    body = '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    asked = model
     print(f"{model} listens on {url}")
     if eyes:
         from fourfold.serving.looking.claim import EYES
 
-        print(f"  the same model, looking before it answers: {model}{EYES}")
-    print(f"  curl {url}/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'", flush=True)
+        asked = model + EYES
+        print(f"  the same model, looking before it answers: {asked}")
+    if store is not None and not (store / "corrections.sqlite").is_file():
+        print(f"  nothing was corrected in {store} yet")
+    print(f"  ask it: {first_question(url, asked, needs_key)}", flush=True)
+
+
+def first_question(url: str, model: str, needs_key: bool) -> str:
+    """A line for a shell that asks a server about a picture; with a key, which is expected in `$KEY`."""
+    text = {"type": "text", "text": "What is this?"}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,PICTURE"}}
+    body = {"model": model, "messages": [{"role": "user", "content": [text, picture]}]}
+    before, after = (f"printf %s {shlex.quote(part)}" for part in json.dumps(body).split("PICTURE"))
+    header = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
+    # No argument may be as long as a photo is; of what comes through a pipe curl leaves the line breaks out.
+    asking = f"({before}; base64 < {shlex.quote(str(_SAMPLE))}; {after})"
+    return f"{asking} | curl -s {url}/chat/completions{header} -H 'Content-Type: application/json' -d @-"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fourfold.cli.chat_output import write_image
+from fourfold.cli.chat_output import corners, save_boxes, write_image
 from fourfold.cli.concepts import read_box
-from fourfold.cli.options import ModelOption
+from fourfold.cli.options import ModelOption, examples
 from fourfold.cli.pictures import AsJson, Out, Picture, open_picture
 from fourfold.cli.tools_measure import measure, teach_masks
 from fourfold.cli.tools_patches import compare, heat_map_of, parts, surfaces
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from fourfold.assistant.grounding import Box
 
 app = typer.Typer(
-    help="Look at a picture without the language model: detect, count, segment, compare.", no_args_is_help=True
+    help="Look at a picture without the language model: detect, count, segment, compare.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fourfold tools fetch",
+        "fourfold tools detect photo.jpg dog cat --draw boxes.png",
+        "fourfold tools count photo.jpg dog",
+        "fourfold tools read-text sign.jpg",
+        "fourfold tools zoom photo.jpg --box 10,20,60,90 --out part.png",
+        "fourfold tools compare part.jpg --good good/ --out heat.png",
+    ),
 )
 Sides = Annotated[str, typer.Option("--box", metavar="X1,Y1,X2,Y2", help="In hundredths of the picture.")]
 Draw = Annotated[Path | None, typer.Option("--draw", metavar="OUT.png", help="Save the picture with the boxes.")]
@@ -40,7 +49,7 @@ def detect(
     image = open_picture(picture, draw)
     seen = detect(image, nouns or [])
     _draw(image, [(one.noun, one.box) for one in seen.found], draw)
-    lines = [f"{one.noun}  {_corners(one.box)}  {one.confidence:.0%}" for one in seen.found]
+    lines = [f"{one.noun}  {corners(one.box)}  {one.confidence:.0%}" for one in seen.found]
     lines += [f"{noun}: the detector does not know it" for noun in seen.unknown]
     _print(seen, lines or ["nothing that the detector knows"], as_json)
 
@@ -118,18 +127,14 @@ def fetch() -> None:
         typer.echo(f"{weights.title}: {weights.licences}")
 
 
-def _corners(box: "Box") -> str:
-    return "[{:.0f},{:.0f} {:.0f},{:.0f}]".format(*(100 * side for side in box.as_tuple()))
-
-
 def _draw(image: "Image.Image", named: Sequence[tuple[str, "Box"]], path: Path | None) -> None:
-    from fourfold.assistant.grounding import GroundedPhrase, draw
+    from fourfold.assistant.grounding import GroundedPhrase
 
     if path is not None:
         groups: dict[str, list[Box]] = {}
         for name, box in named:
             groups.setdefault(name, []).append(box)
-        write_image(draw(image, [GroundedPhrase(name, tuple(boxes), 0, 0) for name, boxes in groups.items()]), path)
+        save_boxes(image, [GroundedPhrase(name, tuple(boxes), 0, 0) for name, boxes in groups.items()], path)
 
 
 def _print(result: "BaseModel", lines: Sequence[str], as_json: bool) -> None:

@@ -27,7 +27,10 @@ class Study(StrEnum):
 
 
 def measure(
-    studies: Annotated[list[Study] | None, typer.Argument(show_default="all")] = None,
+    studies: Annotated[
+        list[Study] | None,
+        typer.Argument(metavar="[STUDY]...", help=f"Of {', '.join(Study)}; without any, all.", show_choices=False),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=2, help="Pictures of each study; fewer are quicker.")
     ] = None,

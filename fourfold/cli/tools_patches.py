@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fourfold.assistant.image_files import image_files
 from fourfold.cli.chat_output import write_image
 from fourfold.cli.options import ModelOption
 from fourfold.cli.pictures import AsJson, Out, Picture, open_picture
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from fourfold.assistant.patches.tower import Tower
     from fourfold.assistant.readouts.library import ReadoutLibrary
     from fourfold.assistant.tools.results import Mask
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def compare(
@@ -38,7 +37,7 @@ def compare(
     image = open_picture(picture, out)
     if not good.is_dir():
         raise UserError(f"--good {good}: there is no such folder")
-    paths = sorted(path for path in good.iterdir() if path.suffix.lower() in _SUFFIXES)
+    paths = image_files([good])
     if len(paths) < 2:
         raise UserError(f"--good {good}: comparing needs two pictures or more, and there are {len(paths)}")
     others = [open_picture(path) for path in paths]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from fourfold.assistant.extras import require
 from fourfold.prompts.errors import UserError
 
 if TYPE_CHECKING:
@@ -146,13 +147,19 @@ def calibrate(
     ),
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
-    """Fit the temperatures of `POST /v1/decisions` and `fourfold decide` on photos that are not held out."""
+    """Fit on photos that are not held out how far the model's probabilities can be believed.
+
+    Temperatures of `POST /v1/decisions` and `fourfold decide` (calibration.json), and from when on the loop says
+    "Not sure" before an answer of the model's own (`certainty` in card.json).
+    """
     import json
 
+    from fourfold.assistant.checkpoints.card import write_certainty
     from fourfold.assistant.checkpoints.resolve import resolve_model
     from fourfold.assistant.training.data.calibration import calibration_samples
     from fourfold.eval.log import EvalLog
     from fourfold.eval.model import EngineModel
+    from fourfold.eval.tasks.certainty import fit_certainty
     from fourfold.eval.tasks.decisions import fit_calibration
 
     _use_threads(threads)
@@ -165,13 +172,19 @@ def calibrate(
     told = {"photos": "training split, never shown to this model" if unseen else "training split, shown in training"}
     with EngineModel(directory) as asked, EvalLog(log, {"suite": "calibration", "model": asked.identity}) as answers:
         calibration = fit_calibration(asked, samples, answers, told)
+        certainty, fitted = fit_certainty(asked, samples, answers)
     path = calibration.write(out or directory)
+    write_certainty(out or directory, certainty)
     for kind, temperature in calibration.temperatures.items():
         _print_line({"temperature": temperature, **calibration.fitted[kind]}, kind=kind)
+    for name, (slope, bias) in certainty.items():
+        counts = {key: value for key, value in fitted[name].items() if key != "reliability"}
+        _print_line({"slope": slope, "bias": bias, **counts}, kind=name)
     _say(f"fitted on photos of the {told['photos']}; wrote {path}")
 
 
 def _trainer(recipe: "Recipe", base: str | None, out: Path, features: Path | None, report: "Report") -> "Trainer":
+    require("train", "training")
     from fourfold.assistant.training.trainable_model import load_base
     from fourfold.assistant.training.trainer import Trainer
 

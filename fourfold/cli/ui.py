@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fourfold.assistant.extras import require
 from fourfold.cli.options import QuantizationOption
 from fourfold.prompts.errors import UserError
 
@@ -32,6 +33,7 @@ def ui(
     ] = None,
 ) -> None:
     """Chat about pictures in the browser. Only this machine can reach the page."""
+    require("ui", "the page")
     from fourfold.assistant.chat.history import default_path
     from fourfold.assistant.refine.store import default_directory
     from fourfold.serving.api.server import bind

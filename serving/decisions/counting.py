@@ -8,20 +8,15 @@ from fourfold.assistant.chat.look_again.claims import ASKING, EXISTENCE
 from fourfold.assistant.english import COLOURS, NUMBERS, singular, words_of
 from fourfold.assistant.tools.coco import class_of
 from fourfold.serving.looking.eyes import Eyes
+from fourfold.serving.looking.numbers import MOST, chances_of
 
 DETECTOR = "detector"
 """Who says how many there are."""
-# Chance that there is one more than was found, again one more, and so on: beside things, and beside "at least" so many.
-# Fitted on 119 photos of COCO, tried on 97 of VOC: docs/decisions.md. Beside none, from how often a thing that is
-# there is not found at all (0.30 of 519), where half the questions are about things that are there.
-_MORE_THAN_NONE, _MORE, _MORE_THAN_AT_LEAST = 0.25, 0.15, 0.5
-_MOST = 60  # things that are told apart
-
 _NUMBER = rf"(\d{{1,2}}|{'|'.join(NUMBERS[1:])})"
 _FORMS: tuple[tuple[str, Callable[[int], range]], ...] = (
-    (rf"(?:at least|no fewer than|no less than) {_NUMBER} (.+)", lambda n: range(n, _MOST)),
-    (rf"{_NUMBER} or more (.+)", lambda n: range(n, _MOST)),
-    (rf"more than {_NUMBER} (.+)", lambda n: range(n + 1, _MOST)),
+    (rf"(?:at least|no fewer than|no less than) {_NUMBER} (.+)", lambda n: range(n, MOST)),
+    (rf"{_NUMBER} or more (.+)", lambda n: range(n, MOST)),
+    (rf"more than {_NUMBER} (.+)", lambda n: range(n + 1, MOST)),
     (rf"(?:at most|no more than|not more than) {_NUMBER} (.+)", lambda n: range(n + 1)),
     (rf"{_NUMBER} or (?:fewer|less) (.+)", lambda n: range(n + 1)),
     (rf"(?:fewer|less) than {_NUMBER} (.+)", range),
@@ -55,7 +50,7 @@ def count_of(eyes: Eyes, words: str) -> float | None:
     asked = number_asked(words)
     if asked is None:
         return None
-    chances = _chances(eyes, asked[0])
+    chances = chances_of(eyes, asked[0])
     return None if chances is None else sum(chances[number] for number in asked[1])
 
 
@@ -73,33 +68,12 @@ def counts_of(eyes: Eyes, words: str, options: Sequence[str]) -> tuple[float, ..
     numbers = [_range(option) for option in options]
     if not all(numbers):
         return None
-    chances = _chances(eyes, intent.phrase)
+    chances = chances_of(eyes, intent.phrase)
     if chances is None:
         return None
     found = [sum(chances[number] for number in among) for among in numbers if among]
     total = sum(found)
     return tuple(share / total for share in found) if total > 1e-6 else None
-
-
-def _chances(eyes: Eyes, noun: str) -> list[float] | None:
-    """Probability of each number from 0 on, of a noun; together 1."""
-    count = eyes.counted(noun)
-    boxes = eyes.detected(noun)
-    if count is None or boxes is None:
-        return None
-    more = _MORE_THAN_NONE if not boxes else _MORE_THAN_AT_LEAST if count.at_least else _MORE
-    found = [1.0]  # of how many boxes are right
-    for _, chance in boxes[: _MOST - 1]:
-        found = [
-            wrong * (1 - chance) + right * chance for wrong, right in zip([*found, 0.0], [0.0, *found], strict=True)
-        ]
-    chances = [0.0] * _MOST
-    before = 0.0  # geometric in what was missed
-    for number in range(_MOST):
-        before = before * more + (found[number] if number < len(found) else 0.0) * (1 - more)
-        chances[number] = before
-    chances[-1] += max(1 - sum(chances), 0.0)
-    return chances
 
 
 def _is_kind(noun: str) -> bool:
@@ -122,5 +96,5 @@ def _range(option: str) -> range | None:
         number = _number(found.group(1)) if found.group(1) else 0
         return range(number, number + 1)
     if found := re.fullmatch(rf"{_NUMBER}\s*(?:\+|or more)", words):
-        return range(_number(found.group(1)), _MOST)
+        return range(_number(found.group(1)), MOST)
     return None

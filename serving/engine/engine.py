@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from fourfold.assistant import machine
+from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.loading import DtypeName, Quantization, choose_device, end_tokens, load_checkpoint
@@ -140,7 +141,7 @@ class Engine:
         engine = cls(
             model,
             processor,
-            name or directory.resolve().name,
+            name or checkpoint_name(directory),
             max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
             decoder=decoder,

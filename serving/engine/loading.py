@@ -3,20 +3,23 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, CompressedTensorsConfig, PreTrainedConfig
 
+from fourfold.assistant.extras import require
 from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import cast_linears_to_bf16, has_fast_bf16
+from fourfold.assistant.quantization.quiet import quiet
 from fourfold.prompts.errors import UserError, first_line
 from fourfold.serving.engine.onnx_decoder import int8_is_good
 from fourfold.serving.engine.onnx_graph import WeightFormat, can_be_built
 
 DtypeName = Literal["auto", "int8", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
+log = logging.getLogger("fourfold.engine")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 # Low-bit vision towers lose up to 23 points in the literature, the projector is small, and the head is often tied to
@@ -53,10 +56,16 @@ def load_checkpoint(
     Raises:
         UserError: a part is missing, unreadable or does not go with the others, or an option is impossible here.
     """
+    if quantization is not None:
+        require("bitsandbytes", f"--quantization {quantization}")
     config = _load_config(directory)
     processor = _load_processor(directory, config)
     number_format = choose_format(dtype, config, device, quantization)
-    model = _load_model(directory, number_format.dtype, device, quantization)
+    if stored := getattr(config, "quantization_config", None):
+        _check_stored(directory, stored, quantization)
+        model = _load_stored(directory, number_format.dtype, device)
+    else:
+        model = _load_model(directory, number_format.dtype, device, quantization)
     if number_format.bf16_tower:
         cast_linears_to_bf16(model.model.vision_tower)
     return model, processor, number_format.decoder
@@ -75,9 +84,8 @@ def _load_config(directory: Path) -> MiniGPTv2Config:
 
 
 def _load_model(
-    directory: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization | None
+    directory: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization | None, **options: object
 ) -> MiniGPTv2ForConditionalGeneration:
-    options: dict[str, object] = {}
     if quantization is not None:
         options = {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": str(device)}}
     try:
@@ -92,6 +100,33 @@ def _load_model(
         missing = sorted(report["missing_keys"])
         raise UserError(f"the checkpoint {directory} lacks {len(missing)} weights, the first is {missing[0]}")
     return (model if quantization else model.to(device)).eval()
+
+
+def _check_stored(directory: Path, stored: dict[str, Any], quantization: Quantization | None) -> None:
+    method = stored.get("quant_method")
+    if method != "compressed-tensors":
+        raise UserError(
+            f"{directory} is quantised by {method!r}, which is not loaded here; make one by `fourfold quantize` of the "
+            "checkpoint it was made of"
+        )
+    if quantization is not None:
+        raise UserError(f"{directory} is quantised already; leave out --quantization {quantization}")
+    require("quantize", f"the quantised checkpoint {directory.name}")
+
+
+def _load_stored(directory: Path, dtype: torch.dtype, device: torch.device) -> MiniGPTv2ForConditionalGeneration:
+    """A checkpoint of `fourfold quantize`, its rounded weights as ordinary ones: what is rounded here is the storage.
+
+    Neither torch nor onnxruntime computes in these formats. Activations of int8 stay whole numbers in vLLM alone.
+    """
+    from compressed_tensors.quantization import disable_quantization
+
+    with quiet():
+        model = _load_model(
+            directory, dtype, device, None, quantization_config=CompressedTensorsConfig(dequantize=True)
+        )
+    model.apply(disable_quantization)
+    return model
 
 
 def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Processor:
@@ -167,17 +202,21 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Bits
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; "auto" for CUDA where there is one.
+    """The device of a name; "auto" for CUDA where there is one, else for Apple's MPS, else for the CPU.
 
     Raises:
         UserError: there is no such device, or not here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"no device is called {name!r}; there are: auto, cpu, cuda, cuda:0 …") from None
+        raise UserError(f"no device is called {name!r}; there are: auto, cpu, cuda, cuda:0 …, mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; ask for the device cpu, or for none")
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("there is no MPS device here; ask for the device cpu, or for none")
+        log.warning("computing on Apple's MPS, which nobody has tried with fourfold; the device cpu is what is tested")
     return device

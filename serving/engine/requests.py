@@ -120,8 +120,8 @@ class Request:
         sampling: how to draw it.
         adapter: name of a loaded adapter, "" for the model without one, None for the engine's default.
         template: variables for the chat template; those that it does not know change nothing.
-        forced_answer: what is to be said, where that is known already, such as a remembered correction; the model reads
-            it as its own answer, token by token, and `sampling` bounds its length alone.
+        forced_answer: what is to be said, where that is known already, such as a remembered correction; it counts as
+            the model's own answer, and `sampling` bounds its length alone.
     """
 
     messages: list[dict[str, Any]]

@@ -293,8 +293,13 @@ class Scheduler:
                 self._leave(row)
                 self.stats.failed += 1
                 continue
+            done = row.sequence.take(token, scores)
+            # An answer that is known already is said at once: the model would only read what it is told to say.
+            while not done and row.sequence.is_known and not row.sequence.cancelled:
+                self.stats.completion_tokens += 1
+                done = row.sequence.take(token, scores)
             self.stats.completion_tokens += 1
-            if row.sequence.take(token, scores):
+            if done:
                 self._leave(row)
                 self.stats.finished += 1
                 prompt, drawn = row.sequence.prompt, row.sequence.token_ids

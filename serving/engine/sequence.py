@@ -90,6 +90,11 @@ class Sequence:
 
     # What follows is for the scheduler's thread.
 
+    @property
+    def is_known(self) -> bool:
+        """Whether all that is left of it is known, and no step of the model is needed to say it."""
+        return bool(self._forced_tokens) and self.sampling.logprobs is None and not self.sampling.ignore_eos
+
     def take(self, token_id: int, logits: torch.Tensor) -> bool:
         """Add a drawn token, with the logits (vocabulary,) it was drawn from; True when the answer is at its end.
 

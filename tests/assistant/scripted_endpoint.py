@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class ScriptedEndpoint:
     """Answers come from `script`, a list used up in order or a function of the request's body.
 
-    A string is an answer, an int is the HTTP status of an error, and `(text, n)` breaks the connection off after n
-    characters of a stream. Streams come in pieces of `piece` characters, `pause` seconds apart, and end for `reason`.
+    A string is an answer, an int is the HTTP status of an error, `(int, words)` one with its message, and `(text, n)`
+    breaks the connection off after n characters of a stream. Streams come in pieces of `piece` characters, `pause`
+    seconds apart, and end for `reason`.
 
     Attributes:
         requests: the bodies received so far.
@@ -41,7 +42,9 @@ class ScriptedEndpoint:
                     outer.requests.append(body)
                     outer.keys.append(self.headers.get("Authorization"))
                     answer = outer.script(body) if callable(outer.script) else outer.script.pop(0)
-                if isinstance(answer, int):
+                if isinstance(answer, tuple) and isinstance(answer[0], int):
+                    self.reply(answer[0], {"error": {"message": answer[1], "type": "x", "code": None}})
+                elif isinstance(answer, int):
                     self.reply(answer, {"error": {"message": "scripted failure", "type": "x", "code": None}})
                 elif body.get("stream"):
                     self.stream(*(answer if isinstance(answer, tuple) else (answer, None)))
@@ -87,6 +90,31 @@ class ScriptedEndpoint:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Raw:
+    """An endpoint that answers every question with the same bytes."""
+
+    def __init__(self, body: bytes, kind: str) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -101,8 +101,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     return report
 
 
-def open_tab(chromium, url: str, **options):
-    """A tab, and a look at what it asked for and complained about."""
+def open_tab(chromium, url: str, first: bool = True, **options):
+    """A tab, once its first screen is there (if `first`), and a look at what it asked for and complained about."""
     context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
@@ -110,7 +110,8 @@ def open_tab(chromium, url: str, **options):
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
-    page.get_by_role("button", name="Where is the bottle?").wait_for()
+    if first:
+        page.locator(".st-key-sample-0 button:enabled").first.wait_for()
     yield page
     context.close()
     elsewhere = [url for url in asked if not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))]

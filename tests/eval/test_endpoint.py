@@ -10,7 +10,6 @@ from fourfold.eval.log import EvalLog
 from fourfold.eval.model import Output
 from fourfold.eval.run import run
 from fourfold.eval.task import Sample, Task
-from fourfold.eval.thinking import split_thought
 from fourfold.prompts.errors import UserError
 from tests.eval.scripted import Script, endpoint
 
@@ -82,28 +81,6 @@ def test_refusals_of_some_questions_do_not_stop_a_run(tmp_path: Path) -> None:
 
 
 # Thoughts
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "thought"),
-    [
-        ("<think>Is it? no, I see none.</think> Yes", "Yes", "Is it? no, I see none."),
-        ("Is it? no.\n</think>\n\nYes", "Yes", "Is it? no."),  # the template opened it
-        ("<think>Is it? no", "", "Is it? no"),  # cut off: no answer came
-        ("<think>a</think>no<think>b</think>yes", "yes", "a\nb"),
-        ("Yes. <think>or was it", "Yes.", "or was it"),
-        ("<thinking>no</thinking>\n<answer>Yes</answer>", "Yes", "no"),
-        ("<think>no</think><answer><|begin_of_box|>Yes<|end_of_box|></answer>", "Yes", "no"),
-        ("[THINK]no[/THINK]Yes", "Yes", "no"),
-        ("◁think▷no◁/think▷Yes", "Yes", "no"),
-        ("<think></think>Yes", "Yes", ""),
-        ("<answer>Yes</answer>", "Yes", None),
-        (" I think yes, <b>really</b> ", " I think yes, <b>really</b> ", None),
-        ("", "", None),
-    ],
-)
-def test_the_answer_is_what_stands_behind_the_thought(text: str, answer: str, thought: str | None) -> None:
-    assert split_thought(text) == (answer, thought)
 
 
 def test_thoughts_are_kept_in_the_log_and_not_scored(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fourfold.assistant.images import FORMATS, load_image_file
-from fourfold.eval.images import ImageFolder, suffixes_read
+from fourfold.assistant.images import FORMATS, SUFFIXES, load_image_file
+from fourfold.eval.images import ImageFolder
 from fourfold.prompts.errors import UserError
 
 
@@ -60,8 +60,8 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
 
 
 def test_what_the_server_reads_the_evaluation_finds(tmp_path: Path) -> None:
-    assert {".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= suffixes_read()
+    assert {".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"} <= SUFFIXES
     for kind in FORMATS:
-        suffix = next(one for one in sorted(suffixes_read()) if Image.registered_extensions()[one] == kind)
+        suffix = next(one for one in sorted(SUFFIXES) if Image.registered_extensions().get(one) == kind)
         path = picture(tmp_path / f"{kind}{suffix}")
         assert load_image_file(ImageFolder(tmp_path).find(path.name) or Path()).size == (8, 8)

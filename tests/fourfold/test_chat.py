@@ -1,5 +1,6 @@
 """`fourfold chat` from the command line to what it prints, on a tiny random checkpoint."""
 
+import io
 import json
 import os
 import re
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 
 from fourfold.assistant.chat.look_again import look_again
+from fourfold.assistant.grounding import draw, parse
 from fourfold.cli.chat import answer_object
-from fourfold.cli.chat_output import coloured, show_looks, write_image
+from fourfold.cli.chat_output import coloured, named, save_boxes, show_answer, show_looks, write_image
 from fourfold.cli.main import main
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.requests import Completion
+from fourfold.serving.engine.requests import Completion, Delta
 
 
 @pytest.fixture
@@ -38,9 +40,10 @@ def run(
     """Runs the command in this process: exit code, stdout, stderr."""
     monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def run(*words: object, piped: bytes = b"") -> tuple[int, str, str]:
         arguments = ["fourfold", "chat", *map(str, words), "--model", str(tiny_checkpoint)]
         monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
         with pytest.raises(SystemExit) as caught:
             main()
             sys.exit(0)
@@ -95,11 +98,63 @@ def test_every_kind_of_picture_is_understood(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["usage"]["prompt_tokens"] > 8
 
 
-def test_draw_saves_a_picture_of_the_same_size(run: Run, photo: Path, tmp_path: Path) -> None:
-    code, _, _ = run(photo, "[refer] dog", "--draw", tmp_path / "boxes.png", "--max-tokens", 3)
-    assert code == 0
-    with Image.open(tmp_path / "boxes.png") as drawn:
+def test_a_picture_with_names_is_saved_and_that_is_said(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Image.open(photo) as image:
+        save_boxes(image.convert("RGB"), named("{<10><20><30><40>}<delim>{<0><0><9><9>}", "dog"), tmp_path / "out.png")
+        expected = draw(image.convert("RGB"), parse("<p>dog</p> {<10><20><30><40>}<delim>{<0><0><9><9>}").phrases)
+    with Image.open(tmp_path / "out.png") as drawn:
         assert drawn.size == (80, 60)
+        assert drawn.tobytes() == expected.tobytes()
+    assert capsys.readouterr().err.replace("\n", "") == f"saved {tmp_path / 'out.png'} (2 boxes)"
+
+
+def test_where_there_is_no_box_nothing_is_drawn_and_that_is_said(run: Run, photo: Path, tmp_path: Path) -> None:
+    code, _, err = run(photo, "is it?", "--draw", tmp_path / "boxes.png", "--max-tokens", 3)
+    assert code == 0
+    assert "Nothing to draw: the answer has no box." in err
+    assert not (tmp_path / "boxes.png").exists()
+
+
+def test_a_question_comes_by_pipe(run: Run, photo: Path) -> None:
+    asked = json.loads(run(photo, "what is it?", "--json", "--max-tokens", 9)[1])["text"]
+    for words in ((photo,), (photo, "-"), ("-", photo)):
+        code, out, err = run(*words, "--json", "--max-tokens", 9, piped="\ufeffwhat is it?\n".encode())
+        assert (code, json.loads(out)["text"], err) == (0, asked, "")
+
+
+def test_a_picture_comes_by_pipe(run: Run, photo: Path) -> None:
+    asked = run(photo, "what is it?", "--max-tokens", 9)
+    assert asked[0] == 0
+    for words in (("-", "what is it?"), ("what is it?", "-")):
+        assert run(*words, "--max-tokens", 9, piped=photo.read_bytes()) == asked
+    assert run("-", "--task", "caption", "--max-tokens", 9, piped=photo.read_bytes())[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "piped", "message"),
+    [
+        (["-", "what?"], b"", "what is piped in is empty"),
+        (["-", "what?"], b"a picture of a dog", "what is piped in is not an image"),
+        (["-"], b"", "ask a question"),
+        (["-"], b"\x89PNG\r\n\x1a\n\xff", "what is piped in is"),
+        ([], b"\xff\xfe\xfd\xfc", "what is piped in is not an image"),
+        (["-", "-", "what?"], b"x", "name it once"),
+        (["https://example.org/a.jpg", "what?"], b"", "nothing is fetched"),
+    ],
+)
+def test_what_is_piped_in_and_cannot_be_meant_is_refused(
+    run: Run, words: list[str], piped: bytes, message: str
+) -> None:
+    code, out, err = run(*words, piped=piped)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_picture_by_pipe_alone_needs_a_question(run: Run, photo: Path) -> None:
+    code, _, err = run(piped=photo.read_bytes())
+    assert code == 2 and "ask a question" in err
 
 
 def test_the_device_can_be_chosen(run: Run, photo: Path) -> None:
@@ -139,17 +194,22 @@ def test_looked_again_answers_are_shown_with_their_verdicts(capsys: pytest.Captu
         return told.get(messages[0]["content"][-1]["text"], "no")
 
     show_looks(look_again(ask, image, "[caption] describe", "a dog [runs]", check_claims=True))
-    assert re.search(r"^a dog: (supported|unsupported|unsure)$", capsys.readouterr().out, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^a dog: (supported|unsupported|unsure)$", said, re.MULTILINE)
+    assert re.search(
+        r"^  where is it: dog \[10,20 30,40\]$", said, re.MULTILINE
+    )  # by what it was checked, without tags
+    show_looks(look_again(ask, image, "[vqa] what colour is it?", "red", check_claims=True))
+    assert "nothing to check" in capsys.readouterr().out
 
 
 def completion(text: str) -> Completion:
     return Completion(text, [1, 2], "stop", 30, 0, 2, None, {"total": 0.123456})
 
 
-def test_boxes_are_fractions_and_pixels_of_the_last_image() -> None:
+def test_boxes_are_fractions_and_pixels_of_the_image() -> None:
     text = "<p>a dog</p> {<10><20><30><40>}<delim>{<0><0><100><100>} and {<50><50><60><70>}"
-    images = [Image.new("RGB", (10, 10)), Image.new("RGB", (200, 100))]
-    answer = answer_object(text, completion(text), images, "m")
+    answer = answer_object(text, completion(text), Image.new("RGB", (200, 100)), "m")
     assert answer["boxes"] == [
         {"phrase": "a dog", "box": [0.1, 0.2, 0.3, 0.4], "pixels": [20, 20, 60, 40]},
         {"phrase": "a dog", "box": [0.0, 0.0, 1.0, 1.0], "pixels": [0, 0, 200, 100]},
@@ -157,14 +217,42 @@ def test_boxes_are_fractions_and_pixels_of_the_last_image() -> None:
     ]
     assert answer["text"] == text
     assert answer["timings"] == {"total": 0.1235}
-    assert answer_object(text, completion(text), [], "m")["boxes"][0]["pixels"] is None
+    assert answer_object(text, completion(text), None, "m")["boxes"][0]["pixels"] is None
 
 
 def test_on_a_terminal_phrases_have_colours_and_short_boxes() -> None:
-    shown = coloured("see <p>a dog</p> {<10><20><30><40>} here")
+    shown = coloured(parse("see <p>a dog</p> {<10><20><30><40>} here"))
     assert shown.plain == "see a dog [10,20 30,40] here"
     assert {str(span.style) for span in shown.spans} == {"bold yellow", "dim yellow"}
-    assert coloured("[bold]no markup[/bold] <p>unfinished").plain == "[bold]no markup[/bold] <p>unfinished"
+    assert coloured(parse("[bold]no markup[/bold] <p>unfinished")).plain == "[bold]no markup[/bold] unfinished"
+    assert coloured(parse("{<10><20><30><40>}"), "dog").plain == "dog [10,20 30,40]"
+    assert coloured(parse("a\x1b[2J\nb")).plain == "a[2J\nb"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see <p>a dog</p> {<10><20><30><40>} and <p>two cats</p> {<1><2><3><4>}<delim>{<5><6><7><8>}.", None),
+        ("{<10><20><30><40>}<delim>{<0><0><9><9>}", "dog [10,20 30,40] [0,0 9,9]"),
+        ("Yes, there is a dog.", "Yes, there is a dog."),
+        ("<p>a dog runs", "a dog runs"),
+        ("2 &amp; 3 < 4 {not a box}", "2 & 3 < 4 {not a box}"),
+        ("3", "3"),
+    ],
+)
+def test_a_pipe_gets_the_same_words_piece_by_piece(text: str, shown: str | None, capsys: pytest.CaptureFixture) -> None:
+    shown = shown or "see a dog [10,20 30,40] and two cats [1,2 3,4] [5,6 7,8]."
+    for size in (1, 3, 1000):
+        pieces = [text[place : place + size] for place in range(0, len(text), size)]
+        deltas = [Delta(piece) for piece in pieces] + [Delta("", completion=completion(text))]
+        assert show_answer(iter(deltas), "dog").text == text
+        assert capsys.readouterr().out == shown + "\n"
+
+
+def test_of_broken_markup_no_word_is_lost(capsys: pytest.CaptureFixture) -> None:
+    text = "<p>\ndog.<.{<10><20><30><40>}</p>"
+    show_answer(iter([*map(Delta, text), Delta("", completion=completion(text))]))
+    assert capsys.readouterr().out.endswith("\ndog.<. [10,20 30,40]\n")
 
 
 def test_a_picture_that_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -219,7 +307,7 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
     (["good.jpg", "hm?", "--max-tokens", 0], "max_tokens is 0"),
     (["good.jpg", "hm?", "--temperature", -1], "temperature is -1"),
     (["good.jpg", "hm?", "--temperature", 9], "temperature is 9.0; it goes from 0 (greedy) to 2"),
-    (["good.jpg", "hm?", "--draw", "./good.jpg"], "would overwrite the image"),
+    (["good.jpg", "hm?", "--draw", "./good.jpg"], "would overwrite the picture"),
     (["good.jpg", "hm?", "--draw", "absent/out.png"], "there is no directory absent"),
     (["good.jpg", "hm?", "--draw", "out.txt"], "has to end in"),
     (["hm?", "--draw", "out.png"], "--draw needs an image"),

@@ -35,7 +35,7 @@ def test_files_are_images_and_the_other_word_is_the_question(
     words: list[str], images: list[str], question: str | None
 ) -> None:
     asked = read_words(words)
-    assert [str(path) for path in asked.images] == images
+    assert [image.name for image in asked.images] == images
     assert asked.question == question
 
 
@@ -46,10 +46,12 @@ def test_files_are_images_and_the_other_word_is_the_question(
         (["cat.JPEG", "what is it?"], "no such file: cat.JPEG"),
         (["./cat", "what is it?"], "no such file: ./cat"),
         (["dog.jpg", ""], "the question is empty"),
+        (["-", "what?"], "nothing is"),
+        (["absent.pdf#2", "what?"], "no such file: absent.pdf#2"),
         (["dog.jpg", "  \n"], "the question is empty"),
         (["dog.jpg", "is", "it", "brown"], "put the question into quotes"),
-        (["https://example.org/dog.jpg", "hm?"], "save the image first"),
-        (["data:image/png;base64,AAAA", "hm?"], "save the image first"),
+        (["https://example.org/dog.jpg", "hm?"], "save the image"),
+        (["data:image/png;base64,AAAA", "hm?"], "save the image"),
     ],
 )
 def test_words_that_cannot_be_meant_are_refused(words: list[str], message: str) -> None:
@@ -60,7 +62,8 @@ def test_words_that_cannot_be_meant_are_refused(words: list[str], message: str) 
 
 def test_the_home_directory_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_words(["~/dog.jpg"]).images == (tmp_path / "dog.jpg",)
+    [image] = read_words(["~/dog.jpg"]).images
+    assert image.content == (tmp_path / "dog.jpg").read_bytes()
 
 
 def test_a_task_wraps_the_question_and_leaves_a_tagged_one_alone() -> None:

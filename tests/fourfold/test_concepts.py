@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fourfold.assistant.grounding import Box
+from fourfold.assistant.grounding import Box, parse
 from fourfold.assistant.refine.concepts.store import ConceptStore
-from fourfold.cli.chat_output import Answering, Looks
+from fourfold.cli.chat_output import Answering, Looks, plain
 from fourfold.cli.chat_session import Session
 from fourfold.cli.concepts import read_box
 from fourfold.cli.main import main
@@ -127,7 +127,7 @@ def test_things_are_shown_in_a_conversation(
         with pytest.raises(UserError):
             say(bad)
     assert say("/show our Rex 10 20 60 90") == "our Rex: 1 picture, 1 box\n"
-    assert "<p>our Rex</p> {<60><10><90><50>}" in say("where is our Rex?")
+    assert "our Rex [60,10 90,50]" in say("where is our Rex?")
     assert say("/not our rex") == "our Rex: 1 picture, 1 box; not it: 1 picture\n"
     assert say("/concepts") == "our Rex: 1 picture, 1 box; not it: 1 picture\n"
     assert say("/forget our rex") == "forgot our rex (2 examples)\n"
@@ -157,7 +157,7 @@ def test_the_terminal_has_eyes(
         for box, sure in ((DOG, 0.8), (CAT, 0.4))
     ]
     assert [found["phrase"] for found in told["boxes"]] == ["dogs", "dogs"]
-    assert command(*asked)[1] == told["text"] + "\n"
+    assert command(*asked)[1] == plain(parse(told["text"])) + "\n"
     alone = json.loads(command(*asked, "--json", "--no-eyes")[1])
     assert "claims" not in alone and alone["text"] != told["text"]
     checked = json.loads(command(*asked, "--json", "--check")[1])

@@ -12,9 +12,8 @@ from PIL import Image
 from fourfold.assistant.checkpoints.calibration import Calibration
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.cli import decide as command
-from fourfold.cli.decide import picture_files, questions_of, read_options
+from fourfold.cli.decide import questions_of, read_options
 from fourfold.cli.main import main
-from fourfold.prompts.errors import UserError
 from fourfold.serving.decisions.decide import Decider
 from fourfold.serving.engine.engine import Engine, Request
 from tests.tiny import save_tiny_checkpoint
@@ -138,7 +137,7 @@ def test_raw_probabilities_are_called_so(run: Run, photos: Path, tiny_checkpoint
         ([], "name pictures"),
         (["{photos}"], "ask something"),
         (["{photos}/none.png", *ASKED], "no such file"),
-        (["{photos}/empty", *ASKED], "no picture in"),
+        (["{photos}/empty", *ASKED], "there are no images in"),
         (["{photos}", "--choice", "indoor"], "at least two answers"),
         (["{photos}", "--choice", "what is it? a,b,a"], "the same answer twice"),
         (["{photos}", "--question", "  "], "is empty"),
@@ -166,9 +165,3 @@ def test_what_options_mean() -> None:
     assert read_options("what colour? red, dark blue", "choice")[1:] == ("what colour?", ["red", "dark blue"])
     (named,) = questions_of([], [read_options("indoor,outdoor", "choice")])
     assert named.name == "indoor,outdoor"
-
-
-def test_files_are_named_once(photos: Path) -> None:
-    assert len(picture_files([photos, photos / "a.png", photos])) == 3
-    with pytest.raises(UserError, match="no such file"):
-        picture_files([photos / "x"])

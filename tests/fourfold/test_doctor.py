@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fourfold.assistant import machine
 from fourfold.assistant.checkpoints import resolve
 from fourfold.assistant.checkpoints.weights import IMAGE_TOWER, LANGUAGE_MODEL
+from fourfold.assistant.extras import extras
 from fourfold.cli import doctor
 from fourfold.cli.doctor import Finding, Status, examine
 
@@ -130,23 +131,31 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
 
 
 def test_wrong_and_missing_packages_are_named_with_the_command(installed: dict[str, str | None]) -> None:
-    installed |= {"transformers": "5.20.0", "gguf": None}
+    installed |= {"transformers": "6.0.0", "gguf": None, "torch": "2.13.0+cpu"}
     found = finding("packages")
     assert found.status is Status.MISSING
-    assert "(5.20.0)" in found.detail
+    assert "(6.0.0)" in found.detail
     assert "not installed" in found.detail
     assert found.mend is not None
     assert "-m pip install" in found.mend
-    assert "'transformers<5.20,>=5.16.1'" in found.mend
+    assert "'transformers<6,>=5.16.1'" in found.mend
     assert "gguf" in found.mend
-    assert "torch" not in found.mend, "a local version such as 2.13.0+cpu meets ==2.13.0"
+    assert "torch" not in found.mend, "a local version such as 2.13.0+cpu meets >=2.13"
 
 
-@pytest.mark.parametrize(("package", "name"), [("bitsandbytes", "4bit"), ("rapidocr", "ocr"), ("langchain", "tools")])
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("bitsandbytes", "4bit"), ("rapidocr", "ocr"), ("langchain", "tools"), ("fastapi", "serve"), ("fastapi", "ui")],
+)
 def test_what_is_optional_is_a_note_with_the_command(installed: dict[str, str | None], package: str, name: str) -> None:
     installed[package] = None
     assert finding(name).status is Status.NOTE
     assert "pip install" in (finding(name).mend or "")
+
+
+def test_every_extra_has_a_finding() -> None:
+    named = {found.name for found in examine()}
+    assert named | {"bitsandbytes", "all", "test"} >= set(extras())
 
 
 def test_no_pip_and_no_weights(installed: dict[str, str | None]) -> None:

@@ -85,6 +85,14 @@ def test_the_current_adapter_answers(chat: Chat, photo: Path, tmp_path: Path, ti
     assert json.loads(chat(*asked)[1])["text"] == shipped
 
 
+def test_a_store_that_is_not_there_is_refused_and_not_made(chat: Chat, photo: Path, tmp_path: Path) -> None:
+    for store in (tmp_path / "typo", tmp_path):  # the second is a folder without corrections
+        code, _, err = chat(photo, "what?", "--memory", "--store", store)
+        assert code == 2
+        assert "no corrections are kept there" in err and err.count("\n") == 1
+    assert not (tmp_path / "typo").exists() and not list(tmp_path.glob("*.sqlite"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,10 +1,21 @@
-"""What `fourfold serve` refuses before anything slow."""
+"""What `fourfold serve` refuses before anything slow, and what it prints."""
 
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from fourfold.cli.serve import serve
+from fourfold.assistant.images import Attachment
+from fourfold.cli.serve import first_question, serve
 from fourfold.prompts.errors import UserError
 
 app = typer.Typer()
@@ -22,3 +33,35 @@ def test_a_device_that_is_none_is_refused() -> None:
     result = CliRunner().invoke(app, ["--device", "abacus"])
     assert result.exit_code == 2
     assert "abacus" in result.output
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the line that is printed needs curl")
+def test_the_line_that_is_printed_works_when_it_is_pasted(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    key = "0123456789abcdef"
+    command = [sys.executable, "-m", "fourfold.cli", "serve", "--port", "0", "--model", str(tiny_checkpoint)]
+    environment = {**os.environ, "FOURFOLD_CACHE": str(tmp_path), "FOURFOLD_API_KEYS": key, "KEY": key}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        line = next(line for line in server.stdout if "ask it: " in line).partition("ask it: ")[2]
+        asked = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+        answer = json.loads(asked.stdout)
+        assert answer["object"] == "chat.completion", answer
+        [url] = re.findall(r"http://\S+/completions", line)
+        words = {"messages": [{"role": "user", "content": "What is this?"}], "max_tokens": 1}
+        without = httpx.post(url, json=words, headers={"Authorization": f"Bearer {key}"}, timeout=60).json()
+        assert answer["usage"]["prompt_tokens"] > without["usage"]["prompt_tokens"]
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, err = server.communicate(timeout=60)
+    assert server.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_the_printed_line_survives_odd_names() -> None:
+    line = first_question("http://127.0.0.1:1/v1", 'it\'s 100%s $HOME "odd"+eyes', needs_key=False)
+    printed = subprocess.run(["sh", "-c", line.partition(" | curl")[0]], capture_output=True, text=True)
+    body = json.loads(printed.stdout.replace("\n", ""))
+    assert body["model"] == 'it\'s 100%s $HOME "odd"+eyes'
+    [_, picture] = body["messages"][0]["content"]
+    assert Attachment.from_data_uri(picture["image_url"]["url"]).decode().width > 100

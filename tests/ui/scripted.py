@@ -22,12 +22,18 @@ CLAIMS = [
     {"phrase": "the bottle", "box": list(BOTTLE), "confidence": 0.83, "source": "read-out"},
     {"phrase": "no dog", "box": None, "confidence": 0.9, "source": "read-out + model"},
 ]
+THOUGHT = "A ball is round."
 LONG = " ".join(f"word{number}" for number in range(400))
 
 
 def box(sides: tuple[float, float, float, float]) -> str:
     """As the model writes it."""
     return "{" + "".join(f"<{round(100 * side)}>" for side in sides) + "}"
+
+
+def thousandths(sides: tuple[float, float, float, float]) -> list[int]:
+    """As Qwen3-VL writes them."""
+    return [round(1000 * side) for side in sides]
 
 
 def answer_to(question: str, model: str) -> str:
@@ -47,6 +53,11 @@ def answer_to(question: str, model: str) -> str:
         "how many": "3",
         "colour is the ball": "The ball is red." if model == MODELS[0] else "Red. It is a shiny red ball.",
         "tell me a long story": LONG,
+        "think aloud": f"<think>Is it the <b>ball</b>?</think>It is <p>the ball</p> {box(BALL)}.",
+        "think apart": "It rolls.",
+        "be silent": "" if model == MODELS[0] else "I am not.",
+        "in json": "```json\n[" + json.dumps({"bbox_2d": thousandths(BALL), "label": "a red ball"}) + "]\n```",
+        "in tokens": "It is <|box_start|>({},{}),({},{})<|box_end|>.".format(*thousandths(BALL)),
         "html": "<img src=x onerror=\"document.title='hacked'\"> <b>bold</b> ![x](http://127.0.0.1:9/leak.png)",
         "list": "It shows:\n\n- **a ball**\n- a box\n- a bottle",
     }
@@ -84,8 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = re.findall(r"\S+\s*", text)
         usage = {"prompt_tokens": 80, "completion_tokens": len(pieces), "total_tokens": 80 + len(pieces)}
         head = {"id": "c", "created": 0, "model": body["model"]}
+        apart = "think apart" in question
         if not body.get("stream"):
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            message = {"role": "assistant", "content": text, **({"reasoning_content": THOUGHT} if apart else {})}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
             return self._reply(200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -94,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         head["object"] = "chat.completion.chunk"
         deltas: list[tuple[dict[str, Any], str | None]] = [({"content": piece}, None) for piece in pieces]
+        if apart:
+            deltas[:0] = [({"reasoning_content": piece}, None) for piece in re.findall(r"\S+\s*", THOUGHT)]
         if "break off" not in question and "reset" not in question:
             looked = body["model"].endswith("+eyes") and "bottle" in question
             deltas.append(({"claims": CLAIMS} if looked else {}, "stop"))

@@ -8,10 +8,13 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from fourfold.assistant.chat.history import ChatHistory, InMemoryHistory
 from fourfold.assistant.images import Attachment
-from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, drop, under_way
+from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, under_way
 from fourfold.ui.state.endpoint import Endpoint
+from fourfold.ui.state.turns import pictures_of, stored_turns
 from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import LONG, Scripted
+
+TABLE = Attachment.from_path(SAMPLES[0].file)
 
 
 @pytest.fixture
@@ -61,15 +64,40 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came_and_the_endpoint_is_let_go(e
     assert endpoint.hung_up.wait(30)
 
 
-def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted) -> None:
+def test_stopped_before_the_first_word_the_question_stays_with_its_picture(endpoint: Scripted) -> None:
     history = InMemoryHistory()
     name = history.create()
-    asked = ask(history, name, 0, "tell me a long story", [], [asker(endpoint)])
+    asked = ask(history, name, None, "tell me a long story", [TABLE], [asker(endpoint)])
+    assert [m.text for m in history.messages(name)] == ["tell me a long story"]  # whatever comes now
     asked.stop()
     wait(asked)
-    assert asked.answers[0].stopped and history.messages(name) == []
-    drop(name)
+    [question] = history.messages(name)
+    assert [picture.sha256 for picture in pictures_of(question)] == [TABLE.sha256]
+    assert question.response_metadata["fourfold"] == {"stopped": True}
     assert under_way(name) is None
+    # The next question is asked about the picture too.
+    wait(ask(history, name, None, "What colour is the ball?", [], [asker(endpoint)]))
+    assert [m.text for m in history.messages(name)][1:] == ["What colour is the ball?", "The ball is red."]
+    [sent] = endpoint.requests[-1]["messages"]
+    assert [part["type"] for part in sent["content"]] == ["image_url", "text"]
+
+
+def test_another_answer_is_another_version_and_failing_to_get_one_is_told(endpoint: Scripted) -> None:
+    history = InMemoryHistory()
+    name = history.create()
+    first = wait(ask(history, name, None, "What colour is the ball?", [], [asker(endpoint)]))
+    again = ask(history, name, None, "", [], [asker(endpoint, "fourfold-tuned")], first.number)
+    wait(again)
+    assert [m.text for m in history.messages(name)] == ["What colour is the ball?", "Red. It is a shiny red ball."]
+    [turn] = stored_turns(history.versions(name))
+    assert (turn.asked_in.numbers, turn.answered_in.numbers, turn.answered_in.at) == ((0,), (1, 2), 1)
+    nobody = ModelSettings(Endpoint("http://127.0.0.1:9/v1"), "x", parameters={})
+    wait(ask(history, name, None, "", [], [nobody], first.number))
+    [turn] = stored_turns(history.versions(name))
+    assert turn.said == "Red. It is a shiny red ball." and "does not answer" in turn.trouble["error"]
+    wait(ask(history, name, None, "", [], [asker(endpoint)], first.number))
+    [turn] = stored_turns(history.versions(name))
+    assert turn.answered_in.numbers == (1, 2, 3) and turn.trouble == {}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +108,6 @@ def test_stopped_at_once_nothing_is_stored_and_nothing_hangs(endpoint: Scripted)
         ("fail with 404", "Choose another model"),
         ("fail with 429", "too much to do"),
         ("fail with 500", "failed (500)"),
-        ("tell me a list, break off", "broke off in the middle"),
-        ("tell me a list, reset", "broke off in the middle"),
     ],
 )
 def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripted, question: str, words: str) -> None:
@@ -91,12 +117,24 @@ def test_failures_are_sentences_and_what_was_said_before_stays(endpoint: Scripte
     history.append(name, before)
     asked = wait(ask(history, name, 2, question, [], [asker(endpoint)]))
     assert words in (asked.answers[0].error or "")
+    assert [m.text for m in history.messages(name)] == ["hello", "hi", question]
+    assert under_way(name) is None
+    turn = stored_turns(history.versions(name))[-1]
+    assert words in turn.trouble["error"] and turn.asked_in.numbers == (2, asked.number)
+    history.show(name, 2)
     assert [m.text for m in history.messages(name)] == ["hello", "hi", "old", "older"]
-    assert under_way(name) is asked  # to be asked again
-    # Asked again with better luck, it replaces what followed.
-    again = wait(ask(history, name, 2, "What colour is the ball?", [], [asker(endpoint)]))
-    assert again.stored
-    assert [m.text for m in history.messages(name)] == ["hello", "hi", "What colour is the ball?", "The ball is red."]
+
+
+@pytest.mark.parametrize("how", ["break off", "reset"])
+def test_an_answer_that_breaks_off_is_kept_as_far_as_it_came(endpoint: Scripted, how: str) -> None:
+    history = InMemoryHistory()
+    name = history.create()
+    asked = wait(ask(history, name, None, f"tell me a list, {how}", [], [asker(endpoint)]))
+    answer = history.messages(name)[1]
+    figures = answer.response_metadata["fourfold"]
+    assert answer.text.startswith("It shows:") and figures["finish_reason"] is None and asked.stored
+    if how == "reset":
+        assert "broke off in the middle" in figures["error"]
 
 
 def test_an_endpoint_that_is_not_there(tmp_path) -> None:

@@ -18,6 +18,7 @@ from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.ui.state.answering import under_way
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.settings import Settings, configure
+from fourfold.ui.views.markdown import plain
 from fourfold.ui.views.welcome import SAMPLES
 from tests.ui.scripted import Scripted
 
@@ -92,18 +93,19 @@ def test_one_click_on_a_sample_gets_an_answer_and_a_conversation(settings: Setti
 def test_an_answer_that_is_complete_while_the_page_is_drawn_is_not_called_empty(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = ChatHistory.messages
+    read = ChatHistory.versions
 
-    def messages(self: ChatHistory, conversation: str):
+    def versions(self: ChatHistory, conversation: str):
         before = read(self, conversation)
         asked, end = under_way(conversation), time.monotonic() + 60
         while asked is not None and not asked.done and time.monotonic() < end:  # stored after this page read the store
             time.sleep(0.01)
         return before
 
-    monkeypatch.setattr(ChatHistory, "messages", messages)
+    monkeypatch.setattr(ChatHistory, "versions", versions)
     app = press(page(), "sample-0-0")
-    assert not app.warning and "retry" not in keys(app)
+    until(app, lambda app: "up-0" in keys(app))
+    assert not app.warning and not {"retry", "again-0"} & keys(app)
     assert "The ball is red" in words(app) and "up-0" in keys(app)
 
 
@@ -126,6 +128,7 @@ def test_thumbs_are_records_and_can_be_taken_back(settings: Settings) -> None:
     assert praise.verdict == "up" and not praise.consent
     assert praise.rejected.startswith("<p>the bottle</p>")
     press(app, "down-0")
+    assert app.checkbox(key="right-remember-0").value and not app.checkbox(key="right-consent-0").value
     app.text_area(key="right-words-0").set_value("the green bottle")
     app.checkbox(key="right-consent-0").check()
     run(app)
@@ -135,26 +138,26 @@ def test_thumbs_are_records_and_can_be_taken_back(settings: Settings) -> None:
     assert correction.chosen == "the green bottle"
     assert correction.boxes is not None and len(correction.boxes) == 1
     press(app, "open-refine")
-    assert "the green bottle" in words(app) and "may be learnt from" in words(app)
+    assert "the green bottle" in words(app) and "an adapter may be trained with it" in words(app)
 
 
 def test_an_error_is_a_sentence_and_asking_again_helps(settings: Settings, endpoint: Scripted) -> None:
     app = ask(page(), "fail with 500")
-    until(app, lambda app: app.error and "retry" in keys(app))
+    until(app, lambda app: app.error and "again-0" in keys(app))
     assert "it was told to fail" in app.error[0].value
-    press(app, "retry")
+    press(app, "again-0")
     until(app, lambda app: app.error and len(endpoint.requests) == 2)
-    assert ChatHistory(settings.history).conversations()[0].messages == 0
+    assert ChatHistory(settings.history).conversations()[0].messages == 1  # the question
 
 
 def test_an_endpoint_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     configure(Settings("http://127.0.0.1:9/v1", history=tmp_path / "h.sqlite", corrections=tmp_path / "refine"))
     app = page()
-    assert "does not answer. Is it running?" in app.error[0].value
+    assert app.error[0].value == plain("The endpoint http://127.0.0.1:9/v1 does not answer. Is it running?")
     assert app.button(key="sample-0-0").disabled
 
 
-def test_editing_replaces_what_followed(settings: Settings, endpoint: Scripted) -> None:
+def test_editing_makes_another_version_of_what_followed(settings: Settings, endpoint: Scripted) -> None:
     app = ask(page(), "a list please")
     until(app, lambda app: "edit-0" in keys(app))
     ask(app, "and html")
@@ -163,9 +166,13 @@ def test_editing_replaces_what_followed(settings: Settings, endpoint: Scripted) 
     app.text_area(key="edited-0").set_value("What colour is the ball?")
     press(app, "edit-send")
     until(app, lambda app: "The ball is red" in words(app) and "edit-0" in keys(app))
-    [info] = ChatHistory(settings.history).conversations()
-    assert info.messages == 2
+    history = ChatHistory(settings.history)
+    [info] = history.conversations()
+    assert [m.text for m in history.messages(info.id)] == ["What colour is the ball?", "The ball is red."]
     assert len(endpoint.requests[-1]["messages"]) == 1
+    assert "2 / 2" in words(app) and app.button(key="later-asked-0").disabled
+    press(app, "earlier-asked-0")
+    assert "1 / 2" in words(app) and "and html" in words(app) and "The ball is red" not in words(app)
 
 
 def test_keep_nothing_keeps_nothing(settings: Settings) -> None:
@@ -261,9 +268,10 @@ def test_pictures_and_corrections_are_read_once_and_not_with_every_run(
     assert reads() == (1, 1)
     ask(app, "What colour is the ball?")
     until(app, lambda app: "up-4" in keys(app))
-    assert reads() == (2, 1)  # the new turn, once it is stored
+    # The question once it is stored, the answer once it is; and what was corrected about it, once.
+    assert reads() == (3, 2)
     press(app, "up-0")
-    assert reads() == (2, 2)
+    assert reads() == (3, 3)
 
 
 def test_an_adapter_is_put_to_use_here_and_an_endpoint_of_others_is_not_told(

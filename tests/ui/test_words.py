@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from fourfold.assistant.chat.history import InMemoryHistory, image_of
+from fourfold.assistant.chat.history import InMemoryHistory
+from fourfold.assistant.chat.stored_message import image_of
 from fourfold.assistant.grounding import Box, parse
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import check
@@ -14,7 +15,7 @@ from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
 from fourfold.ui.state.asking import words_for
 from fourfold.ui.state.boxes import BoxAnnotation, annotate
-from fourfold.ui.state.corrections import changes, record, said
+from fourfold.ui.state.corrections import changes, named, record, said
 from fourfold.ui.state.endpoint import Endpoint
 from fourfold.ui.state.local_server import LocalServer
 from fourfold.ui.state.preferences import Preferences
@@ -78,8 +79,11 @@ def test_plain_leaves_no_sign_with_a_meaning() -> None:
     [
         ("**a**\n- b", "**a**\n- b"),
         ("it costs $5, not $6", "it costs \\$5, not \\$6"),
-        ("![x](http://a/b.png)", "\\![x] \\(http://a/b.png\\)"),
-        ("[bank](http://evil)", "[bank] \\(http://evil\\)"),
+        ("![x](http://a/b.png)", "\\![x] (<http://a/b.png>)"),
+        ("[bank](http://evil)", "[bank] (<http://evil>)"),
+        ("[bank](javascript:x)", "[bank] \\(javascript:x\\)"),
+        ("see http://127.0.0.1:8000/v1 now", "see http://127.0.0.1:8000/v1 now"),
+        ("http://a:red[x] http://a/:red[x]", "http://a\\:red[x] http://a/\\:red[x]"),
         ("<img src=x>", "&lt;img src=x>"),
         (":red[x] :smile:", "\\:red[x] \\:smile:"),
         ("at 12:30 in 3:1", "at 12:30 in 3:1"),
@@ -162,11 +166,21 @@ def test_changes() -> None:
     answer = "<p>a dog</p> {<10><20><30><40>}"
     _, before = annotate(parse(answer))
     moved = [BoxAnnotation(Box(0.5, 0.5, 0.6, 0.6), "a dog")]
-    assert changes(answer, "a dog", before, before) == (None, None)
-    assert changes(answer, "a dog", moved, before) == (None, moved)
-    assert changes(answer, "a cat", before, before) == ("a cat", before)  # a corrected answer needs its boxes again
-    assert changes("yes", "no", [], []) == ("no", None)
-    assert changes(answer, "a dog", [], before) == (None, [])
+    assert changes(answer, "a dog", before, "") == (None, None)
+    assert changes(answer, "a dog", moved, "") == (None, moved)
+    assert changes(answer, "a cat", before, "") == ("a cat", before)  # a corrected answer needs its boxes again
+    assert changes("yes", "no", [], "") == ("no", None)
+    assert changes(answer, "a dog", [], "") == (None, [])
+
+
+def test_a_box_without_a_name_is_called_what_the_question_asks_for() -> None:
+    unnamed, other = BoxAnnotation(BOX), BoxAnnotation(BOX, "a cat")
+    assert [mark.label for mark in named([unnamed], "where is the red ball?")] == ["red ball"]
+    assert [mark.label for mark in named([unnamed, other], "where is the red ball?")] == [None, "a cat"]
+    assert [mark.label for mark in named([unnamed], "hello")] == [None]
+    answer = "{<10><20><30><40>}"
+    _, before = annotate(parse(answer), "where is the red ball?")
+    assert changes(answer, "", before, "where is the red ball?") == (None, None)
 
 
 def test_preferences_survive_and_nonsense_does_not(tmp_path: Path) -> None:
@@ -227,8 +241,8 @@ def test_an_answer_is_read_as_its_model_writes() -> None:
     assert [(mark.label, mark.box) for mark in before] == [("the ball", BOX)]
     assert [piece["text"] for piece in words if piece["text"].strip()] == ["the ball"]
     moved = [BoxAnnotation(Box(0.5, 0.5, 0.6, 0.6), "the ball", 0)]
-    assert changes(turn.grounded.plain, turn.grounded.plain, moved, before) == (None, moved)
-    assert changes(turn.grounded.plain, turn.grounded.plain, before, before) == (None, None)
+    assert changes(turn.rejected, turn.grounded.plain, moved, "") == (None, moved)
+    assert changes(turn.rejected, turn.grounded.plain, before, "") == (None, None)
     # Pixels of what the model saw, which is the stored picture resized by its own rule.
     width, height = TABLE.decode().size
     seen = f'{{"bbox_2d": [0, 0, {width}, {height}]}}'

@@ -8,14 +8,18 @@ const ICONS = {
   bin: "M5 7h14M10 11v6M14 11v6M6 7l1 13h10l1-13M9 7V4h6v3",
   undo: "M8 5L4 9l4 4M4 9h10a5 5 0 0 1 0 10h-3",
   wide: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
+  closer: "M10 4a6 6 0 1 0 0 12a6 6 0 0 0 0-12M15 15l5 5M10 7.5v5M7.5 10h5",
+  farther: "M10 4a6 6 0 1 0 0 12a6 6 0 0 0 0-12M15 15l5 5M7.5 10h5",
+  save: "M12 4v11M8 11l4 4 4-4M5 20h14",
 };
+const LARGE = 0.5; // of the picture: a drag inside a box that covers more draws it anew instead of moving it
 const canvases = new WeakMap();
 
 export default function (component) {
   const root = component.parentElement.querySelector(".canvas");
   let canvas = canvases.get(root);
   if (!canvas) canvases.set(root, (canvas = new Canvas(root)));
-  canvas.update(component.data, component.setStateValue);
+  canvas.update(component.data, component.setStateValue, component.setTriggerValue);
 }
 
 function make(tag, className, text) {
@@ -39,11 +43,14 @@ function icon(name) {
 const clamp = (value, low = 0, high = 1) => Math.min(Math.max(value, low), high);
 const round = (value) => Math.round(value * 10000) / 10000;
 
-class Canvas {
+class Canvas extends Looking {
   constructor(root) {
+    super();
     this.root = root;
     this.words = make("p", "words");
+    this.frame = make("div", "frame"); // what fills the screen, so that the picture in it keeps its shape
     this.stage = make("div", "stage");
+    this.plane = make("div", "plane");
     this.image = make("img");
     this.image.draggable = false;
     this.heat = make("canvas", "heat");
@@ -51,27 +58,35 @@ class Canvas {
     this.mask = make("img", "mask");
     this.mask.alt = "";
     this.layer = make("div");
-    this.stage.append(this.image, this.heat, this.mask, this.layer);
+    this.plane.append(this.image, this.heat, this.mask, this.layer);
+    this.act = make("button", "act");
+    this.act.addEventListener("click", () => this.trigger("acted", true));
+    this.stage.append(this.plane, this.act);
+    this.frame.append(this.stage);
     this.below = make("div", "below");
     this.rows = make("ul", "rows");
     this.hint = make("p", "hint");
     this.said = make("div", "unseen");
     this.said.setAttribute("aria-live", "polite");
-    root.append(this.words, this.stage, this.below, this.rows, this.hint, this.said);
+    root.append(this.words, this.frame, this.below, this.rows, this.hint, this.said);
     this.boxes = [];
     this.off = new Set(); // groups that are hidden
     this.chosen = -1;
     this.past = []; // earlier boxes, for undo
     this.revision = null;
+    this.zoom = new Zoom(this.stage, this.plane, () => this.looked());
     this.stage.addEventListener("pointerdown", (event) => this.press(event));
     this.stage.addEventListener("keydown", (event) => this.key(event));
+    this.stage.addEventListener("click", () => this.data.mode === "still" && this.fill());
+    this.frame.addEventListener("fullscreenchange", () => this.filled());
+    this.image.addEventListener("load", () => this.saving && this.save());
   }
 
-  update(data, send) {
-    this.send = send;
+  update(data, send, trigger) {
+    [this.send, this.trigger] = [send, trigger];
     const last = this.data;
     this.data = data;
-    this.draws = data.mode !== "view";
+    this.draws = data.mode === "region" || data.mode === "edit";
     if (!this.draws) this.boxes = data.marks;
     else if (!last || this.revision !== data.revision || last.mode !== data.mode) {
       this.boxes = data.marks.map((mark) => ({ ...mark, box: [...mark.box] }));
@@ -79,202 +94,26 @@ class Canvas {
       this.chosen = -1;
     }
     this.revision = data.revision;
-    this.stage.hidden = !data.image;
-    this.stage.style.display = data.image ? "" : "none";
+    this.frame.style.display = data.image ? "" : "none";
     if (data.image) {
       const { uri, width, height } = data.image;
       this.root.style.setProperty("--shape", String(width / height));
+      this.root.style.setProperty("--wide", `${data.wide}px`);
       this.root.style.setProperty("--tallest", data.tall ? "min(54vh, 30rem)" : "min(40vh, 22rem)");
       if (this.image.getAttribute("src") !== uri) this.image.src = uri;
       this.image.alt = data.alt;
+      const same = last?.image?.width === width && last.image.height === height && last.revision === data.revision;
+      if (!same) this.zoom.to(1);
     }
+    const still = data.mode === "still";
+    this.stage.tabIndex = 0;
+    this.stage.setAttribute("role", still ? "button" : "group");
+    this.stage.setAttribute("aria-label", still ? `Enlarge: ${data.alt}` : `${data.alt}. Keys: + and − zoom, 0 shows all`);
     this.stage.classList.toggle("draws", this.draws);
+    this.stage.classList.toggle("still", still);
     this.showOverlay();
     this.showWords();
     if (!this.gesture) this.show(); // a rerun must not take a box out of somebody's hand
-  }
-
-  colour(group) {
-    return this.data.palette[((group % this.data.palette.length) + this.data.palette.length) % this.data.palette.length];
-  }
-
-  paint(element, group) {
-    const colour = this.colour(group);
-    const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-    element.style.setProperty("--colour", colour);
-    element.style.setProperty("--on-colour", 0.299 * r + 0.587 * g + 0.114 * b > 110 ? "#000" : "#fff");
-  }
-
-  // ---- looking -------------------------------------------------------------------------------------------------
-
-  showOverlay() {
-    const { heat, mask } = this.data;
-    this.heat.hidden = !heat.length;
-    this.mask.hidden = !mask;
-    if (mask && this.mask.getAttribute("src") !== mask) this.mask.src = mask;
-    if (!heat.length) return;
-    const [rows, columns] = [heat.length, heat[0].length];
-    [this.heat.width, this.heat.height] = [columns, rows]; // the browser smooths it to the picture's size
-    const pixels = new ImageData(columns, rows);
-    heat.flat().forEach((value, at) => pixels.data.set([255, Math.round(200 * (1 - value)), 0, Math.round(190 * value * value)], 4 * at));
-    this.heat.getContext("2d").putImageData(pixels, 0, 0);
-  }
-
-  showWords() {
-    const focus = this.root.getRootNode().activeElement;
-    const kept = focus && focus.dataset && focus.dataset.word;
-    this.words.replaceChildren(
-      ...this.data.words.map((piece, place) => {
-        if (piece.group === undefined) return document.createTextNode(piece.text);
-        const phrase = make("button", "phrase", piece.text);
-        phrase.dataset.word = String(place);
-        phrase.dataset.group = String(piece.group);
-        phrase.setAttribute("aria-pressed", String(!this.off.has(piece.group)));
-        phrase.title = "Show or hide on the picture";
-        phrase.classList.toggle("off", this.off.has(piece.group));
-        this.paint(phrase, piece.group);
-        this.listen(phrase, piece.group);
-        return phrase;
-      }),
-    );
-    if (kept) this.words.querySelector(`[data-word="${kept}"]`)?.focus();
-  }
-
-  listen(element, group) {
-    const light = (on) => () => this.light(on ? group : null);
-    element.addEventListener("pointerenter", light(true));
-    element.addEventListener("pointerleave", light(false));
-    element.addEventListener("focus", light(true));
-    element.addEventListener("blur", light(false));
-    element.addEventListener("click", () => {
-      if (this.off.has(group)) this.off.delete(group);
-      else this.off.add(group);
-      this.showWords();
-      this.show();
-    });
-  }
-
-  light(group) {
-    for (const element of this.layer.children) {
-      const own = Number(element.dataset.group) === group && !element.classList.contains("looked");
-      element.classList.toggle("lit", group !== null && own);
-      element.classList.toggle("dim", group !== null && !own);
-    }
-    for (const phrase of this.words.querySelectorAll(".phrase"))
-      phrase.classList.toggle("lit", Number(phrase.dataset.group) === group);
-  }
-
-  show() {
-    const focus = this.root.getRootNode().activeElement;
-    const kept = focus && focus.classList.contains("box") ? Number(focus.dataset.place) : -1;
-    this.layer.replaceChildren(...this.boxes.map((mark, place) => this.boxElement(mark, place)));
-    if (kept >= 0) this.layer.children[Math.min(kept, this.boxes.length - 1)]?.focus();
-    this.showBelow();
-    this.showRows();
-    const { mode } = this.data;
-    this.hint.textContent =
-      mode === "region" && !this.boxes.length
-        ? "Drag on the picture to point at something. By keyboard: “Add a rectangle”, then the arrow keys."
-        : mode === "view"
-          ? ""
-          : "Arrow keys move the chosen box, with Shift they resize it, Delete removes it.";
-  }
-
-  boxElement(mark, place) {
-    const element = make("div", "box");
-    element.dataset.place = String(place);
-    element.dataset.group = String(mark.group);
-    element.classList.toggle("looked", Boolean(mark.looked));
-    element.classList.toggle("off", this.off.has(mark.group) && !mark.looked && !this.draws);
-    element.classList.toggle("chosen", this.draws && place === this.chosen);
-    this.paint(element, mark.group);
-    this.place(element, mark.box);
-    const [x1, y1, x2, y2] = mark.box;
-    element.style.zIndex = String(1 + Math.round((1 - (x2 - x1) * (y2 - y1)) * 100)); // small ones stay within reach
-    const label = mark.label || (this.data.mode === "edit" ? String(place + 1) : "");
-    if (label) {
-      const tag = make("span", "tag", label);
-      if (y1 < 0.07) tag.classList.add("inside");
-      if ((x1 + x2) / 2 > 0.6) tag.classList.add("leftwards");
-      element.append(tag);
-    }
-    const where = mark.box.map((side) => Math.round(side * 100));
-    const words = `${mark.label || "box " + (place + 1)}${mark.note ? ` (${mark.note})` : ""}: ${where[0]} to ${where[2]} percent from the left, ${where[1]} to ${where[3]} percent from the top`;
-    element.setAttribute("aria-label", words);
-    if (this.draws) {
-      element.tabIndex = 0;
-      element.setAttribute("role", "group");
-      element.addEventListener("focus", () => this.choose(place));
-      for (const [name, [x, y]] of Object.entries(GRIPS)) {
-        const grip = make("span", "grip");
-        grip.dataset.grip = name;
-        grip.style.left = `${x * 100}%`;
-        grip.style.top = `${y * 100}%`;
-        grip.style.cursor = `${name}-resize`;
-        element.append(grip);
-      }
-    } else {
-      element.setAttribute("role", "img");
-      element.addEventListener("pointerenter", () => !mark.looked && this.light(mark.group));
-      element.addEventListener("pointerleave", () => this.light(null));
-    }
-    return element;
-  }
-
-  place(element, [x1, y1, x2, y2]) {
-    element.style.left = `${x1 * 100}%`;
-    element.style.top = `${y1 * 100}%`;
-    element.style.width = `${(x2 - x1) * 100}%`;
-    element.style.height = `${(y2 - y1) * 100}%`;
-  }
-
-  showBelow() {
-    const { mode } = this.data;
-    if (mode === "view") {
-      const names = new Map();
-      for (const mark of this.boxes) {
-        if (mark.looked) continue;
-        const entry = names.get(mark.group) || { label: mark.label, count: 0, notes: new Set() };
-        entry.count += 1;
-        if (mark.note) entry.notes.add(mark.note);
-        names.set(mark.group, entry);
-      }
-      const chips = [...names].map(([group, { label, count, notes }]) => {
-        const chip = make("button", "chip");
-        chip.append(make("span", "dot"), make("span", "", (label || "box") + (count > 1 ? ` × ${count}` : "")));
-        if (notes.size) chip.append(make("span", "note", [...notes].join("; ")));
-        chip.setAttribute("aria-pressed", String(!this.off.has(group)));
-        chip.title = "Show or hide";
-        this.paint(chip, group);
-        this.listen(chip, group);
-        return chip;
-      });
-      if (this.data.image && this.boxes.length && this.stage.requestFullscreen) {
-        const wide = this.tool("wide", "", () => this.stage.requestFullscreen());
-        wide.setAttribute("aria-label", "Show the picture on the whole screen");
-        wide.title = "Whole screen";
-        chips.push(wide);
-      }
-      this.below.replaceChildren(...chips);
-      return;
-    }
-    const one = mode === "region";
-    const tools = [this.tool("add", one ? "Add a rectangle" : "Add a box", () => this.add([0.35, 0.35, 0.65, 0.65]))];
-    if (one && this.boxes.length) tools[0] = this.tool("bin", "Clear", () => this.remove(0));
-    if (!one) {
-      const undo = this.tool("undo", "Undo", () => this.undo());
-      undo.disabled = !this.past.length;
-      tools.push(undo);
-    }
-    this.below.replaceChildren(...tools);
-  }
-
-  tool(name, text, action) {
-    const tool = make("button", "tool");
-    tool.append(icon(name));
-    if (text) tool.append(make("span", "", text));
-    tool.addEventListener("click", action);
-    return tool;
   }
 
   showRows() {
@@ -364,20 +203,30 @@ class Canvas {
   }
 
   at(event) {
-    const frame = this.stage.getBoundingClientRect();
+    const frame = this.plane.getBoundingClientRect();
     return [clamp((event.clientX - frame.left) / frame.width), clamp((event.clientY - frame.top) / frame.height)];
   }
 
   press(event) {
+    if (event.target === this.act) return;
+    if (this.zoom.takes(event, this.draws)) {
+      if (this.gesture) this.release(true); // a second finger: it was no drawing
+      return;
+    }
     if (!this.draws || !event.isPrimary || event.button > 0) return;
     event.preventDefault();
     const [x, y] = this.at(event);
     const element = event.target.closest(".box");
     const grip = event.target.closest(".grip")?.dataset.grip;
-    const place = element ? Number(element.dataset.place) : -1;
+    let place = element ? Number(element.dataset.place) : -1;
+    const [x1, y1, x2, y2] = place >= 0 ? this.boxes[place].box : [0, 0, 0, 0];
+    const anew = place >= 0 && !grip && (x2 - x1) * (y2 - y1) > LARGE;
+    if (anew && this.boxes.length > 1 && place !== this.chosen) place = -1; // a new one inside it
     this.gesture = { x, y, place, grip, before: this.boxes.map((mark) => ({ ...mark, box: [...mark.box] })) };
+    this.zoom.drawing = true;
     if (place >= 0) {
       this.gesture.box = [...this.boxes[place].box];
+      this.gesture.anew = anew;
       this.choose(place);
       element.focus({ preventScroll: true });
     } else this.chosen = -1;
@@ -387,7 +236,7 @@ class Canvas {
       this.stage.removeEventListener("pointermove", move);
       this.stage.removeEventListener("pointerup", end);
       this.stage.removeEventListener("pointercancel", end);
-      this.release(last.type === "pointercancel");
+      if (this.gesture) this.release(last.type === "pointercancel");
     };
     this.stage.addEventListener("pointermove", move);
     this.stage.addEventListener("pointerup", end);
@@ -396,6 +245,7 @@ class Canvas {
 
   drag(event) {
     const gesture = this.gesture;
+    if (!gesture || !event.isPrimary) return;
     const [x, y] = this.at(event);
     if (gesture.place < 0) {
       const box = [Math.min(x, gesture.x), Math.min(y, gesture.y), Math.max(x, gesture.x), Math.max(y, gesture.y)];
@@ -409,6 +259,11 @@ class Canvas {
       this.show();
     }
     const mark = this.boxes[gesture.place];
+    if (gesture.anew && !gesture.drawn) {
+      if (Math.abs(x - gesture.x) < LEAST || Math.abs(y - gesture.y) < LEAST) return;
+      gesture.drawn = true;
+    }
+    this.act.hidden = true;
     if (gesture.drawn) mark.box = span([gesture.x, gesture.y, x, y]);
     else if (gesture.grip) mark.box = stretch(gesture.box, gesture.grip, x - gesture.x, y - gesture.y);
     else mark.box = shift(gesture.box, x - gesture.x, y - gesture.y);
@@ -420,6 +275,7 @@ class Canvas {
   release(cancelled) {
     const gesture = this.gesture;
     this.gesture = null;
+    this.zoom.drawing = false;
     if (!gesture.moved) return this.show();
     if (cancelled) {
       this.boxes = gesture.before;
@@ -431,6 +287,14 @@ class Canvas {
   }
 
   key(event) {
+    if (event.target === this.stage) {
+      const opens = this.data.mode === "still" && (event.key === "Enter" || event.key === " ");
+      if (opens) this.fill();
+      if (!opens && !this.zoom.key(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      return;
+    }
     if (!this.draws || !event.target.classList.contains("box")) return;
     const place = Number(event.target.dataset.place);
     const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
+from langchain_core.messages import HumanMessage
+
 from fourfold.assistant.chat.conversation import Conversation, Exchange
 from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.chat.look_again import LookedAgain, Step, ask_with, look_again
 from fourfold.assistant.grounding import Grounded
 from fourfold.assistant.images import Attachment
-from fourfold.assistant.refine.memory import REMEMBERED_HEADER
+from fourfold.assistant.refine.memory import REMEMBERED_HEADER, CorrectionMemory, Recalled
 from fourfold.prompts.errors import UserError
 from fourfold.serving.looking.claim import claims_read
 from fourfold.ui.state.endpoint import Endpoint, chat_model
@@ -39,6 +41,7 @@ class ModelSettings:
     remember: bool | None = None  # corrections; None where the endpoint is not known to have any
     looks: dict[str, Any] = field(default_factory=dict)  # arguments of `look_again` that are on
     eyes: str | None = None  # the name to ask by, where it is not the model's own: one that looks before it answers
+    memory: CorrectionMemory | None = None  # whose answers are given in place of the model's
 
     def conversation(self, history: ChatHistory) -> Conversation:
         """A chat with this model."""
@@ -64,6 +67,7 @@ class StreamingAnswer:
         self.so_far = Grounded("", (), (), "")
         self.steps: list[Step] = []  # of looking again, as they happen
         self.looked: LookedAgain | None = None
+        self.recalled: str | None = None  # id of the correction that answers
         self.error: str | None = None  # as a sentence
         self.stopped = False  # by somebody
         self.done = False  # nothing more will come
@@ -92,14 +96,20 @@ class StreamingAnswer:
             "parameters": self.settings.parameters,
             "seconds": round(self.seconds, 3),
             "first": None if first is None else round(first - self._began, 3),
-            "finish_reason": "cancelled" if self.stopped else told.get("finish_reason"),
+            "finish_reason": "cancelled" if self.stopped else self.exchange.answer.finish_reason,
         }
+        if self.error is not None:
+            figures["error"] = self.error
+        if self.exchange.left_out:
+            figures["left_out"] = self.exchange.left_out
         if usage := message.usage_metadata:
             figures["prompt_tokens"] = usage["input_tokens"]
             figures["completion_tokens"] = usage["output_tokens"]
             figures["cached_tokens"] = (usage.get("input_token_details") or {}).get("cache_read") or 0
-        if remembered := (told.get("headers") or {}).get(REMEMBERED_HEADER):
+        if remembered := self.recalled or (told.get("headers") or {}).get(REMEMBERED_HEADER):
             figures["remembered"] = remembered
+        if thought := self.exchange.answer.thought:
+            figures["thought"] = thought
         if claims := claims_read(message.additional_kwargs.get("claims")):
             figures["claims"] = [claim.to_json() for claim in claims]
         if self.looked is not None:
@@ -130,6 +140,11 @@ class StreamingAnswer:
         try:
             if self._cancel.is_set():
                 return
+            if (recalled := await asyncio.to_thread(self._recall)) is not None:
+                self.recalled = recalled.id
+                for answer in self.exchange.answer.read(iter([recalled.answer])):
+                    self.so_far = answer
+                return
             async for answer in self.exchange.astream():
                 self.so_far = answer
             if self.text and picture is not None and any(self.settings.looks.values()):
@@ -142,6 +157,16 @@ class StreamingAnswer:
             self._cancel.set()
             self._ended = time.monotonic()
             self.done = True
+
+    def _recall(self) -> Recalled | None:
+        """What was corrected about this question; a memory that fails is no reason not to ask."""
+        shown = next((found for m in reversed(self.exchange.messages) if (found := pictures_of(m))), [])
+        if self.settings.memory is None or len(shown) != 1:
+            return None
+        try:
+            return self.settings.memory.recall(shown[0], str(self.exchange.question.text))
+        except UserError:
+            return None
 
     def _look_again(self, picture: Attachment) -> LookedAgain:
         # Looking again is to see, not to remember.
@@ -161,26 +186,47 @@ class StreamingAnswer:
 class PendingTurn:
     """A question under way, with one answer or, where models are compared, two.
 
-    When the answers are complete, question and answer are stored together in place of whatever followed the first
-    `keep` messages; until then the store holds what it held. An answer that somebody stops is kept as far as it came.
+    The question is stored when it is asked, and its answer when it is complete, or as far as it came: stopped by
+    somebody, or broken off. Where no word came, the question remembers why.
+
+    Args:
+        history: where.
+        conversation: to which it belongs.
+        keep: messages of it that are shown and stay so; the question is another version of what followed. None: all.
+        words, pictures: of the question.
+        models: that answer.
+        question: number of a stored question to be answered anew, in place of `keep`.
+
+    Raises:
+        UserError: the question cannot be stored.
     """
 
     def __init__(
         self,
         history: ChatHistory,
         conversation: str,
-        keep: int,
+        keep: int | None,
         words: str,
         pictures: Sequence[Attachment],
         models: Sequence[ModelSettings],
+        question: int | None = None,
     ) -> None:
         self.history = history
         self.conversation = conversation
-        self.keep = keep
         self.words = words
         self.pictures = pictures
-        given = {"conversation": conversation, "keep": keep, "text": words, "images": pictures}
-        self.answers = [StreamingAnswer(model, model.conversation(history).ask(given)) for model in models]
+        given: dict[str, Any] = {"conversation": conversation, "keep": keep, "text": words, "images": pictures}
+        if question is not None:
+            given = {"conversation": conversation, "question": question}
+        first, *others = models
+        exchange = first.conversation(history).ask(given)
+        self.number = exchange.begin()  # of the question
+        self.answers = [StreamingAnswer(first, exchange)]
+        for model in others:
+            again = model.conversation(history).ask({"conversation": conversation, "question": self.number})
+            self.answers.append(StreamingAnswer(model, again))
+        if exchange.question.response_metadata:  # why it had no answer, the last time
+            history.replace(conversation, self.number, _question(exchange.question, {}))
         seen = [picture for message in self.answers[0].exchange.messages for picture in pictures_of(message)]
         self.picture = seen[-1] if seen else None  # the latest, which the answers are about
         self.began = time.time()
@@ -190,7 +236,7 @@ class PendingTurn:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without an answer to keep. An answer may be complete at any moment: ask once a drawing."""
+        """Whether it ended and could not be kept. An answer may be complete at any moment: ask once a drawing."""
         return self.done and not self.stored
 
     def stop(self) -> None:
@@ -206,17 +252,40 @@ class PendingTurn:
             self.done = True
 
     def _store(self) -> None:
-        good = [answer for answer in self.answers if answer.text and answer.error is None]
-        if not good:
-            return
-        figures = good[0].figures()
-        if others := [answer for answer in self.answers if answer is not good[0]]:
-            figures["other"] = {**others[0].figures(), "text": others[0].text, "error": others[0].error}
+        spoken = [answer for answer in self.answers if answer.exchange.answer.kept]
+        good = [answer for answer in spoken if answer.error is None] or spoken
         try:
-            good[0].exchange.store({"fourfold": figures})
+            if good:
+                good[0].exchange.store({"fourfold": self._figures(good[0])})
+            else:
+                question = _question(self.answers[0].exchange.question, _why_silent(self.answers[0]))
+                self.history.replace(self.conversation, self.number, question)
             self.stored = True
         except UserError as error:  # deleted meanwhile, or the disk is full
             self.trouble = str(error)
+
+    def _figures(self, kept: StreamingAnswer) -> dict[str, Any]:
+        figures = kept.figures()
+        if others := [answer for answer in self.answers if answer is not kept]:
+            figures["other"] = {
+                **others[0].figures(),
+                "text": others[0].text,
+                "error": others[0].error,
+                "first": others[0] is self.answers[0],  # it stays on the left, where it was while it arrived
+            }
+        return figures
+
+
+def _question(question: HumanMessage, why: dict[str, Any]) -> HumanMessage:
+    return question.model_copy(update={"response_metadata": {"fourfold": why} if why else {}})
+
+
+def _why_silent(answer: StreamingAnswer) -> dict[str, Any]:
+    """Why not a word came of an answer."""
+    why: dict[str, Any] = {"thought": answer.exchange.answer.thought} if answer.exchange.answer.thought else {}
+    if answer.error is not None:
+        return {**why, "error": answer.error}
+    return {**why, "stopped": True} if answer.stopped else {**why, "empty": True}
 
 
 _under_way: dict[str, PendingTurn] = {}
@@ -225,21 +294,23 @@ _under_way: dict[str, PendingTurn] = {}
 def ask(
     history: ChatHistory,
     conversation: str,
-    keep: int,
+    keep: int | None,
     words: str,
     pictures: Sequence[Attachment],
     models: Sequence[ModelSettings],
+    question: int | None = None,
 ) -> PendingTurn:
-    """Begin to answer a question; one that is under way in the same conversation is stopped."""
+    """Begin to answer a question, see `PendingTurn`; one that is under way in the same conversation is stopped."""
     if earlier := _under_way.get(conversation):
         earlier.stop()
-    turn = _under_way[conversation] = PendingTurn(history, conversation, keep, words, pictures, models)
+    turn = PendingTurn(history, conversation, keep, words, pictures, models, question)
+    _under_way[conversation] = turn
     asyncio.run_coroutine_threadsafe(turn.run(), _loop())
     return turn
 
 
 def under_way(conversation: str | None) -> PendingTurn | None:
-    """The conversation's question that is being answered, or that failed and can be asked again."""
+    """The conversation's question that is being answered, or whose answer could not be kept."""
     turn = _under_way.get(conversation or "")
     if turn is not None and turn.stored:
         _under_way.pop(turn.conversation, None)

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 from langchain_core.messages import AIMessage
 
-from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.grounding import Box, family_of, format_box
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.registry import SERVED_NAME
 from fourfold.prompts.errors import UserError
-from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction, with_tag
-from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, drop
+from fourfold.prompts.plain import plain_instruction, pointed_at
+from fourfold.prompts.tasks import Task, instruction, with_tag
+from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask
 from fourfold.ui.state.endpoint import Served
 from fourfold.ui.state.session import Session
-from fourfold.ui.state.turns import Turn, split_tag
+from fourfold.ui.state.turns import Turn
+from fourfold.ui.state.wording import as_made
 
 _OTHERWISE = 0.7
 """Temperature of asking the same question again: at 0 the answer would be the same."""
@@ -49,25 +51,46 @@ def chip_task(name: str) -> Task | None:
     return None if name == ASK else Task(name)
 
 
-def words_for(task: Task | None, text: str, region: Box | None) -> str:
+def words_for(task: Task | None, text: str, region: Box | None, model: Served | None = None) -> str:
     """The question as it is sent: its tag, its instruction, its words, and the rectangle it points at.
+
+    To a `model` that was taught neither tags nor such boxes, it is put in plain words.
 
     Raises:
         UserError: the task needs words or a rectangle.
     """
     text = text.strip()
-    box = format_box(region) if region is not None else ""
+    tags = model is None or knows_tags(model)
+    box = format_box(region) if region is not None and tags else ""
     if task is None or (text and with_tag(task, text) == text):
         if not text:
             raise UserError("Write what you want to know.")
-        return f"{text} {box}".strip()
-    if task is Task.IDENTIFY:
-        if not box:
-            raise UserError("Draw a rectangle on the picture first.")
-        return with_tag(task, f"{text} {box}") if text else instruction(task, box)
+        place = "" if region is None or tags else pointed_at(region.as_tuple())
+        return f"{text} {box or place}".strip()
+    if task is Task.IDENTIFY and region is None:
+        raise UserError("Draw a rectangle on the picture first.")
     if not text and CHIPS[str(task)].button is None:
         raise UserError("Write what to look for." if task is not Task.VQA else "Write what you want to know.")
+    if model is not None and not tags:
+        family = family_of(model.parent or model.name)
+        plain = plain_instruction(
+            task, text, family=family.name if family else None, region=region.as_tuple() if region else None
+        )
+        return plain if region is None or task is Task.IDENTIFY else f"{plain} {pointed_at(region.as_tuple())}"
+    if task is Task.IDENTIFY:
+        return with_tag(task, f"{text} {box}") if text else instruction(task, box)
     return f"{instruction(task, text)} {box}".strip()
+
+
+def knows_tags(model: Served) -> bool:
+    """Whether it is of MiniGPT-v2's kind: taught tags, boxes in hundredths, and one picture at a time.
+
+    Its name tells, or that our server serves it.
+    """
+    family = family_of(model.parent or model.name)
+    if family is not None:
+        return family.name == "minigpt4"
+    return model.ours
 
 
 def chosen_model(found: Session) -> Served | None:
@@ -87,40 +110,46 @@ def other_model(found: Session) -> Served | None:
 
 
 def send(found: Session, words: str, pictures: Sequence[Attachment]) -> PendingTurn:
-    """Ask in the conversation that is shown, or begin one."""
+    """Ask in the conversation that is shown, or begin one.
+
+    Raises:
+        UserError: the endpoint is not there, or the question cannot be kept; what waits for it goes on waiting.
+    """
     models = askers(found)
     if found.conversation is None:
         found.conversation = found.history.create(_title(words))
-    keep = found.history.info(found.conversation).messages
+    asked = ask(found.history, found.conversation, None, words, pictures, models)
     found.leave()
     found.pending = []
-    return ask(found.history, found.conversation, keep, words, pictures, models)
+    found.sent += 1
+    return asked
 
 
 def send_instead(found: Session, turn: Turn, words: str, *, otherwise: bool = False) -> PendingTurn:
-    """Ask again from a turn on, `otherwise` for another answer; what followed it is replaced when that is there."""
+    """Ask from a turn on: its question for another answer, or another question in its place.
+
+    What it was stays as an earlier version, with what followed it. `otherwise` is for an answer that differs.
+
+    Raises:
+        UserError: the endpoint is not there, or the question cannot be kept.
+    """
     assert found.conversation is not None
-    found.leave()
     models = askers(found, otherwise=otherwise)
-    return ask(found.history, found.conversation, turn.position, words, turn.pictures, models)
-
-
-def retry(found: Session, failed: PendingTurn) -> PendingTurn:
-    """Ask a question again that failed, with the settings of now."""
-    drop(failed.conversation)
-    return ask(failed.history, failed.conversation, failed.keep, failed.words, failed.pictures, askers(found))
+    again = turn.asked_in.number if words == turn.words else None
+    asked = ask(found.history, found.conversation, turn.position, words, turn.pictures, models, again)
+    found.leave()
+    return asked
 
 
 def choose_other(found: Session, turn: Turn) -> None:
-    """Swap the two answers of a turn; what was asked after it stays."""
-    assert found.conversation is not None
+    """Go on with the other answer of a turn, each on its side of the page; what was asked after it stays."""
+    assert found.conversation is not None and turn.answered_in.number is not None
     figures = turn.figures
     other = figures.pop("other")
-    swapped = {name: value for name, value in other.items() if name not in ("text", "error")}
-    swapped["other"] = {**figures, "text": turn.said}
-    after = found.history.messages(found.conversation)[turn.position + 2 :]
+    swapped = {name: value for name, value in other.items() if name not in ("text", "error", "first")}
+    swapped["other"] = {**figures, "text": turn.said, "first": not other.get("first")}
     answer = AIMessage(other["text"], response_metadata={"fourfold": swapped})
-    found.history.append(found.conversation, [turn.question, answer, *after], turn.position)
+    found.history.replace(found.conversation, turn.answered_in.number, answer)
 
 
 def askers(found: Session, *, otherwise: bool = False) -> list[ModelSettings]:
@@ -132,6 +161,7 @@ def askers(found: Session, *, otherwise: bool = False) -> list[ModelSettings]:
     first = chosen_model(found)
     if found.endpoint is None or first is None:
         raise UserError(found.trouble or "No model is connected yet. Wait a moment, or look under Connection.")
+    other = other_model(found)
     parameters = found.preferences.parameters
     if otherwise:
         parameters["temperature"] = max(found.preferences.temperature, _OTHERWISE)
@@ -144,11 +174,13 @@ def askers(found: Session, *, otherwise: bool = False) -> list[ModelSettings]:
             _length(found.models, served),
             found.preferences.system.strip(),
             parameters,
-            found.preferences.remember if found.asks_local_server else None,
+            found.preferences.remember and not otherwise if found.asks_local_server else None,
             dict.fromkeys(found.preferences.looks, True),
             served.eyes if found.preferences.eyes else None,
+            # Two models that are compared are both asked, and so is one that is to answer otherwise.
+            None if otherwise or other is not None or not found.preferences.remember else found.memory,
         )
-        for served in (first, other_model(found))
+        for served in (first, other)
         if served is not None
     ]
 
@@ -164,9 +196,7 @@ def _length(models: Sequence[Served], served: Served) -> int | None:
 
 def _title(words: str) -> str:
     """The first words of a question, without its tag and boxes; the task where it has no words of its own."""
-    task, rest = split_tag(words)
-    if task in (Task.CAPTION, Task.GROUNDING) and words == instruction(task):
-        return CHIPS[task].label
-    if task is Task.REFER:
-        rest = rest.removeprefix(INSTRUCTIONS[task][0].partition("{")[0])
-    return " ".join(parse(rest).plain.split())[:60]
+    made = as_made(words)
+    if made.task is not None and not made.words:
+        return CHIPS[made.task].label
+    return " ".join(made.words.split())[:60]

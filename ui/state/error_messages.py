@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import openai
 
+from fourfold.assistant.unicode import well_formed
 from fourfold.prompts.errors import UserError
 
 
@@ -19,22 +20,26 @@ def sentence(error: BaseException, endpoint: str) -> str:
             return _capital(str(error))
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             return f"The endpoint {endpoint} refuses this key. Give the right one under Connection."
-        case openai.NotFoundError():
+        case openai.NotFoundError() if _words(error):
             return f"The endpoint does not know what it was asked for: {_words(error)}. Choose another model."
+        case openai.NotFoundError():
+            return f"The endpoint {endpoint} does not know what it was asked for. Its address usually ends with /v1."
         case openai.RateLimitError():
             return "The endpoint has too much to do at the moment. Try again shortly."
         case openai.APITimeoutError():
             return f"The endpoint {endpoint} took too long to answer. Try again, or ask for a shorter answer."
         case openai.BadRequestError() | openai.UnprocessableEntityError():
-            return f"The endpoint cannot answer this: {_words(error)}."
+            return f"The endpoint cannot answer this{_because(error)}."
         case openai.APIStatusError():
-            return f"The endpoint failed ({error.status_code}): {_words(error)}. Try again."
+            return f"The endpoint failed ({error.status_code}){_because(error)}. Try again."
         case openai.APIConnectionError() if any(type(cause).__name__ != "ConnectError" for cause in _transport(error)):
             return "The connection broke off in the middle of the answer. Try again."
         case openai.APIConnectionError():
             return f"The endpoint {endpoint} does not answer. Is it running?"
         case openai.APIError():  # an error inside a stream
-            return f"The answer broke off: {_words(error)}. Try again."
+            return f"The answer broke off{_because(error)}. Try again."
+        case ValueError() if "No generation chunks" in str(error):
+            return f"The endpoint {endpoint} did not answer as OpenAI's do. Its address usually ends with /v1."
         case _:
             return f"Something unexpected went wrong ({type(error).__name__}: {_line(str(error))}). Try again."
 
@@ -48,19 +53,34 @@ def _transport(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
+def _because(error: openai.APIError) -> str:
+    words = _words(error)
+    return f": {words}" if words else ""
+
+
 def _words(error: openai.APIError) -> str:
-    """The endpoint's own words, where it sent OpenAI's error object or one like it."""
-    body = error.body
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        message = inner.get("message") if isinstance(inner, dict) else inner
-        if isinstance(message, str) and message.strip():
-            return _line(message)
-    return _line(error.message)
+    """The endpoint's own words, where it sent OpenAI's error object or one like it; "" where it sent a page."""
+    found = _message(error.body)
+    if found is None and not isinstance(error, openai.APIStatusError):
+        found = error.message
+    return "" if found is None or found.lstrip().startswith(("<", "{", "[")) else _line(found)
+
+
+def _message(body: object, depth: int = 4) -> str | None:
+    """The sentence in an error's body, in whatever of the usual places."""
+    if isinstance(body, str):
+        return body if body.strip() else None
+    if isinstance(body, list):
+        body = body[0] if body else None
+    if isinstance(body, dict) and depth:
+        for name in ("message", "msg", "error", "detail", "errors"):
+            if found := _message(body.get(name), depth - 1):
+                return found
+    return None
 
 
 def _line(text: str, longest: int = 300) -> str:
-    line = " ".join(text.split()).rstrip(".")
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in well_formed(text)).split()).rstrip(". ")
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 

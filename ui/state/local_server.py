@@ -18,13 +18,14 @@ CURRENT = "current"
 """The adapter that was promoted, where one was."""
 
 _LISTENS = re.compile(r"listens on (http://\S+)")
+_BAR = re.compile(r"\d%\|")  # of a library's progress, which says nothing about a failure
 _ENDING = 25.0  # seconds; the server itself gives running answers 20
 
 
 def complaint(said: Sequence[str]) -> str:
     """Why a child failed, by the lines that it wrote to stderr: in its own words where it has some."""
     own = [line.removeprefix("fourfold: ") for line in said if line.startswith("fourfold: ")]
-    lines = own or [line for line in said if line.strip()]
+    lines = own or [line for line in said if line.strip() and not _BAR.search(line)]
     return lines[-1] if lines else "it ended without a word"
 
 

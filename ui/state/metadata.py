@@ -5,38 +5,63 @@ is left out too. Nothing is compressed again: the pixels stay as they are.
 """
 
 import re
+import zlib
 
 from PIL import Image
+
+from fourfold.assistant.images import Attachment
+from fourfold.assistant.images.decoding import open_header
+from fourfold.assistant.images.png import SIGNATURE, chunks, is_sound
 
 ORIENTATION = 0x0112
 """The one EXIF tag that changes what is seen."""
 
-_PNG_KEPT = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP"])
+_PNG_PIXELS = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND"])
+_PNG_COLOURS = frozenset([b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP"])
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_LARGEST_PROFILE = 2**20  # bytes unpacked; readers refuse a picture with a larger one
 _WEBP_KEPT = frozenset([b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP"])
 _WEBP_FLAGS = 0x30  # of VP8X: a colour profile, transparency; the others announce metadata or an animation
 # Inside a scan 0xFF is followed by 0x00 or a restart marker; before a marker it may be repeated.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
+def orientation_of(picture: Attachment) -> int:
+    """EXIF's number for which way is up, 1 where it says nothing; 0 where the picture moves."""
+    with open_header(picture.content) as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            return 0
+        return image.getexif().get(ORIENTATION, 1)
+
+
 def bare_png(data: bytes) -> bytes:
     """A PNG with nothing but its pixels and what says how to read their colours.
 
-    A chunk is four bytes of length, four of its name, the content, four of a checksum.
+    What is damaged or oversized among the latter is left out, or other readers would refuse the picture.
 
     Raises:
-        ValueError: it has no end.
+        ValueError: it is cut off.
     """
-    kept, place = [data[:8]], 8
-    while True:
-        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+    kept, last = [data[: len(SIGNATURE)]], b""
+    for last, start, end in chunks(data):
+        chunk = data[start:end]
         if end > len(data):
             raise ValueError("a PNG without its end")
-        name = data[place + 4 : place + 8]
-        if name in _PNG_KEPT:
-            kept.append(data[place:end])
-        if name == b"IEND":
-            return b"".join(kept)
-        place = end
+        if last in _PNG_PIXELS or (last in _PNG_COLOURS and is_sound(chunk) and not _unpacks_large(last, chunk)):
+            kept.append(chunk)
+    if last != b"IEND":
+        kept.append(_PNG_END)
+    return b"".join(kept)
+
+
+def _unpacks_large(name: bytes, chunk: bytes) -> bool:
+    if name != b"iCCP":
+        return False
+    packed = chunk[8:-4].partition(b"\0")[2][1:]  # behind its name and how it is packed
+    try:
+        return len(zlib.decompressobj().decompress(packed, _LARGEST_PROFILE + 1)) > _LARGEST_PROFILE
+    except zlib.error:
+        return True
 
 
 def bare_webp(data: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from fourfold.assistant.files import replacing
+from fourfold.assistant.grounding import BoxFormat
 
 Look = Literal["check_claims", "closer", "agreement", "read"]
 """A second look that can be on: an argument of `look_again`."""
@@ -26,9 +27,12 @@ class Preferences(BaseModel):
     system: Annotated[str, Field(max_length=4000)] = ""
     looks: list[Look] = []
     eyes: bool = True  # the endpoint's model is asked under the name that looks before it answers, where it has one
-    consent: bool = False  # that a new correction begins with
-    remember: bool = True  # corrections, by the local server
+    consent: bool = False  # to train with it, that a new correction begins with
+    remember: bool = True  # corrections: the same question about the same picture is answered so
     private: bool = False  # nothing is kept
+    endpoint: Annotated[str, Field(max_length=2000)] = ""  # address of the one chosen in the page; "" for its own
+    endpoint_model: Annotated[str, Field(max_length=300)] = ""  # a name that it serves, where it lists none
+    box_formats: dict[str, BoxFormat] = {}  # how models write boxes whose names do not tell
 
     @classmethod
     def load(cls, path: Path) -> "Preferences":

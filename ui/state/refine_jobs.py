@@ -16,6 +16,7 @@ from fourfold.assistant.progress import Progress, read_progress
 from fourfold.ui.state.local_server import complaint
 
 _TELL_PROGRESS = ("train", "gate")
+_PACE = 5.0  # seconds after which a stage has one
 
 
 class Job:
@@ -24,11 +25,12 @@ class Job:
     def __init__(self, verb: str, options: Sequence[str], store: Path, admin_key: str | None = None) -> None:
         self.verb = verb
         self.began = time.time()
-        self.progress = Progress("Starting")
+        self.progress = Progress("starting")
+        self._stage_began = time.monotonic()
         self.result: dict[str, Any] | None = None  # the object that it printed at its end
-        self.error: str | None = None  # why it failed, in one line
+        self.error: str | None = None  # why it failed, in one line; None also where it was stopped
         self.done = False
-        self.stopped = False
+        self.stopped = False  # by somebody, before it came to its end
         command = [sys.executable, "-P", "-m", "fourfold", "refine", verb, *options, "--store", str(store), "--json"]
         if verb in _TELL_PROGRESS:
             command += ["--progress", "json"]
@@ -46,6 +48,13 @@ class Job:
         """How much of its present stage is done, 0..1; None where it does not say."""
         return min(self.progress.done / self.progress.total, 1.0) if self.progress.total else None
 
+    @property
+    def left(self) -> float | None:
+        """Seconds that its present stage will take at the pace that it had so far; None while there is no telling."""
+        seconds = time.monotonic() - self._stage_began
+        done, total = self.progress.done, self.progress.total
+        return seconds * (total - done) / done if total and done and seconds > _PACE else None
+
     def stop(self) -> None:
         """Interrupt it as Ctrl-C would; a training can be gone on with."""
         if not self.done:
@@ -57,6 +66,8 @@ class Job:
         said: list[str] = []
         for line in self._process.stderr:
             if event := read_progress(line):
+                if event.stage != self.progress.stage:
+                    self._stage_began = time.monotonic()
                 self.progress = event
             else:
                 said = [*said[-40:], line.rstrip()]
@@ -65,7 +76,7 @@ class Job:
         try:
             self.result = json.loads(self._answer.read())
         except ValueError:
-            self.error = "Stopped. The same step goes on from here." if self.stopped else complaint(said)
+            self.error = None if self.stopped else complaint(said)
         self.done = True
 
 

@@ -1,13 +1,14 @@
 """What one browser tab holds between two runs of the script."""
 
 import time
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from fourfold.assistant.chat.history import ChatHistory, InMemoryHistory
 from fourfold.assistant.grounding import Box
-from fourfold.assistant.images import Attachment
+from fourfold.assistant.images import Attachment, Document
 from fourfold.assistant.refine.concepts.store import ConceptStore
+from fourfold.assistant.refine.memory import CorrectionMemory
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.registry import Registry
 from fourfold.assistant.refine.steps import forget
@@ -16,10 +17,21 @@ from fourfold.prompts.errors import UserError
 from fourfold.ui.state.answering import drop
 from fourfold.ui.state.corrections import Said
 from fourfold.ui.state.endpoint import Endpoint, Served, served_models
+from fourfold.ui.state.error_messages import sentence
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.settings import Settings
 
 _FRESH = 20.0  # seconds that a list of models is good for; adapters come and go
+
+
+class Draft(NamedTuple):
+    """What waits in a conversation for its next question; the words wait in the browser (`views/drafts.py`)."""
+
+    pending: list[Attachment]
+    documents: list[Document]
+    chosen: int
+    region: Box | None
+    pointing: bool
 
 
 @dataclass
@@ -34,17 +46,26 @@ class Session:
     conversation: str | None = None  # the one that is shown; None before the first question
     asked_at: float | None = None  # when the latest question that was seen under way was asked
     pending: list[Attachment] = field(default_factory=list)  # pictures that wait for their question
+    documents: list[Document] = field(default_factory=list)  # whose pages are being chosen for it
+    chosen: int = -1  # which of `pending` is looked at, and asked about where only one can be
     region: Box | None = None  # a rectangle that goes with the next question
+    wants_name: bool = False  # whether "What is this?" was pressed at the rectangle
+    waiting: str | None = None  # words that were sent while an answer was under way
+    unsent: str | None = None  # words that could not be sent, to be put back into the input
     pointing: bool = False  # whether a rectangle is being drawn on an earlier picture
     editing: int | None = None  # position of the question that is being edited
     correcting: int | None = None  # position of the turn whose answer is being corrected
     view: Literal["chat", "refine"] = "chat"
     uploads: int = 0  # counts, so that an emptied uploader is a new one
     notices: list[str] = field(default_factory=list)  # to be shown once, in the next run
+    sent: int = 0  # counts what ends the words that wait in the browser: questions, and new chats that begin anew
+    gone: list[str] = field(default_factory=list)  # conversations that were deleted, whose words must not wait
+    _drafts: dict[str | None, Draft] = field(default_factory=dict)
     _models_at: float = 0.0
     _kept: ChatHistory | None = None
     _private: InMemoryHistory | None = None
     _store: CorrectionStore | None = None
+    _memory: CorrectionMemory | None = None
     _concepts: ConceptStore | None = None
     _judged: tuple[tuple[int, ...], dict[Said | None, Correction]] | None = None
 
@@ -61,6 +82,12 @@ class Session:
     def store(self) -> CorrectionStore:
         self._store = self._store or CorrectionStore(self.settings.corrections)
         return self._store
+
+    @property
+    def memory(self) -> CorrectionMemory:
+        """Of the store: what was corrected is answered so by the page itself, whatever endpoint it asks."""
+        self._memory = self._memory or CorrectionMemory(self.store)
+        return self._memory
 
     @property
     def concepts(self) -> ConceptStore:
@@ -89,10 +116,7 @@ class Session:
         """Bring the list of models up to date; what hinders is put into `trouble`."""
         server = self.settings.server
         if self.endpoint is None:
-            if self.settings.endpoint:
-                self.endpoint = Endpoint(self.settings.endpoint, self.settings.api_key)
-            elif server is not None and server.state == "ready":
-                self.endpoint = Endpoint(server.url, server.key)
+            self.endpoint = self.chosen_endpoint or self.first_endpoint
         if self.endpoint is None:
             if server is not None and server.state == "failed":
                 self.trouble = f"The local model could not be started: {server.complaint}."
@@ -105,21 +129,73 @@ class Session:
             self._models_at = time.monotonic()
         except UserError as error:
             # A list that was good a moment ago serves until a question says otherwise.
-            self.trouble = None if self.models else str(error)
+            self.trouble = None if self.models else sentence(error, self.endpoint.url)
             if server is not None and self.asks_local_server and server.state != "ready":
                 self.disconnect()
 
+    @property
+    def first_endpoint(self) -> Endpoint | None:
+        """The endpoint that the page was started with; None while its own server loads its model."""
+        settings = self.settings
+        if settings.endpoint:
+            return Endpoint(settings.endpoint, settings.api_key, settings.model)
+        server = settings.server
+        return Endpoint(server.url, server.key) if server is not None and server.state == "ready" else None
+
+    @property
+    def chosen_endpoint(self) -> Endpoint | None:
+        """The endpoint that was chosen in the page, in whatever tab, or when it ran before."""
+        if self.settings.chosen.endpoint is not None or self.settings.endpoint or not self.preferences.endpoint:
+            return self.settings.chosen.endpoint
+        url = self.preferences.endpoint
+        return Endpoint(url, self.settings.chosen.keys.get(url), self.preferences.endpoint_model or None)
+
+    def choose(self, endpoint: Endpoint | None) -> None:
+        """Answer from another endpoint, after a reload and in new tabs too; None for the one of the page's start.
+
+        Its address is kept in the preferences. Its key is kept in the memory of this process only.
+        """
+        chosen = self.settings.chosen
+        if endpoint is not None and endpoint.key:
+            chosen.keys[endpoint.url] = endpoint.key
+        elif endpoint is not None and (key := chosen.keys.get(endpoint.url)):
+            endpoint = replace(endpoint, key=key)
+        chosen.endpoint = endpoint
+        self.preferences.endpoint = endpoint.url if endpoint is not None else ""
+        self.preferences.endpoint_model = (endpoint.model or "") if endpoint is not None else ""
+        self.save()
+        self.disconnect(endpoint)
+
     def disconnect(self, endpoint: Endpoint | None = None) -> None:
-        """Forget the endpoint and its models, for another one."""
+        """Forget the endpoint and its models, to ask for them again."""
         self.endpoint, self.models, self.trouble = endpoint, [], None
 
     def save(self) -> None:
         self.preferences.save(self.settings.preferences)
 
     def open(self, conversation: str | None) -> None:
+        """Show a conversation with what waits in it; None for a new one, which is empty when it is asked for twice."""
+        fresh = conversation is None and self.conversation is None and self.view == "chat"
+        self._drafts[self.conversation] = Draft(self.pending, self.documents, self.chosen, self.region, self.pointing)
         self.conversation, self.view = conversation, "chat"
         self.leave()
-        self.pending = []
+        self.clear()
+        draft = self._drafts.pop(conversation, None)
+        if fresh:
+            self.sent += 1
+        elif draft is not None:
+            self.pending, self.documents, self.chosen, self.region, self.pointing = draft
+
+    def clear(self) -> None:
+        """Put away what waits for the next question."""
+        self.pending, self.documents, self.chosen = [], [], -1
+
+    def forget_conversation(self, conversation: str) -> None:
+        """Nothing of a conversation that was deleted waits any more."""
+        if self.conversation == conversation:
+            self.open(None)
+        self._drafts.pop(conversation, None)
+        self.gone.append(conversation)
 
     def leave(self) -> None:
         """Close what was open inside the conversation."""
@@ -138,10 +214,16 @@ class Session:
     def forget(self, record: str) -> str | None:
         """Delete a correction for good, and the adapters that have learnt it, but for the one in use.
 
+        Where it stands in place of an answer in a conversation, the answer is back.
+
         Returns:
             The adapter in use, where it has learnt the correction; None otherwise.
 
         Raises:
             UserError: there is no such correction.
         """
-        return forget(self.store, self.registry, record)
+        still = forget(self.store, self.registry, record)
+        self._kept = self._kept or ChatHistory(self.settings.history)
+        for conversation, number in self._kept.find("corrected", record):
+            self._kept.withdraw(conversation, number)
+        return still

@@ -10,6 +10,14 @@ from fourfold.ui.state.endpoint import Endpoint
 from fourfold.ui.state.local_server import CURRENT, LocalServer
 
 
+@dataclass
+class Chosen:
+    """Which endpoint was chosen in the page, for all its tabs; with its key it is gone when the page's process ends."""
+
+    endpoint: Endpoint | None = None
+    keys: dict[str, str] = field(default_factory=dict)  # by address
+
+
 @dataclass(frozen=True)
 class Settings:
     """What `fourfold ui` was asked for; the same for every browser tab."""
@@ -22,6 +30,8 @@ class Settings:
     corrections: Path = field(default_factory=default_directory)
     # With it adapters of `endpoint` may be changed.
     admin_key: str | None = field(default_factory=lambda: os.environ.get("FOURFOLD_ADMIN_KEY"), repr=False)
+
+    chosen: Chosen = field(default_factory=Chosen, repr=False, compare=False)
 
     @property
     def preferences(self) -> Path:

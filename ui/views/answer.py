@@ -1,17 +1,18 @@
 """An answer on the screen: its words, its boxes on the picture, what looking again found, and what it cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
 from fourfold.assistant.chat.look_again import Step
-from fourfold.assistant.grounding import Box, Grounded, parse
+from fourfold.assistant.grounding import Box, BoxFormat, Grounded, parse
 from fourfold.assistant.images import Attachment
 from fourfold.serving.looking.claim import Claim, claims_read
 from fourfold.ui.canvas import Overlay, canvas
 from fourfold.ui.state.boxes import BoxAnnotation, annotate, note
 from fourfold.ui.state.turns import read_answer
+from fourfold.ui.state.wording import in_words
 from fourfold.ui.views.components import copy_button
 from fourfold.ui.views.markdown import answer_markdown, plain
 
@@ -56,11 +57,18 @@ def show_answer(
         st.markdown(" ".join(badges))
 
 
+def show_thought(thought: str | None, *, running: bool = False) -> None:
+    """What a model thought before it answered, folded."""
+    if thought:
+        with st.expander("Thinking…" if running else "Thought first", icon=":material/psychology:"):
+            st.markdown(plain(thought))
+
+
 def show_steps(steps: Sequence[Step], *, running: bool) -> None:
     label = "Looking again…" if running else f"Looked again, {len(steps)} steps"
     with st.status(label, expanded=running, state="running" if running else "complete"):
         for step in steps:
-            st.caption(plain(step.text))
+            st.caption(plain(in_words(step.text)))
 
 
 def show_looked(looked: dict[str, Any], picture: Attachment | None, question: str, *, key: str) -> None:
@@ -84,32 +92,42 @@ def show_looked(looked: dict[str, Any], picture: Attachment | None, question: st
         ending = f"; ended early: {plain(looked['stopped'])}" if looked.get("stopped") else ""
         with st.expander(f"Looked again: {looked['calls']} questions, {looked['seconds']:.1f} s{ending}"):
             for step in steps:
-                st.caption(plain(step["text"]))
+                st.caption(plain(in_words(step["text"])))
             boxes = [Box(**step["box"]) for step in steps if step.get("box")]
             if boxes and picture is not None:
                 answer = Grounded("", (), (), "")
                 show_answer(answer, picture, question, key=f"{key}-steps", looked_at=list(dict.fromkeys(boxes)))
 
 
-def show_other(other: dict[str, Any], picture: Attachment | None, question: str, *, key: str) -> bool:
+def show_other(
+    other: dict[str, Any],
+    picture: Attachment | None,
+    question: str,
+    declared: Mapping[str, BoxFormat],
+    *,
+    key: str,
+) -> bool:
     """The answer that stands beside the conversation's own; whether the conversation is to go on with it."""
     st.caption(f"**{plain(other.get('model', ''))}**")
+    show_thought(other.get("thought"))
+    if not other.get("text") and not other.get("error"):
+        st.warning("The model gave an empty answer.", icon=":material/help:")
     if other.get("text"):
         show_answer(
-            read_answer(other["text"], other, picture),
+            read_answer(other["text"], other, picture, declared),
             picture,
             question,
             key=key,
             claims=claims_read(other.get("claims")),
         )
     if other.get("error"):
-        st.error(answer_markdown(other["error"]))
+        st.error(plain(other["error"]))
     if other.get("looked"):
         show_looked(other["looked"], picture, question, key=key)
     chosen = False
     with st.container(key=f"other-acts-{key}", horizontal=True, gap="small", vertical_alignment="center"):
         if other.get("text"):
-            copy_button(read_answer(other["text"], other, picture).plain, key=f"copy-{key}")
+            copy_button(read_answer(other["text"], other, picture, declared).plain, key=f"copy-{key}")
             chosen = st.button("Go on with this answer", icon=":material/check:", key=f"choose-{key}", type="tertiary")
         if line := figures_line(other):
             st.caption(line)

@@ -8,6 +8,8 @@ from typing import Any
 
 import streamlit as st
 
+from fourfold.ui.views.markdown import plain
+
 _COPY_CSS = """
 button { all: unset; display: grid; place-items: center; width: 2rem; height: 2rem; border-radius: 0.5rem;
   cursor: pointer; color: var(--st-text-color); opacity: 0.75; }
@@ -37,17 +39,28 @@ def copy_button(text: str, *, key: str) -> None:
     _copy(key=key, data=text, width="content")
 
 
+# The input has the focus unless somebody is at another field: it is given back after an answer, because what was
+# pressed for it (a chip, Stop) is gone. Not on touch screens, where the keyboard would cover the answer.
 # The page scrolls inside Streamlit's main section; pictures load and grow after the element was drawn, hence the
 # observer. Scrolling up by hand, or pressing something there, ends the following until the next question: a page that
 # grows must not slide away under a box that is being dragged.
 _FOLLOW_JS = """
 const seen = new Map();
+const toInput = (tries) => {
+  if (matchMedia("(pointer: coarse)").matches) return;
+  const now = document.activeElement;
+  if (now?.matches("input, textarea, [contenteditable]") || document.querySelector('[role="dialog"]')) return;
+  const input = document.querySelector('[data-testid="stChatInput"] textarea');
+  if (input && !input.disabled) input.focus({ preventScroll: true });
+  else if (tries) setTimeout(() => toInput(tries - 1), 50);
+};
 export default function ({ data }) {
   const main = document.querySelector('[data-testid="stMain"]');
   const content = main?.querySelector('[data-testid="stMainBlockContainer"]');
   if (!content) return;
-  const { conversation, asked, drawing } = seen.get("last") ?? {};
+  const { conversation, asked, drawing, busy } = seen.get("last") ?? {};
   seen.set("last", data);
+  if (conversation !== data.conversation || busy !== data.busy) toInput(40);
   const opened = data.drawing && !drawing;
   if (conversation === data.conversation && asked === data.asked && !opened) return;
   if (conversation === undefined && !data.busy && !opened) return; // the tab's first
@@ -84,6 +97,66 @@ def keep_in_sight(conversation: str | None, asked_at: float | None, *, busy: boo
     with st.container(key="scrolling"):
         data = {"conversation": conversation, "asked": asked_at, "busy": busy, "drawing": drawing}
         _follow(key="follow", data=data)
+
+
+_FOCUS_JS = """
+const seen = new WeakMap();
+export default function ({ data, parentElement }) {
+  if (seen.get(parentElement) === data.what) return;
+  seen.set(parentElement, data.what);
+  const put = (tries) => {
+    const field = document.querySelector(data.where);
+    if (!field) return tries && setTimeout(() => put(tries - 1), 50); // it is drawn after this
+    field.focus();
+    if (data.select) field.select();
+    else field.setSelectionRange?.(field.value.length, field.value.length);
+  };
+  put(20);
+}
+"""
+_focus: Any = st.components.v2.component("fourfold.focus", js=_FOCUS_JS)
+
+
+def put_focus(where: str, what: str, *, select: bool = False) -> None:
+    """Begin in a field that has just been opened.
+
+    Args:
+        where: CSS selector of the field.
+        what: for which it is open; the focus is put there once for each.
+        select: whether its words are selected.
+    """
+    with st.container(key=f"focusing-{what}"):
+        _focus(key=f"focus-{what}", data={"where": where, "what": what, "select": select})
+
+
+# Streamlit's toasts refer to a name that they have not: a screen reader would say "alert" and nothing else.
+_TOASTS_JS = """
+const name = () => {
+  for (const toast of document.querySelectorAll('[data-testid="stToast"]:not([aria-label])')) {
+    toast.setAttribute("aria-label", toast.innerText);
+    toast.removeAttribute("aria-labelledby");
+  }
+};
+new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+export default name;
+"""
+_toasts: Any = st.components.v2.component("fourfold.toasts", js=_TOASTS_JS)
+
+
+def name_toasts() -> None:
+    """Have screen readers read notices; once on a page."""
+    with st.container(key="toasts"):
+        _toasts(key="name-toasts")
+
+
+def foldable(text: str, *, before: str = "", longest: int = 600) -> None:
+    """A person's words as they were written, after Markdown of ours; of long ones the beginning, and all on request."""
+    if len(text) <= longest + 100:
+        st.markdown(before + plain(text))
+        return
+    st.markdown(before + plain(text[:longest].rsplit(maxsplit=1)[0]) + " …")
+    with st.expander("All of it"):
+        st.markdown(plain(text))
 
 
 def icon_button(label: str, icon: str, key: str, *, on: bool = False) -> bool:

@@ -14,7 +14,7 @@ from fourfold.ui.state.asking import chosen_model
 from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.eyes import knows_what_was_shown
 from fourfold.ui.state.session import Session
-from fourfold.ui.views.markdown import answer_markdown, plain
+from fourfold.ui.views.markdown import plain
 
 _PICTURES = 6  # of one concept
 
@@ -38,7 +38,7 @@ def show_once(found: Session, picture: Attachment, box: Box) -> None:
         try:
             concept = found.concepts.show(name, picture, [box], consent=found.preferences.consent)
         except UserError as error:
-            st.error(answer_markdown(str(error)))
+            st.error(plain(str(error)))
             return
         count = len(found.concepts.get(concept.name).examples)
         called = plain(concept.name)

@@ -1,12 +1,15 @@
 """Which model answers: the choice above the conversation, and what is going on while there is none to ask."""
 
+from functools import partial
+
 import streamlit as st
 
 from fourfold.ui.state.asking import chosen_model, other_model
 from fourfold.ui.state.endpoint import Served
 from fourfold.ui.state.local_server import LocalServer
 from fourfold.ui.state.session import Session
-from fourfold.ui.views.markdown import answer_markdown
+from fourfold.ui.views.live import Live
+from fourfold.ui.views.markdown import plain
 
 
 def show_header(found: Session) -> None:
@@ -26,9 +29,14 @@ def show_header(found: Session) -> None:
                 found.save()
                 st.rerun()
             if p.compare:
-                _choose_other(found)
+                with st.container(key="compared", width="content"):
+                    _choose_other(found)
         if p.private:
             st.badge("Nothing is kept", icon=":material/visibility_off:", color="violet")
+    chosen = chosen_model(found)
+    if chosen is not None and chosen.card is not None:
+        with st.container(key="card"):
+            st.caption(plain(chosen.card.line))
 
 
 def _choose_other(found: Session) -> None:
@@ -59,24 +67,25 @@ def _choose(label: str, models: list[Served], index: int, key: str) -> str:
 
 
 def show_connection(found: Session) -> None:
-    """What is going on while there is no model to ask; nothing where there is one."""
-    if found.models:
-        return
-    server = found.settings.server
-    if found.trouble:
-        st.error(answer_markdown(found.trouble), icon=":material/cloud_off:")
+    """Why there is no model to ask; nothing where there is one or it is still loading."""
+    if not found.models and found.trouble:
+        server = found.settings.server
+        st.error(plain(found.trouble), icon=":material/cloud_off:")
         if st.button("Try again", icon=":material/refresh:", key="connect-again"):
             if server is not None and server.state in ("failed", "stopped"):
                 server.start()
             found.disconnect()
             st.rerun()
-    elif server is not None:
-        _wait(server)
 
 
-@st.fragment(run_every=0.7)
+def loading(found: Session) -> Live | None:
+    """Draws that the local server loads its model; None where it does not."""
+    server = found.settings.server
+    waits = not found.models and not found.trouble and server is not None
+    return partial(_wait, server) if waits and server is not None else None
+
+
 def _wait(server: LocalServer) -> None:
-    """The local server loads its model; when it is ready the page goes on by itself."""
     if server.state in ("ready", "failed", "stopped"):
         st.rerun()
     with st.status("Loading the model…", state="running"):

@@ -3,39 +3,49 @@
 import streamlit as st
 
 from fourfold.assistant.refine.concepts.example import examples_of
+from fourfold.assistant.refine.record import Correction
 from fourfold.prompts.errors import UserError
 from fourfold.ui.canvas import canvas
+from fourfold.ui.state.asking import chosen_model
 from fourfold.ui.state.boxes import annotate
-from fourfold.ui.state.corrections import changes, record, said
+from fourfold.ui.state.correcting import correct
+from fourfold.ui.state.corrections import changes, named, said
+from fourfold.ui.state.eyes import knows_what_was_shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn
-from fourfold.ui.views.markdown import answer_markdown, plain
+from fourfold.ui.views.markdown import plain
 
 
 @st.fragment
 def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None:
     """Draw the panel below the answer of `turn`; only it runs again while boxes are moved."""
-    judgement = said(turn)
-    assert judgement is not None and turn.picture is not None
+    assert said(turn) is not None and turn.picture is not None
     answer = turn.grounded
     with st.container(key="correction", border=True):
         st.markdown("**What would have been right?**")
         words = st.text_area("In words", answer.plain, key=f"right-words-{turn.position}", max_chars=4000)
         st.caption("On the picture: draw what is missing, move what is misplaced, name it, delete what is not there.")
-        _, before = annotate(answer)
         marks = canvas(
             turn.picture,
             key=f"right-boxes-{turn.position}",
             mode="edit",
-            marks=before,
-            revision=f"{found.conversation}-{turn.position}",
+            marks=annotate(answer, turn.words)[1],
+            revision=f"{found.conversation}-{turn.position}-{turn.answered_in.at}",
             alt="The picture, with boxes to correct",
         )
+        remember = st.checkbox(
+            "Remember it for this picture",
+            True,
+            key=f"right-remember-{turn.position}",
+            help="The same question about this picture gets your answer, at once, and a box with a name is known by "
+            "sight in other pictures too. It stays on this machine.",
+        )
         consent = st.checkbox(
-            "Fourfold may learn from this correction",
+            "An adapter may be trained with it",
             found.preferences.consent,
             key=f"right-consent-{turn.position}",
-            help="It stays on this machine either way; without the tick it is kept but not learnt from.",
+            help="So that other pictures are answered better. Nothing is trained before you start it, under "
+            "Corrections and refining, on this machine. Without the tick no training ever sees it.",
         )
         with st.container(horizontal=True):
             save = st.button("Save the correction", type="primary", icon=":material/check:", key="right-save")
@@ -43,21 +53,39 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
                 found.correcting = None
                 st.rerun()
         if save:
-            new_words, new_marks = changes(answer.plain, words, marks, before)
+            new_words, new_marks = changes(turn.rejected, words, named(marks, turn.words), turn.words)
             try:
-                correction = record(turns, turn, verdict="down", consent=consent, words=new_words, marks=new_marks)
-                earlier = found.judged.get(judgement)
-                found.store.add(correction, turn.picture)
-                if earlier is not None:
-                    found.forget(earlier.id)
+                kept = correct(found, turns, turn, words=new_words, marks=new_marks, remember=remember, consent=consent)
             except UserError as error:
-                st.error(answer_markdown(str(error)))
+                st.error(plain(str(error)))
                 return
-            kept = "Correction kept." if new_words is not None or new_marks is not None else "Kept as a wrong answer."
-            became = [f"“{plain(example.name)}”" for example in examples_of(correction)]
-            if became:
-                kept += f" Its boxes are known by sight from now on: {', '.join(dict.fromkeys(became))}."
-            after = " An adapter may be trained with it too." if consent else " No adapter will learn from it."
-            found.notices.append(kept + after)
+            found.notices.append(_what_it_does(found, turn, kept))
             found.correcting = None
             st.rerun()
+
+
+def _what_it_does(found: Session, turn: Turn, kept: Correction) -> str:
+    """What becomes of a correction, for the person who made it."""
+    if kept.chosen is None and kept.boxes is None:
+        return "Kept as a wrong answer. To have it answered rightly, say what would have been right."
+    told = ["Correction kept."]
+    if kept.remember:
+        on = "" if found.preferences.remember else ", once “Remember corrections” is on"
+        told.append(f"The same question about this picture is answered so from now on{on}.")
+        if shown := list(dict.fromkeys(example.name for example in examples_of(kept) if example.positive)):
+            told.append(_known_by_sight(found, turn, shown))
+    else:
+        told.append("It is not given back.")
+    told.append("An adapter may be trained with it." if kept.consent else "No adapter is trained with it.")
+    return " ".join(told)
+
+
+def _known_by_sight(found: Session, turn: Turn, names: list[str]) -> str:
+    called = ", ".join(f"“{plain(name)}”" for name in names)
+    served = chosen_model(found)
+    assert turn.picture is not None
+    if served is None or served.eyes is None or found.endpoint is None:
+        return f"{called} is kept as shown once, for models that have eyes; this one has none."
+    if knows_what_was_shown(found.endpoint, served.eyes, turn.picture, names[0]):
+        return f"{called} is known by sight."
+    return f"{called} is kept as shown once, but the endpoint that answers does not look in this folder."

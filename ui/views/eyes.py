@@ -12,7 +12,7 @@ from fourfold.ui.state.eyes import heat_map, outline
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn
 from fourfold.ui.views.components import icon_button
-from fourfold.ui.views.markdown import answer_markdown
+from fourfold.ui.views.markdown import plain
 
 _MAPPED = ("read-out", "read-out + model", "shown once", "detector")  # the language model alone saw no place
 
@@ -35,7 +35,7 @@ def overlay_of(found: Session, turn: Turn, claims: Sequence[Claim]) -> Overlay |
             with st.spinner("Drawing outlines; the first time fetches MobileSAM, 38 MB…"):
                 mask = outline(turn.picture, boxes)
     except UserError as error:
-        st.error(answer_markdown(str(error)))
+        st.error(plain(str(error)))
     return Overlay(heat, mask) if heat or mask else None
 
 

@@ -23,7 +23,7 @@ _VERDICTS = {"better": ":green[better]", "worse": ":red[worse]"}
 def show_learning(found: Session) -> None:
     job = last()
     if job is not None and not job.done:
-        _running(job)
+        st.caption("Something is being learnt or measured; the steps are here again when it is done.")
         return
     if job is not None:
         _ended(found, job)
@@ -34,12 +34,19 @@ def show_learning(found: Session) -> None:
         st.markdown("**1 · Learn**")
         ready = found.store.count(consented=True)
         noun = "record" if ready == 1 else "records"
-        st.caption(f"{ready} {noun} may be learnt from. On two processor cores this takes some minutes.")
+        st.caption(f"{ready} {noun} may be trained with. On two processor cores this takes some minutes.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             steps = st.number_input(
                 "Steps at most", 1, 100_000, None, placeholder="by their number", key="train-steps", width=180
             )
-            go = st.button("Learn from them", type="primary", key="train", disabled=not ready, icon=":material/school:")
+            again = job is not None and job.verb == "train" and job.stopped and job.result is None
+            go = st.button(
+                "Go on learning" if again else "Learn from them",
+                type="primary",
+                key="train",
+                disabled=not ready,
+                icon=":material/school:",
+            )
         if go:
             _start(found, "train", [*_model(found), *(["--max-steps", str(int(steps))] if steps else [])])
     with st.container(border=True):
@@ -77,17 +84,30 @@ def show_learning(found: Session) -> None:
                 st.caption(f"{_when(event.time)}: {event.what} {event.revision or 'the model as shipped'}{forced}")
 
 
-@st.fragment(run_every=0.5)
-def _running(job: Job) -> None:
+def show_job(job: Job) -> None:
+    """How far it has come."""
     if job.done:
         st.rerun()
     with st.container(border=True, key="job"):
         st.markdown(f"**{_WORDS.get(job.verb, job.verb)}**")
-        seconds = int(time.time() - job.began)
-        st.progress(job.part or 0.0, f"{plain(job.progress.stage)} · {seconds // 60}:{seconds % 60:02d}")
-        st.caption("It goes on when you close this page, as long as `fourfold ui` runs.")
-        if st.button("Stop", key="job-stop", icon=":material/stop_circle:"):
+        told = job.progress
+        stage = plain(told.stage[:1].upper() + told.stage[1:])
+        if job.part is None:  # nobody knows how long it takes
+            st.markdown(f":material/hourglass_top: {stage}…")
+        else:
+            left = "" if job.left is None else f", about {_span(job.left)} more"
+            st.progress(job.part, f"{stage}: {told.done} of {told.total}{left}")
+        st.caption(
+            f"For {_span(time.time() - job.began)} now. It goes on when you close this page, as long as `fourfold ui` "
+            "runs. Stopped, it can be gone on with."
+        )
+        if st.button("Stopping…" if job.stopped else "Stop", key="job-stop", icon=":material/stop_circle:"):
             job.stop()
+
+
+def _span(seconds: float) -> str:
+    """A length of time, as exactly as anybody wants to know it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _ended(found: Session, job: Job) -> None:
@@ -98,6 +118,8 @@ def _ended(found: Session, job: Job) -> None:
             found.preferences.model = ""
     if job.error:
         st.error(plain(job.error), icon=":material/error:")
+    elif job.stopped and job.result is None:
+        st.info(f"{_WORDS.get(job.verb, job.verb)} was stopped. Begun again, it goes on from there.")
     elif job.verb == "train" and job.result and (doubts := _doubts(job.result)):
         with st.expander(f"{len(doubts)} corrections were left out", icon=":material/help:"):
             for doubt in doubts:

@@ -4,6 +4,7 @@ import re
 
 _SIGNS = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$:&^=@\"'])")
 _DIRECTIVE = re.compile(r":(?=[A-Za-z0-9_+\-]+(?:[:\[/]))")
+_HOST = re.compile(r"(https?://[\w.\-]+(?::\d+(?![\w\[]))?)")  # becomes a link by itself, in which nothing is escaped
 _IMAGE = re.compile(r"!(?=\[)")
 
 
@@ -29,9 +30,12 @@ def _outside_code(text: str) -> str:
     text = _IMAGE.sub(r"\\!", text)
     text = re.sub(r"\]\(\s*([^)\s]*)[^)]*\)", _link, text)
     text = re.sub(r"^(\s*)\[([^\]]*)\]:", r"\1\\[\2]\\:", text, flags=re.MULTILINE)  # link definitions
-    return _DIRECTIVE.sub(r"\\:", text)
+    parts = _HOST.split(text)
+    return "".join(part if number % 2 else _DIRECTIVE.sub(r"\\:", part) for number, part in enumerate(parts))
 
 
 def _link(match: re.Match[str]) -> str:
     """`[words](address)` → `[words] (address)`: what it leads to is read before it is followed."""
-    return f"] \\({match.group(1)}\\)"
+    address = match.group(1)
+    # An address that becomes a link by itself would take a backslash behind it along.
+    return f"] (<{address}>)" if re.fullmatch(r"https?://[^<>\s]+", address) else f"] \\({address}\\)"

@@ -12,7 +12,9 @@ from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.settings import current
 from fourfold.ui.views.chat import show_chat
-from fourfold.ui.views.markdown import answer_markdown
+from fourfold.ui.views.components import name_toasts
+from fourfold.ui.views.live import show_live
+from fourfold.ui.views.markdown import plain
 from fourfold.ui.views.refine import show_refine
 from fourfold.ui.views.sidebar import show_sidebar
 
@@ -30,17 +32,20 @@ def show_page() -> None:
         menu_items={"about": "Fourfold: a chat assistant that sees. Everything stays on this machine."},
     )
     st.html(_CSS)
+    above, between, below = st.container(key="above"), st.container(key="live"), st.container(key="below")
     try:
         found.connect()
         _show_in_address(found)
         with st.sidebar:
             show_sidebar(found)
-        if found.view == "refine":
-            show_refine(found)
-        else:
-            show_chat(found)
+        show = show_refine if found.view == "refine" else show_chat
+        with above:
+            show(found, between, below)
     except UserError as error:  # a history that cannot be opened, a full disk
-        st.error(answer_markdown(str(error)), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
+        show_live(None, between)
+    with below:
+        name_toasts()
     for notice in found.notices:
         st.toast(notice)
     found.notices.clear()

@@ -1,29 +1,37 @@
 """Corrections so far, and what is learnt from them."""
 
 import time
+from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from fourfold.assistant.chat.export import readable
-from fourfold.assistant.grounding import parse
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.transfer import export_corrections
 from fourfold.ui.canvas import canvas
+from fourfold.ui.state.asking import CHIPS
 from fourfold.ui.state.boxes import BoxAnnotation
 from fourfold.ui.state.pictures import shown
+from fourfold.ui.state.refine_jobs import last
 from fourfold.ui.state.session import Session
-from fourfold.ui.state.turns import split_tag
+from fourfold.ui.state.wording import as_made, in_words
 from fourfold.ui.views.components import zipped
 from fourfold.ui.views.concepts import show_concepts
-from fourfold.ui.views.learning import show_learning
+from fourfold.ui.views.learning import show_job, show_learning
+from fourfold.ui.views.live import show_live
 from fourfold.ui.views.markdown import plain
 
 _AT_ONCE = 8
 
 
-def show_refine(found: Session) -> None:
+def show_refine(found: Session, between: DeltaGenerator, below: DeltaGenerator) -> None:
+    """Draw the counts here and the lists `below`; a training that runs goes between them."""
     store, registry = found.store, found.registry
     with st.container(key="refine"):
+        back = "Back to the conversation" if found.conversation else "Back to the first page"
+        if st.button(back, icon=":material/arrow_back:", key="refine-back", type="tertiary", shortcut="Escape"):
+            found.view = "chat"
+            st.rerun()
         st.markdown("# Corrections and refining")
         st.markdown(
             "A box with a name is known by sight at once. What you correct can also become a small adapter of the "
@@ -34,11 +42,14 @@ def show_refine(found: Session) -> None:
             counts = {
                 "Corrections": store.count(verdict="down"),
                 "Good answers": store.count(verdict="up"),
-                "May be learnt from": store.count(consented=True),
+                "May train an adapter": store.count(consented=True),
             }
             for label, count in counts.items():
                 st.metric(label, count, border=True, width="stretch")
             st.metric("In use", current or "as shipped", border=True, width="stretch")
+    job = last()
+    show_live(None if job is None or job.done else partial(show_job, job), between)
+    with below, st.container(key="refining"):
         corrections, concepts, learning = st.tabs(
             [
                 ":material/edit_note: Corrections",
@@ -61,7 +72,7 @@ def _show_corrections(found: Session) -> None:
         st.info("Nothing is corrected yet. Below each answer about a picture there are two thumbs.", icon="👍")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        only = st.segmented_control("Show", ["All", "Corrected", "Good", "Without consent"], default="All", key="only")
+        only = st.segmented_control("Show", ["All", "Corrected", "Good", "Not for training"], default="All", key="only")
         st.download_button(
             "Export",
             lambda: zipped(lambda folder: export_corrections(store, folder / "corrections.jsonl")),
@@ -84,7 +95,7 @@ def _matches(record: Correction, only: str) -> bool:
             return record.verdict == "down"
         case "Good":
             return record.verdict == "up"
-        case "Without consent":
+        case "Not for training":
             return not record.consent
     return True
 
@@ -100,10 +111,10 @@ def _show_record(found: Session, record: Correction) -> None:
             else:
                 st.image(shown(picture, 480).uri, width=260, alt="The picture that was asked about")
         with right:
-            task, words = split_tag(record.question)
-            badge = f":primary-badge[{task.value}] " if task else ""
-            st.markdown(badge + plain(parse(words).plain))
-            said = readable(record.rejected)
+            made = as_made(record.question)
+            badge = f":primary-badge[{plain(CHIPS[made.task].label)}] " if made.task is not None else ""
+            st.markdown(badge + plain(made.words))
+            said = in_words(record.rejected, record.question)
             if record.verdict == "up":
                 st.markdown(f":green[:material/thumb_up:] {plain(said)}")
             else:
@@ -112,8 +123,12 @@ def _show_record(found: Session, record: Correction) -> None:
                     st.markdown(f":green[:material/arrow_forward:] {plain(record.chosen)}")
                 if record.boxes is not None:
                     number = len(record.boxes)
-                    st.caption(f"{number} corrected {'box' if number == 1 else 'boxes'}")
-            consent = "may be learnt from" if record.consent else "not learnt from"
+                    names = ", ".join(dict.fromkeys(box.phrase for box in record.boxes if box.phrase))
+                    of = f": {plain(names)}" if names else ""
+                    st.caption(f"{number} corrected {'box' if number == 1 else 'boxes'}{of}")
+            remembered = "remembered" if record.remember else "not given back"
+            trains = "an adapter may be trained with it" if record.consent else "no adapter is trained with it"
+            consent = trains if record.verdict == "up" else f"{remembered} · {trains}"
             who = plain(record.adapter or record.model)
             st.caption(f"{time.strftime('%d %b %Y, %H:%M', time.localtime(record.created))} · {who} · {consent}")
             if st.button("Forget", key=f"forget-{record.id}", icon=":material/delete:", type="tertiary"):

@@ -4,10 +4,13 @@ import importlib.util
 
 import streamlit as st
 
+from fourfold.assistant.grounding import family_of
+from fourfold.ui.state.asking import chosen_model
 from fourfold.ui.state.endpoint import Endpoint
 from fourfold.ui.state.local_server import LocalServer
 from fourfold.ui.state.preferences import Look
 from fourfold.ui.state.session import Session
+from fourfold.ui.views.box_format import ask_box_format
 
 _LOOKS: dict[Look, tuple[str, str]] = {
     "check_claims": ("Check what it says", "Looks for each thing that the answer names, up to four questions a thing."),
@@ -56,14 +59,12 @@ def _answers(found: Session) -> None:
                 key="eyes",
                 help="Where, how many and whether: what the eyes see goes before what the language model guesses.",
             )
-        server = found.settings.server
-        if server is not None and server.store is not None:
-            p.remember = st.toggle(
-                "Remember corrections",
-                p.remember,
-                key="remember",
-                help="The same question about the same picture gets your corrected answer.",
-            )
+        p.remember = st.toggle(
+            "Remember corrections",
+            p.remember,
+            key="remember",
+            help="The same question about the same picture gets your corrected answer, whoever is asked.",
+        )
         found.save()
 
 
@@ -96,10 +97,10 @@ def _privacy(found: Session) -> None:
             found.set_private(private)
             st.rerun()
         consent = st.toggle(
-            "Corrections may be learnt from",
+            "Adapters may be trained with corrections",
             p.consent,
             key="consent",
-            help="The tick that a new correction begins with. Learning happens on this machine.",
+            help="What the tick of a new correction begins with. Training happens on this machine, when you start it.",
         )
         if consent != p.consent:
             p.consent = consent
@@ -117,12 +118,27 @@ def _connection(found: Session) -> None:
     with st.expander("Connection", icon=":material/lan:"):
         if found.endpoint is not None:
             st.caption(f"{'Local model at' if found.asks_local_server else 'Endpoint'} `{found.endpoint.url}`")
+        chosen = chosen_model(found)
+        if chosen is not None and family_of(chosen.parent or chosen.name) is None:
+            ask_box_format(found, chosen.parent or chosen.name, key="connection")
         with st.form("connect", border=False):
             url = st.text_input("Another endpoint", placeholder="http://127.0.0.1:8000/v1", key="endpoint-url")
             key = st.text_input("Its key", type="password", key="endpoint-key", autocomplete="off")
+            name = st.text_input("Its model, where it lists none", key="endpoint-model")
             if st.form_submit_button("Connect", icon=":material/link:") and url.strip():
-                found.disconnect(Endpoint(url.strip(), key.strip() or None))
+                found.choose(Endpoint(url.strip(), key.strip() or None, name.strip() or None))
                 st.rerun()
+            st.caption(
+                "The address is kept for the next time. The key is not: it is gone when the page's process ends."
+            )
+        first = found.settings.endpoint or ("the model on this machine" if server is not None else None)
+        if (
+            first
+            and found.chosen_endpoint is not None
+            and st.button(f"Back to {first}", icon=":material/undo:", key="endpoint-back")
+        ):
+            found.choose(None)
+            st.rerun()
         if server is not None:
             _server(found, server)
 
@@ -139,5 +155,5 @@ def _server(found: Session, server: LocalServer) -> None:
             server.restart(
                 model.strip() or None, None if quantization == names[0] else quantization, adapter.strip() or None
             )
-            found.disconnect()
+            found.choose(None)
             st.rerun()

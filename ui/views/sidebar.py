@@ -11,8 +11,8 @@ from fourfold.ui.state.answering import drop, under_way
 from fourfold.ui.state.corrections import said
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import turns_of
-from fourfold.ui.views.components import zipped
-from fourfold.ui.views.markdown import answer_markdown, plain
+from fourfold.ui.views.components import put_focus, zipped
+from fourfold.ui.views.markdown import plain
 from fourfold.ui.views.settings import show_settings
 
 _AT_ONCE = 30
@@ -25,15 +25,14 @@ def show_sidebar(found: Session) -> None:
     if st.button("New chat", icon=":material/edit_square:", key="new-chat", width="stretch", type="secondary"):
         found.open(None)
         st.rerun()
-    refining = found.view == "refine"
     if st.button(
         "Corrections and refining",
         icon=":material/school:",
         key="open-refine",
         width="stretch",
-        type="secondary" if refining else "tertiary",
+        type="secondary" if found.view == "refine" else "tertiary",
     ):
-        found.view = "chat" if refining else "refine"
+        found.view = "refine"
         st.rerun()
     _conversations(found)
     show_settings(found)
@@ -47,6 +46,7 @@ def _conversations(found: Session) -> None:
         placeholder="Search conversations",
         label_visibility="collapsed",
         icon=":material/search:",
+        live=True,
     )
     infos = [
         info
@@ -85,6 +85,7 @@ def _row(found: Session, info: ConversationInfo) -> None:
 
 @st.dialog("Rename the conversation")
 def _rename(found: Session, info: ConversationInfo) -> None:
+    put_focus("[role='dialog'] input", info.id, select=True)
     with st.form("rename", border=False):
         title = st.text_input("Title", value=info.title, max_chars=200)
         if st.form_submit_button("Rename", type="primary"):
@@ -92,7 +93,7 @@ def _rename(found: Session, info: ConversationInfo) -> None:
                 found.history.rename(info.id, title)
                 st.rerun()
             except UserError as error:
-                st.error(answer_markdown(str(error)))
+                st.error(plain(str(error)))
 
 
 @st.dialog("Export the conversation")
@@ -126,8 +127,7 @@ def _delete(found: Session, info: ConversationInfo) -> None:
             found.history.delete(info.id)
             for id in ids if also else ():
                 found.forget(id)
-            if found.conversation == info.id:
-                found.open(None)
+            found.forget_conversation(info.id)
             st.rerun()
         if st.button("Keep", key="delete-not"):
             st.rerun()

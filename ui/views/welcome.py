@@ -7,12 +7,12 @@ from pathlib import Path
 import streamlit as st
 
 from fourfold.assistant.images import Attachment
-from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from fourfold.ui.state.asking import send, words_for
-from fourfold.ui.state.pictures import TYPES, shown, take
+from fourfold.ui.state.asking import chosen_model, send, words_for
+from fourfold.ui.state.endpoint import Served
+from fourfold.ui.state.pictures import shown, take
 from fourfold.ui.state.session import Session
-from fourfold.ui.views.markdown import plain
+from fourfold.ui.views.pictures import add_pictures
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
 # Shipped beside this package; what the command shows first, the page shows first.
@@ -36,15 +36,16 @@ SAMPLES = (
             ("What colour is the ball?", None, "What colour is the ball?"),
             ("Where is the bottle?", Task.REFER, "the bottle"),
             ("Describe it and point", Task.GROUNDING, ""),
+            ("Is there a dog?", None, "Is there a dog?"),
         ),
     ),
     Sample(
         _SAMPLES / "shapes.png",  # assistant.training.data.scenes.make_scene("page5", most=5)
         "Orange and red triangles, an orange and a pink heart on brown ground",
         (
-            ("What is pink?", Task.VQA, "what is pink?"),
-            ("Find the hearts", Task.DETECTION, "heart"),
-            ("How many triangles?", Task.VQA, "how many triangles are there?"),
+            ("Where is the pink heart?", None, "Where is the pink heart?"),
+            ("Find all triangles", None, "Find all triangles"),
+            ("Is there a star?", None, "Is there a star?"),
         ),
     ),
 )
@@ -52,14 +53,14 @@ SAMPLES = (
 
 def show_welcome(found: Session) -> None:
     """Draw the first screen, or the pictures that wait for a question."""
-    if found.pending:
+    if found.pending or found.documents:
         return
     with st.container(key="welcome"):
         st.markdown("# What shall we look at?")
         st.markdown("Add a picture and ask. Answers can point, you can point too, and you correct what is wrong.")
         files = st.file_uploader(
             "Add pictures",
-            type=list(TYPES),
+            type=None,  # what cannot be read is said in a sentence
             accept_multiple_files=True,
             key=f"upload-{found.uploads}",
             label_visibility="collapsed",
@@ -79,25 +80,22 @@ def _show_sample(found: Session, number: int, sample: Sample) -> None:
         st.image(shown(picture, 480).uri, width=160, alt=sample.alt)
         with st.container(key=f"sample-questions-{number}", width="content"):
             for place, (label, task, words) in enumerate(sample.questions):
+                if not _is_good_at(chosen_model(found), task):
+                    continue
                 if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
-                    send(found, words_for(task, words, None), [picture])
+                    send(found, words_for(task, words, None, chosen_model(found)), [picture])
                     st.rerun()
             if st.button("Draw on it yourself", key=f"sample-{number}-draw", icon=":material/draw:", type="tertiary"):
                 found.pending = [picture]
                 st.rerun()
 
 
+def _is_good_at(model: Served | None, task: Task | None) -> bool:
+    """Whether a model was measured to be good at a task; true where nothing was measured."""
+    told = model.card.tasks.get(task) if task is not None and model is not None and model.card is not None else None
+    return told is None or told.level == "good"
+
+
 @cache  # the page's script draws the first screen again and again
 def _picture(sample: Sample) -> Attachment:
     return take(sample.file.read_bytes())
-
-
-def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
-    """Take pictures in for the next question; those that are none are named."""
-    for name, data in files:
-        try:
-            found.pending.append(take(data, name))
-        except UserError as error:
-            found.notices.append(plain(str(error)))
-    found.region = None
-    found.uploads += 1

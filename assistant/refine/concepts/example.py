@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, Strict, with_config
 
 from fourfold.assistant.chat.intent import without_article
 from fourfold.assistant.grounding import Box, parse
-from fourfold.assistant.refine.questions import asked_phrase
+from fourfold.assistant.refine.questions import asked_phrase, task_of
 from fourfold.assistant.refine.record import CorrectedBox, Correction, box_of
 from fourfold.assistant.refine.targets import annotations, control_token
 from fourfold.assistant.validation import FORBID_UNKNOWN, validated
@@ -23,6 +23,7 @@ from fourfold.prompts.tasks import Task, instruction
 MAX_NAME = 60
 """Characters of a concept's name."""
 MAX_BOXES = 50
+_NAME_WORDS = 4  # more is a sentence about a thing
 LEAST_AREA = 1e-4
 """Part of the picture; a smaller box is a slip of the hand."""
 
@@ -84,15 +85,20 @@ def concept_name(text: str) -> str:
 
 
 def examples_of(correction: Correction) -> list[Example]:
-    """What a correction's boxes show: each phrase is a concept, and what was wrongly boxed is none."""
-    if not correction.consent or correction.boxes is None:
+    """What a correction's boxes show: each phrase is a concept, and what was wrongly boxed is none.
+
+    A rectangle that was asked about is one too where its right name is given. None where it is not to be remembered.
+    """
+    if not correction.remember or correction.verdict == "up":
         return []
     shown: dict[str, list[Box]] = {}
     for marked in annotations(correction):
         shown.setdefault(marked.phrase or "", []).append(marked.box)
+    if correction.boxes is None and (named := _named_region(correction)) is not None:
+        shown[named[0]] = [named[1]]
     made = [Example(name=phrase, boxes=tuple(boxes), created=correction.created) for phrase, boxes in shown.items()]
     asked = asked_phrase(correction.question)
-    if asked and not correction.boxes:
+    if asked and correction.boxes == ():
         made.append(Example(name=asked, boxes=parse(correction.rejected).boxes, positive=False))
     found = []
     for example in made:
@@ -100,8 +106,21 @@ def examples_of(correction: Correction) -> list[Example]:
             whole = checked(example)
         except UserError:  # a sentence, a line: nothing one could look for
             continue
-        found.append(replace(whole, image=correction.image, created=correction.created, correction=correction.id))
+        consent = correction.consent
+        found.append(
+            replace(
+                whole, image=correction.image, created=correction.created, correction=correction.id, consent=consent
+            )
+        )
     return found
+
+
+def _named_region(correction: Correction) -> tuple[str, Box] | None:
+    """The right name of what a question points at, and where; None where there is no such thing."""
+    if task_of(correction.question) is not Task.IDENTIFY or correction.chosen is None:
+        return None
+    boxes, name = parse(correction.question).boxes, parse(correction.chosen).plain.strip()
+    return (name, boxes[0]) if len(boxes) == 1 and len(name.split()) <= _NAME_WORDS else None
 
 
 def correction_of(example: Example) -> Correction | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,13 +97,13 @@ def train(
             if "loss" in line:
                 tell(Progress("learning", line["step"], training.steps, line["loss"]))
 
-        tell(Progress("looking at the images"))
+        tell(Progress("loading the model"))
         model, processor = load_base(training, str(model_directory))
         replay = Mixture(training.mixture)
         superseded = superseded_answers(split.learnt, taught_answers(replay, refinement.replay_images))
         kept = samples_of(taught.kept, store.image)
         if refinement.rehearse and refinement.share < 1:
-            kept += rehearsal(model, processor, samples, split.learnt, superseded, work / "captions.json")
+            kept += rehearsal(model, processor, samples, split.learnt, superseded, work / "captions.json", tell)
         source = CorrectedMixture(
             samples,
             kept,
@@ -123,6 +124,9 @@ def train(
             source=source,
             preference=refinement.preference,
         )
+        images = list({image.key: image for image in source.images() if image not in trainer.store}.values())
+        looked = partial(Progress, "looking at the images", total=len(images))
+        trainer.store.compute(images, on_progress=lambda done: tell(looked(done=done)))
         if refinement.preference is not None:
             source.corrections = _with_margins(trainer, samples, work / "margins.json")
         trainer.run()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fourfold.assistant.files import write_text
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
+from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.assistant.refine.training.samples import TrainingTarget, plain
 from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
 from fourfold.prompts.tasks import Task, instruction
@@ -25,6 +26,7 @@ def rehearsal(
     targets: Sequence[TrainingTarget],
     superseded: frozenset[tuple[Task, str]],
     path: Path,
+    on_progress: OnProgress,
 ) -> list[Sample]:
     """A caption of each corrected image in the model's words of now.
 
@@ -36,12 +38,15 @@ def rehearsal(
         targets: what they were made from.
         superseded: answers out of use.
         path: file that keeps the captions of a run that may be interrupted.
+        on_progress: told how many images are captioned.
     """
     images = list({sample.image.id: sample.image for sample in samples}.values())
     if path.is_file():
         captions = json.loads(path.read_text(encoding="utf-8"))
     else:
-        captions = dict(zip([image.id for image in images], _captions(model, processor, images), strict=True))
+        captions = dict(
+            zip([image.id for image in images], _captions(model, processor, images, on_progress), strict=True)
+        )
         write_text(path, json.dumps(captions))
     unwanted: dict[str, set[str]] = {image.id: {answer for _, answer in superseded} for image in images}
     corrected = set()
@@ -60,7 +65,10 @@ def rehearsal(
 
 
 def _captions(
-    model: MiniGPTv2ForConditionalGeneration, processor: MiniGPTv2Processor, images: Sequence[ImageRef]
+    model: MiniGPTv2ForConditionalGeneration,
+    processor: MiniGPTv2Processor,
+    images: Sequence[ImageRef],
+    on_progress: OnProgress,
 ) -> list[str]:
     """Greedy captions; "" where one does not end by itself."""
     import torch
@@ -69,6 +77,7 @@ def _captions(
     question = {"type": "text", "text": instruction(Task.CAPTION)}
     captions = []
     for start in range(0, len(images), _BATCH):
+        on_progress(Progress("describing the images", start, len(images)))
         asked = [
             [{"role": "user", "content": [{"type": "image", "image": image.open()}, question]}]
             for image in images[start : start + _BATCH]
@@ -82,4 +91,5 @@ def _captions(
             text = processor.tokenizer.decode(row)
             caption, end, _ = text.partition(processor.tokenizer.eos_token)
             captions.append(caption.strip() if end else "")
+    on_progress(Progress("describing the images", len(images), len(images)))
     return captions

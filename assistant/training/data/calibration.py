@@ -2,20 +2,30 @@
 
 import math
 import random
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from fourfold.assistant.english import words_in
 from fourfold.assistant.training.data import photo_tasks
 from fourfold.assistant.training.data.heldout import existence_tables
 from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
 from fourfold.assistant.training.data.photos import Photo, read_photos
 from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, photos_directory
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 SHARES = {"relation": 0.2}
 """How often a sort of question is asked, where it is not as often as the others: predicates are mostly of existence."""
+_DOING = re.compile(r"\b(man|woman|boy|girl|dog|child)\b(?: \w+){0,4}? (\w{3,}ing)\b")
+# What ends like a deed and is none, or can hardly be denied.
+_NOT_DOING = words_in(
+    "wearing being holding building clothing something looking standing during having using getting doing going "
+    "evening morning railing living string spring ring king swing wing painting ceiling thing nothing everything"
+)
 _EACH = 2  # questions of a sort about one photo
 
 
@@ -60,6 +70,9 @@ def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) ->
     samples: dict[str, list[Sample]] = {"existence": _existence(chosen[: 4 * limit], limit, seed)}
     for sort in ("colour", "count", "relation", "what"):
         samples[sort] = _of_sort(sort, chosen, round(limit * SHARES.get(sort, 1)), rng)
+    # Drawn last, so that those above stay what they were. No decision asks these.
+    samples["annotated"] = _of_sort("annotated", chosen, limit, rng)
+    samples["doing"] = _doing(chosen, limit, rng)
     return samples, fresh
 
 
@@ -71,6 +84,29 @@ def _existence(chosen: Sequence[Photo], limit: int, seed: int) -> list[Sample]:
         _one(photo, photo_tasks.existence_turn(noun, negative, "no" if negative else "yes"))
         for photo, noun, negative in pairs[: limit // 2 * 2]
     ]
+
+
+def _doing(photos: Sequence[Photo], limit: int, rng: random.Random) -> list[Sample]:
+    """Pairs of a yes and a no about what somebody does, where two captions say it; noes are what others do."""
+    told: list[tuple[Photo, str, str]] = []
+    for photo in photos:
+        said = Counter(
+            (who, doing)
+            for caption in photo.captions
+            for who, doing in set(_DOING.findall(caption.lower()))
+            if doing not in _NOT_DOING
+        )
+        if said and said.most_common(1)[0][1] >= 2:
+            told.append((photo, *said.most_common(1)[0][0]))
+    common = [doing for doing, _ in Counter(doing for _, _, doing in told).most_common(40)]
+    samples = []
+    for photo, who, doing in told[: limit // 2]:
+        absent = [other for other in common if other not in " ".join(photo.captions).lower()]
+        asked = [(doing, "yes"), *([(rng.choice(absent), "no")] if absent else [])]
+        for word, answer in asked:
+            turn = photo_tasks.ask(Task.VQA, f"is the {who} {word}?", answer, None, kind="doing", object=who)
+            samples.append(_one(photo, turn))
+    return samples
 
 
 def _of_sort(sort: str, photos: Sequence[Photo], limit: int, rng: random.Random) -> list[Sample]:

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourfold.assistant.chat.answer_parser import parse_so_far
-from fourfold.assistant.grounding import FAMILIES, Box, BoxFormat, box_format_of, family_of, find_boxes, parse, scale
+from fourfold.assistant.grounding import (
+    FAMILIES,
+    Box,
+    BoxFormat,
+    box_format_of,
+    family_of,
+    find_boxes,
+    parse,
+    parse_so_far,
+    scale,
+)
 from fourfold.assistant.grounding.conventions import resized
 
 WIDE, TALL, SQUARE = (640, 428), (427, 640), (500, 500)

@@ -59,6 +59,21 @@ def test_scores_of_a_noun_are_in_standard_deviations_over_all_patches(library: R
 
 
 @pytest.mark.parametrize("colour", COLOURS)
+def test_a_thing_has_its_colour_and_not_its_neighbours(library: ReadoutLibrary, colour: str) -> None:
+    other = COLOURS[1 - COLOURS.index(colour)]
+    right = 0
+    for seed in range(10):
+        features = picture([("ball", colour, LEFT), ("dog", other, RIGHT)], seed=seed)
+        found = library.colours(features, "the ball")
+        assert {name for name, _ in found} == set(COLOURS)
+        assert sum(chance for _, chance in found) == pytest.approx(1)
+        assert found[0][1] >= found[1][1]
+        right += found[0][0] == colour
+    assert right >= 9
+    assert library.colours(features, "the zebra") == []
+
+
+@pytest.mark.parametrize("colour", COLOURS)
 def test_a_colour_chooses_among_things_of_one_noun(library: ReadoutLibrary, colour: str) -> None:
     other = COLOURS[1 - COLOURS.index(colour)]
     right = 0

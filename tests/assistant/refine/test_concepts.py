@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fourfold.assistant.grounding import Box, parse
+from fourfold.assistant.grounding import Box, format_box, parse
 from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.concepts.example import correction_of
 from fourfold.assistant.refine.concepts.store import ConceptStore
@@ -37,10 +38,12 @@ def corrections(tmp_path: Path) -> CorrectionStore:
     return CorrectionStore(tmp_path / "refine")
 
 
-def boxed(question: str, rejected: str, boxes: Sequence[CorrectedBox], *, consent: bool = True) -> Correction:
+def boxed(
+    question: str, rejected: str, boxes: Sequence[CorrectedBox], *, consent: bool = True, remember: bool = True
+) -> Correction:
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = ({"role": "user", "content": content},)
-    return Correction(messages=messages, rejected=rejected, boxes=tuple(boxes), consent=consent)
+    return Correction(messages=messages, rejected=rejected, boxes=tuple(boxes), consent=consent, remember=remember)
 
 
 def names(concepts: ConceptStore) -> list[str]:
@@ -178,10 +181,25 @@ def test_a_concept_is_forgotten_without_its_correction(corrections: CorrectionSt
     assert corrections.image(record.image).content == picture().content
 
 
-def test_nothing_is_made_of_a_correction_without_consent(corrections: CorrectionStore, concepts: ConceptStore) -> None:
-    corrections.add(boxed("[refer] dog", "none", [CorrectedBox("dog", BOX)], consent=False), picture())
+def test_nothing_is_made_of_a_correction_that_is_not_to_be_remembered(
+    corrections: CorrectionStore, concepts: ConceptStore
+) -> None:
+    corrections.add(boxed("[refer] dog", "none", [CorrectedBox("dog", BOX)], remember=False), picture())
     corrections.add(boxed("[refer] dog", "none", [CorrectedBox("word " * 50, BOX)]), picture())
     assert concepts.list() == []
+
+
+def test_a_box_is_known_by_sight_without_consent_to_train(corrections: CorrectionStore, concepts: ConceptStore) -> None:
+    corrections.add(boxed("[refer] dog", "none", [CorrectedBox("dog", BOX)], consent=False), picture())
+    [example] = concepts.get("dog").examples
+    assert example.boxes == (BOX,) and not example.consent
+    # A rectangle that was asked about is shown by its right name; a sentence is no name.
+    asked = f"[identify] what object is in this location {format_box(BOX)}"
+    for chosen in ("a teapot", "it is a teapot of the queen and not a vase"):
+        said = replace(boxed(asked, "a vase", [], consent=False), boxes=None, chosen=chosen)
+        corrections.add(said, picture("blue"))
+    assert [concept.name for concept in concepts.list()] == ["dog", "teapot"]
+    assert concepts.get("teapot").examples[0].boxes == (BOX,)
 
 
 def test_pictures_of_benchmarks_teach_nothing(corrections: CorrectionStore, concepts: ConceptStore) -> None:

@@ -85,11 +85,41 @@ def test_boxes_come_back_in_the_answers_own_format(store: CorrectionStore) -> No
 
 def test_what_is_no_answer_is_not_remembered(store: CorrectionStore) -> None:
     image = Attachment(encoded(picture()))
-    store.add(correction(consent=False), image)
+    store.add(correction(remember=False), image)
     store.add(correction(verdict="up", chosen=None), image)
     store.add(correction(chosen=None), image)
     store.add(correction(chosen="bl<|im_end|>ue"), image)
     store.add(correction(chosen="blue " * 200), image)
-    talk = (*correction(1).messages, {"role": "assistant", "content": "x"}, {"role": "user", "content": QUESTION})
+    talk = (*correction(1).messages, {"role": "assistant", "content": "x"}, {"role": "user", "content": "its colour?"})
     store.add(correction(messages=talk), image)
     assert CorrectionMemory(store).recall(image, QUESTION) is None
+    assert CorrectionMemory(store).recall(image, "its colour?") is None
+
+
+def test_consent_to_train_is_not_needed_to_remember(store: CorrectionStore) -> None:
+    image = Attachment(encoded(picture()))
+    store.add(correction(consent=False), image)
+    found = CorrectionMemory(store).recall(image, QUESTION)
+    assert found is not None and found.answer == "blue"
+    assert store.list(consented=True) == []
+
+
+def test_what_was_corrected_in_the_middle_of_a_conversation_comes_back_where_it_stands_alone(
+    store: CorrectionStore,
+) -> None:
+    image = Attachment(encoded(picture()))
+    talk = (*correction(1).messages, {"role": "assistant", "content": "x"}, {"role": "user", "content": QUESTION})
+    store.add(correction(messages=talk), image)
+    found = CorrectionMemory(store).recall(image, QUESTION)
+    assert found is not None and found.answer == "blue"
+
+
+def test_words_and_boxes_that_do_not_go_together_come_back_beside_each_other(store: CorrectionStore) -> None:
+    image = Attachment(encoded(picture()))
+    boxes = (CorrectedBox("the mug", Box(0.1, 0.2, 0.3, 0.4)),)
+    where = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where is the cup?"}]},)
+    store.add(
+        correction(messages=where, rejected="<p>a cup</p> {<1><2><3><4>}", chosen="On the table.", boxes=boxes), image
+    )
+    found = CorrectionMemory(store).recall(image, "where is the cup?")
+    assert found is not None and found.answer == "On the table. <p>the mug</p> {<10><20><30><40>}"

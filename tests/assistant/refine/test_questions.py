@@ -1,6 +1,6 @@
 import pytest
 
-from fourfold.assistant.refine.questions import asked_phrase, same_question
+from fourfold.assistant.refine.questions import asked_phrase, same_question, stands_alone
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,27 @@ def test_questions_that_ask_something_else(one: str, other: str) -> None:
 )
 def test_what_a_question_asks_for(question, phrase):
     assert asked_phrase(question) == phrase
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "what colour is the ball?", "How many dogs are there?", "is there a dog?", "[refer] where is the cup?",
+        "[caption] describe this image briefly", "[detection] dog", "Who is the woman in the red coat?",
+        "where is the bottle in this picture?",
+    ],
+)  # fmt: skip
+def test_questions_that_stand_alone(question: str) -> None:
+    assert stands_alone(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "and its colour?", "how many?", "what colour?", "how many of them are red?", "and the other one?", "why?",
+        "which one is bigger?", "is it red?", "what is this?", "[refer] it",
+        "and the dog?", "where?", "", "what about her hat?",
+    ],
+)  # fmt: skip
+def test_questions_that_do_not(question: str) -> None:
+    assert not stands_alone(question)

@@ -28,6 +28,7 @@ def test_what_a_hand_written_line_leaves_out_has_defaults() -> None:
     assert from_fields(fields) == Correction(
         messages=correction().messages, rejected="a", chosen="b", consent=True, verdict="down", boxes=None
     )
+    assert not from_fields({**fields, "consent": False}).remember
 
 
 def test_records_that_were_stored_before_are_still_read() -> None:
@@ -43,7 +44,9 @@ def test_records_that_were_stored_before_are_still_read() -> None:
     read = from_fields(json.loads(line), "a" * 64)
     assert read.boxes == (CorrectedBox(None, Box(0, 0.25, 1, 1)),)
     assert (read.question, read.parameters, read.created) == ("and now?", {"stop": ["x"], "top_p": 1}, 5)
-    assert json.loads(json.dumps(to_fields(read))) == json.loads(line)
+    # Consent was for remembering too.
+    assert json.loads(json.dumps(to_fields(read))) == {**json.loads(line), "remember": False}
+    assert from_fields({**json.loads(line), "consent": True}).remember
 
 
 IMAGE = {"type": "image"}

@@ -289,13 +289,21 @@ def test_a_file_of_an_older_schema_is_brought_up_to_date(tmp_path: Path) -> None
         with sqlite3.connect(directory / "corrections.sqlite") as connection:
             newest = CorrectionStore(tmp_path / f"new{version}")
             newest.add(correction(id="old"), data)
+            newest.add(correction(id="unconsented", consent=False), data)
             connection.execute("ATTACH ? AS new", (str(newest.directory / "corrections.sqlite"),))
             for table in ("images", "marks", "corrections"):
-                connection.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")
+                columns = ", ".join(row[1] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+                connection.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table}")
+            # What was written then does not say whether it is remembered: what had consent was.
+            connection.execute("UPDATE main.corrections SET fields = json_remove(fields, '$.remember')")
             if version == 2:  # when similar images were looked for
                 connection.execute("INSERT INTO vectors SELECT sha256, 'tower', x'00' FROM images")
         upgraded = CorrectionStore(directory)
-        assert [record.id for record in upgraded.list()] == ["old"]
+        assert [record.id for record in upgraded.list()] == ["old", "unconsented"]
+        assert [record.id for record in upgraded.list(remembered=True)] == (
+            ["old"] if version < len(MIGRATIONS) else ["old", "unconsented"]
+        )
+        assert [record.id for record in upgraded.list() if record.remember] == ["old"]
         upgraded.add(correction(id="young"), data)
         upgraded.forget("old")
         assert upgraded.image(upgraded.get("young").image).content == data

@@ -13,7 +13,7 @@ from fourfold.assistant.model.bf16 import has_fast_bf16
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine import loading, onnx_decoder
 from fourfold.serving.engine.engine import Engine, EngineClosed, Request, Sampling
-from fourfold.serving.engine.loading import NumberFormat, Quantization, choose_format
+from fourfold.serving.engine.loading import NumberFormat, Quantization, choose_device, choose_format
 from fourfold.serving.engine.onnx_decoder import int8_is_good
 from tests.serving.engine.conversations import Reference, ask, conversations, load
 from tests.serving.engine.test_adapters import save_adapter
@@ -61,6 +61,24 @@ def test_unknown_dtypes_and_devices_are_refused(tiny_checkpoint: Path) -> None:
         Engine.load(tiny_checkpoint, dtype="int3")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no device is called 'abacus'"):
         Engine.load(tiny_checkpoint, device="abacus")
+
+
+def test_a_device_is_chosen_of_those_that_are_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    for absent in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"no {absent.upper()} device"):
+            choose_device(absent)
+    assert not caplog.records
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto").type == choose_device("mps").type == "mps"
+    assert "nobody has tried" in caplog.text
+    assert choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto").type == "cuda"
 
 
 def test_bfloat16_answers_about_as_float32_does(tiny_checkpoint: Path) -> None:

@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(store, tiny_check
     out = tmp_path / "adapter"
 
     def interrupt(event):
-        if event.done == 6:
+        if event.stage == "learning" and event.done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -107,8 +107,15 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(store, tiny_check
     work = tmp_path / "adapter.work"
     assert not out.exists() and torch.load(work / "state.pt", weights_only=True)["step"] == 5
     steps = []
-    train(store, tiny_checkpoint, out, recipe=TINY, seed=3, on_progress=lambda event: steps.append(event.done))
-    assert steps == [0, 6] and not work.exists()
+    train(
+        store,
+        tiny_checkpoint,
+        out,
+        recipe=TINY,
+        seed=3,
+        on_progress=lambda event: steps.append(event.done) if event.stage == "learning" else None,
+    )
+    assert steps == [6] and not work.exists()
     assert (out / "adapter_model.safetensors").read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -116,12 +123,12 @@ def test_a_run_that_no_longer_fits_is_begun_anew(store, tiny_checkpoint, tmp_pat
     out = tmp_path / "adapter"
 
     def interrupt(event):
-        if event.done == 6:
+        if event.stage == "learning" and event.done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(store, tiny_checkpoint, out, recipe=TINY, on_progress=interrupt)
-    steps = []
+    stages = {}
     train(
         store,
         tiny_checkpoint,
@@ -129,9 +136,13 @@ def test_a_run_that_no_longer_fits_is_begun_anew(store, tiny_checkpoint, tmp_pat
         recipe=TINY,
         seed=1,
         max_steps=2,
-        on_progress=lambda event: steps.append(event.done),
+        on_progress=lambda event: stages.setdefault(event.stage, []).append((event.done, event.total)),
     )
-    assert steps == [0, 1, 2]
+    assert stages.pop("loading the model") == [(0, None)]
+    assert list(stages) == ["describing the images", "looking at the images", "learning"]
+    assert stages["learning"] == [(1, 2), (2, 2)]
+    for told in stages.values():  # every stage comes to its end, one after the other
+        assert told == sorted(told) and told[-1][0] == told[-1][1] > 0
     with pytest.raises(UserError, match="exists already"):
         train(store, tiny_checkpoint, out, recipe=TINY)
 

@@ -29,7 +29,13 @@ def test_captions_that_repeat_a_mistake_are_not_rehearsed(tmp_path):
     }
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     found = rehearsal(
-        None, None, samples_of(taught, read), taught, frozenset({(Task.IDENTIFY, "man")}), tmp_path / "captions.json"
+        None,
+        None,
+        samples_of(taught, read),
+        taught,
+        frozenset({(Task.IDENTIFY, "man")}),
+        tmp_path / "captions.json",
+        lambda event: None,
     )
     assert [(sample.image.id, sample.turns[0].answer) for sample in found] == [
         ("b", captions["b"]),
