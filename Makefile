@@ -64,11 +64,11 @@ dist: $(VENV)/.installed-test
 
 # Everything that is installed with all extras and the tests' tools, with versions and licences.
 sbom: $(VENV)/.installed-test .venv-release/.installed
-	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --outfile sbom.json $(BIN)/python
+	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(BIN)/python
 
 # Known weaknesses of the versions that are tested together; asks the index for them.
 audit: .venv-release/.installed
-	.venv-release/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv-release/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # After an upgrade in .venv that passes all tests.
 constraints: $(VENV)/.installed-test

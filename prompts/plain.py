@@ -74,8 +74,9 @@ def read_plain(words: str) -> tuple[Task | None, str, tuple[float, float, float,
     for task, alone in _ALONE.items():
         if words == alone:
             return task, "", region
-    forms = [(task, *form.split("{}")) for task, form in _every_form()]
-    for task, before, after in sorted(forms, key=lambda form: -len(form[1])):  # "every {label}" before "{sent}"
+    longest_first = sorted(_every_form(), key=lambda form: -form[1].index("{}"))  # "every {label}" before "{sent}"
+    for task, form in longest_first:
+        before, _, after = form.partition("{}")
         if words.startswith(before) and words.endswith(after) and len(words) > len(before) + len(after):
             return task, words[len(before) : len(words) - len(after)], region
     return None, words, region

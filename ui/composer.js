@@ -2,7 +2,8 @@
 // by the "+", which all go through the one uploader; words that wait as a draft of their conversation; Enter where
 // nothing needs to be written. Streamlit's elements are found by their documented st-key-* classes and data-testids.
 
-const seen = { data: null, listening: false, depth: 0 };
+const seen = { data: null, listening: false, depth: 0, queue: [], given: null };
+const UNHEARD = 2500; // milliseconds without a sign of files that were handed on
 const DRAFT = "fourfold-draft-";
 
 const textarea = () => document.querySelector('[data-testid="stChatInput"] textarea');
@@ -17,6 +18,8 @@ export default function ({ data, setTriggerValue }) {
   seen.data = data;
   seen.refuse = (names) => setTriggerValue("refused", names);
   keepDraft(last, data);
+  const coarse = matchMedia("(pointer: coarse)").matches; // a keyboard would cover the page
+  if (last && last.task !== data.task && !coarse) textarea()?.focus({ preventScroll: true });
   if (seen.listening) return;
   seen.listening = true;
   document.addEventListener("paste", paste, true);
@@ -29,29 +32,50 @@ export default function ({ data, setTriggerValue }) {
 // ---- pictures -----------------------------------------------------------------------------------------------------
 
 function give(files) {
-  const door = uploader();
-  if (!door || !files.length) return false;
+  if (!files.length) return;
   const large = files.filter((file) => file.size > seen.data.largest);
   if (large.length) seen.refuse(large.map((file) => file.name));
-  const carried = new DataTransfer();
-  for (const file of files) if (!large.includes(file)) carried.items.add(file);
-  if (carried.files.length) {
+  const good = files.filter((file) => !large.includes(file));
+  if (good.length) seen.queue.push(good);
+  if (seen.queue.length === 1) handOn();
+  textarea()?.focus({ preventScroll: true });
+}
+
+// The uploader is a new one after each time, and one that is about to go hears nothing: the next files wait until the
+// last ones are there, and those that were not heard are handed on again.
+function handOn() {
+  const { given, data, queue } = seen;
+  const broken = given && heard(given.door)?.querySelector('[data-testid="stFileChipIconError"]');
+  if (given && (data.uploads > given.uploads || broken)) {
+    queue.shift();
+    seen.given = null;
+  } else if (given && performance.now() - given.at > UNHEARD && !heard(given.door)) seen.given = null;
+  const door = uploader();
+  if (!seen.given && queue.length && door) {
+    const carried = new DataTransfer();
+    for (const file of queue[0]) carried.items.add(file);
+    seen.given = { door, uploads: data.uploads, at: performance.now() };
     door.files = carried.files;
     door.dispatchEvent(new Event("change", { bubbles: true }));
   }
-  textarea()?.focus({ preventScroll: true });
-  return true;
+  if (queue.length) setTimeout(handOn, 100);
+}
+
+// Whether an uploader lists files, which are then on their way.
+function heard(door) {
+  return door.isConnected && door.closest('[data-testid="stFileUploader"]')?.querySelector('[data-testid="stFileChip"]');
 }
 
 function paste(event) {
   const files = [...(event.clipboardData?.files ?? [])];
   // Text processors put a picture of the text beside it.
   if (!files.length || event.clipboardData.getData("text/plain") || elsewhere(event.target)) return;
-  if (give(files)) stop(event);
+  stop(event);
+  give(files);
 }
 
 function drag(event) {
-  if (!carriesFiles(event.dataTransfer) || elsewhere(event.target) || !uploader()) return veil(false);
+  if (!carriesFiles(event.dataTransfer) || elsewhere(event.target)) return veil(false);
   stop(event);
   if (event.type === "dragenter") seen.depth += 1;
   if (event.type === "dragleave") seen.depth -= 1;

@@ -1,5 +1,6 @@
 """Fitting a long conversation into a model's context without losing what it is about, and into what it takes."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -25,11 +26,12 @@ def estimate_tokens(message: BaseMessage, image_tokens: int) -> int:
 
 
 def trim(messages: Sequence[BaseMessage], limit: int, image_tokens: int) -> list[BaseMessage]:
-    """Drop the oldest turns until about `limit` tokens are left; never system text, an image or the last question.
+    """Drop the oldest turns until about `limit` tokens are left; never system text, the latest image or the question.
 
     A turn is a user's message and what answers it. The images of a dropped turn move to the front of the next user's
-    message, so that the model goes on seeing them and the roles still alternate. Where even that is too long, the
-    messages are returned as short as they can be and the endpoint has the last word.
+    message, so that the model goes on seeing them and the roles still alternate; only once no earlier turn is left the
+    oldest images go. Where even that is too long, the messages are returned as short as they can be and the endpoint
+    has the last word.
 
     Args:
         messages: a conversation that ends with a user's message.
@@ -55,7 +57,9 @@ def trim(messages: Sequence[BaseMessage], limit: int, image_tokens: int) -> list
             first = turns[0][0]
             words = [{"type": "text", "text": first.content}] if isinstance(first.content, str) else first.content
             turns[0][0] = HumanMessage([*images, *words])
-    return [*system, *(message for turn in turns for message in turn)]
+    kept = [*system, *(message for turn in turns for message in turn)]
+    too_many = max(size() - limit, 0) / max(image_tokens, 1)
+    return latest_images(kept, max(count_images(kept) - math.ceil(too_many), 1)) if too_many else kept
 
 
 def answered(messages: Sequence[BaseMessage], question: HumanMessage) -> list[BaseMessage]:

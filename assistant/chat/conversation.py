@@ -131,7 +131,8 @@ class Exchange:
         number: of the stored question; None until `begin`.
         messages: all that the model reads; the question is the last one.
         answer: what has arrived.
-        left_out: older pictures of the conversation that the model does not get, because its endpoint refuses so many.
+        left_out: older pictures of the conversation that the model does not get, because its context or its endpoint
+            does not take so many.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Exchange:
         given: dict[str, Any],
         question: HumanMessage,
         messages: list[BaseMessage],
+        pictures: int,
     ) -> None:
         self.question = question
         self.number: int | None = given.get("question")
@@ -148,7 +150,7 @@ class Exchange:
         box_format = box_format_of(getattr(model, "model_name", None))
         self.answer = GrowingAnswer(box_format, _size_shown(messages) if box_format.needs_size else None)
         self._model, self._history, self._given = model, history, given
-        self._pictures = count_images(messages)
+        self._pictures = pictures  # of the conversation so far
         self._served = getattr(model, "openai_api_base", None), getattr(model, "model_name", None)
         if (most := _images_allowed.get(self._served)) is not None:
             self.messages = latest_images(messages, most)
@@ -281,7 +283,8 @@ class Conversation(Runnable[dict[str, Any], Grounded]):
             said = self.history.messages(conversation)[: given.get("keep")]
         *earlier, asked = answered(said, question)
         messages = self._prompt.invoke({"history": earlier, "question": [asked]}).to_messages()
-        return Exchange(self.model, self.history, given, question, trim(messages, self._limit, self._image_tokens))
+        short = trim(messages, self._limit, self._image_tokens)
+        return Exchange(self.model, self.history, given, question, short, count_images(messages))
 
     def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: Any) -> Grounded:
         """Ask and wait for the whole answer."""

@@ -260,11 +260,8 @@ class ChatHistory:
             rows = connection.execute(
                 "SELECT conversation, position, body FROM messages WHERE instr(body, ?)", (value,)
             )
-            return [
-                (conversation, number)
-                for conversation, number, body in rows
-                if from_row(body, {}, asked=False).response_metadata.get("fourfold", {}).get(key) == value
-            ]
+            told = [(row, from_row(row[2], {}, asked=False).response_metadata.get("fourfold")) for row in rows]
+        return [row[:2] for row, found in told if isinstance(found, dict) and found.get(key) == value]
 
     def cut(self, conversation: str, keep: int) -> None:
         """Drop every message after the first `keep` that are shown, in all versions; for good like `delete`.

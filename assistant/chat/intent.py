@@ -21,6 +21,7 @@ class Wants(StrEnum):
     NUMBER = "number"
     PRESENCE = "presence"
     COLOUR = "colour"
+    SIDE = "side"  # whether one thing is left or right of another
     CAPTION = "caption"  # with the place of what it mentions
     NAME = "name"  # of what is in a box, or of what is shown
 
@@ -35,6 +36,8 @@ class Intent:
         tag: the task that the question's tag names; None where it has none.
         box: that the question is about.
         colour: of `COLOURS`, where the question is whether the thing has it: "is the ball red?".
+        side: "left" or "right", where the question is whether the thing is on that side of `other`.
+        other: see there.
     """
 
     wants: Wants
@@ -42,6 +45,8 @@ class Intent:
     tag: Task | None = None
     box: Box | None = None
     colour: str = ""
+    side: str = ""
+    other: str = ""
 
     @property
     def several(self) -> bool:
@@ -85,6 +90,15 @@ _HAS_COLOUR = re.compile(
     + r"\W*$",
     re.IGNORECASE,
 )
+_SIDE_OF = re.compile(
+    r"^(?:is|are)\s+(?:the|his|her)\s+(.+?)\s+(?:to\s+the|on\s+the)\s+(left|right)(?:\s+side)?\s+of\s+(?:the|his|her)\s+"
+    r"(.+?)" + _PICTURE + r"\W*$",
+    re.IGNORECASE,
+)
+_ANYBODY = re.compile(
+    r"^(?:is|are)\s+(?:there\s+)?(?:any|some)\s?(?:one|body)(?:\s+(?:here|there|around)|\s+(?:in|on|at)\s+(?:the|this)\s+\w+)?\W*$",
+    re.IGNORECASE,
+)
 _NAME = re.compile(
     r"^(?:who|what)(?:'s|\s+is)\s+(?:this|that|it|shown)"
     + _PICTURE
@@ -120,6 +134,8 @@ def intent_of(question: str) -> Intent | None:
             return _about(Wants.PLACE, found.group(1) if found else bare, tag)
         case Task.CAPTION:
             return None
+    if _ANYBODY.match(bare):
+        return Intent(Wants.PRESENCE, "person", tag)
     for wants, form in (
         (Wants.PRESENCE, EXISTENCE),
         (Wants.NUMBER, _NUMBER),
@@ -131,6 +147,9 @@ def intent_of(question: str) -> Intent | None:
             intent = _about(wants, found.group(1), tag)
             # "where are people going?", "is there a dog running?": what is asked for is not where they are.
             return None if intent is None or _DOING.search(intent.phrase) else intent
+    if (found := _SIDE_OF.match(bare)) and (intent := _about(Wants.SIDE, found.group(1), tag)):
+        other = _about(Wants.SIDE, found.group(3), tag)
+        return replace(intent, side=found.group(2).lower(), other=other.phrase) if other else None
     if (found := _HAS_COLOUR.match(bare)) and (intent := _about(Wants.COLOUR, found.group(1), tag)):
         return replace(intent, colour=found.group(2).lower().replace("grey", "gray"))
     return Intent(Wants.NAME, tag=tag) if _NAME.match(bare) else None

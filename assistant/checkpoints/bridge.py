@@ -8,7 +8,7 @@ from fourfold.prompts.errors import UserError
 BRIDGE = Path(__file__).parent / "bridge"
 """Where this repository ships it."""
 BRIDGE_FILES = ("projector.safetensors", "adapter_model.safetensors", "adapter_config.json", "bridge.json")
-LEARNT_BESIDE = ("calibration.json", "readouts.safetensors")
+LEARNT_BESIDE = ("calibration.json", "card.json", "readouts.safetensors")
 """Files that a bridge may have, and that checkpoints made with it get a copy of: learnt from the model they are for."""
 IMAGE_SIZE = 256
 """Pixels: 16 x 16 patches, 64 tokens an image; at CLIP's own 224 the grid of 14 does not divide into fours."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from fourfold.assistant.checkpoints.index import INDEX, WEIGHTS
 from fourfold.prompts.errors import UserError
 
 _BESIDE = frozenset({"bridge.json", "calibration.json", "card.json", "readouts.safetensors"})
@@ -19,8 +20,9 @@ def model_fingerprint(directory: Path) -> str:
     read-outs or with the code that loads it elsewhere is the same model.
     """
     digest = hashlib.sha256()
+    beside = _BESIDE | ({INDEX} if (directory / WEIGHTS).exists() else set())  # which only names the one file
     for path in sorted(directory.iterdir()):
-        if path.name not in _BESIDE and path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
+        if path.name not in beside and path.suffix in (".safetensors", ".json", ".jinja", ".bin", ".model"):
             digest.update(path.name.encode())
             digest.update(_digest(path))
     return digest.hexdigest()[:16]

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE
+from fourfold.assistant.checkpoints.index import write_index
 from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.files import building
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
@@ -59,6 +60,7 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
                         shutil.copyfile(path, part / path.name)
                 with (part / "README.md").open("a", encoding="utf-8") as card:
                     card.write(_NOTE.format(name=adapter.name, digest=digest))
+                write_index(part)
         except SafetensorError as error:  # which hides what the system said in its text
             raise UserError(f"the weights cannot be written to {out}: {error}") from error
     return out

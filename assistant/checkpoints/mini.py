@@ -13,6 +13,7 @@ from transformers.utils import logging
 from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, LEARNT_BESIDE, read_geometry
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
+from fourfold.assistant.checkpoints.index import write_index
 from fourfold.assistant.checkpoints.llama_gguf import GGUFFile
 from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.checkpoints.positions import resize_position_embeddings
@@ -142,6 +143,7 @@ def _save(
                 model.save_pretrained(part)
                 processor.save_pretrained(part)
                 write_card(part, name=directory.name, config=model.config, bridge=bridge)
+                write_index(part)
         except SafetensorError as error:  # which hides what the system said in its text
             raise UserError(f"the weights cannot be written to {directory.parent}: {error}") from error
 

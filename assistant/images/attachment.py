@@ -19,6 +19,7 @@ from fourfold.prompts.errors import UserError
 
 PAGE_SIDE = 2000
 """Pixels of a page's longer side: letters of the main text of an A4 page are then about 20 pixels high."""
+_QUALITY = 92  # of a JPEG that stands for another photo
 _SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -158,6 +159,19 @@ class Attachment:
         """The form in which it travels inside a chat message."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode('ascii')}"
 
+    @property
+    def portable(self) -> "Attachment":
+        """Itself, or of an AVIF or HEIC, which few servers read, a JPEG without its metadata.
+
+        Raises:
+            UserError: as `media_type`; of those two as `decode`.
+        """
+        if self.media_type not in ISOLATED.values():
+            return self
+        buffer = io.BytesIO()
+        self.decode().save(buffer, "JPEG", quality=_QUALITY)
+        return Attachment(buffer.getvalue(), self.name, self.limits)
+
     def decode(self, side: int | None = None) -> Image.Image:
         """The upright RGB picture, see `load_image_bytes`."""
         return load_image_bytes(self.content, self.name, self.limits, side)
@@ -188,7 +202,7 @@ def image_url(given: ImageInput) -> str:
     """
     if isinstance(given, str) and given.startswith(("http://", "https://")):
         return given
-    return Attachment.of(given).data_uri
+    return Attachment.of(given).portable.data_uri
 
 
 def decode_data_uri(uri: str, name: str = "the image", limits: ImageLimits = LIMITS) -> bytes:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from fourfold.assistant.images import jpeg, png
 from fourfold.assistant.images.formats import FORMATS, isolated_format, unknown_format
@@ -90,9 +90,10 @@ def pixel_hashes(data: bytes, name: str, limits: ImageLimits) -> set[str]:
     return _open(data, name, limits, None, hashed)
 
 
-def open_header(data: bytes) -> Image.Image:
+def open_header(data: bytes) -> ImageFile.ImageFile:
     """The file of one of `FORMATS` without its pixels; headers of damaged files raise almost anything."""
-    return Image.open(io.BytesIO(png.bare_pixels(data) if data.startswith(png.SIGNATURE) else data), formats=FORMATS)
+    content = png.bare_pixels(data) if data.startswith(png.SIGNATURE) else data
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def _open(

@@ -43,9 +43,9 @@ def check_depth(image: Image.Image, name: str) -> None:
     Raises:
         UserError: nearly nothing of them is left.
     """
-    bands = image.getbands()
-    extremes = [image.getchannel(band).getextrema()[1] for band in bands if band != "A"]
-    if 0 < max(extremes) <= _OF_TWELVE_BITS:
+    colours = [band for band in image.getbands() if band != "A"]
+    largest = max(int(np.max(image.getchannel(band).getextrema())) for band in colours)
+    if 0 < largest <= _OF_TWELVE_BITS:
         raise UserError(f"{name} has 12 bits or fewer in channels of 16, nearly black; save it with 8 bits a channel")
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE
+from fourfold.assistant.checkpoints.index import write_index
 from fourfold.assistant.files import building
 from fourfold.assistant.image_files import image_files
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
@@ -120,6 +121,7 @@ def quantize(
         with _writing(out), building(out) as part:
             model.save_pretrained(part, save_compressed=True)
             _write_beside(part, checkpoint, settings)
+            write_index(part)
             _add_to_card(part, out.name, method, chats, len(pictures))
     return Quantized(out, method, len(layers), chats, before, _weights(out))
 

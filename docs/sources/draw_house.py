@@ -51,7 +51,7 @@ def main(out: Path) -> None:
         _box(axes, 0, bottom, WIDTH, height, colour)
         axes.text(0.2, bottom + height - 0.36, f"{name}/", fontsize=13, fontweight="bold", color=INK, va="center")
         if name == "assistant":
-            outside = "images.py  one type for an image · grounding/  boxes · database.py · files.py"
+            outside = "images/  one type for an image · grounding/  boxes · database.py · files.py"
             axes.text(2.25, bottom + height - 0.36, outside, fontsize=9.5, color=INK, va="center")
             width = (WIDTH - 0.4 - 0.15 * 4) / 5
             for place, (room, what) in enumerate(INSIDE):

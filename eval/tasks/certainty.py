@@ -55,7 +55,7 @@ def fit_certainty(
         if len(asked) < _LEAST:
             continue
         outputs = _ask(model, asked, log, str(kind))
-        right = [_score(sample.turns[0], output.text) for sample, output in zip(asked, outputs, strict=True)]
+        right = [_score(sample.turns[0], output.text or "") for sample, output in zip(asked, outputs, strict=True)]
         odds = np.array([log_odds_of(output.fields["logprob"]) for output in outputs])
         slope, bias = map(float, fit_logistic(odds[:, None], np.array(right)))
         fits[kind] = round(slope, 4), round(bias, 4)

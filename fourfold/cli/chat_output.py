@@ -13,6 +13,7 @@ from rich.console import Console
 from fourfold.assistant.files import replacing
 from fourfold.assistant.grounding import Box, Grounded, GroundedPhrase, draw, parse, parse_so_far
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 from fourfold.serving.engine.requests import Completion, Delta, Request, Sampling
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fourfold.serving.looking import Claim, Looking
 
 _COLOURS = ("yellow", "cyan", "green", "magenta", "blue", "red")
+_TAG = re.compile(rf"\[(?:{'|'.join(Task)})\] ?")
 _MARKS = re.compile(r"</?p>|<delim>")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _VERDICTS = {"supported": "green", "unsupported": "red", "unsure": "yellow"}
@@ -218,7 +220,7 @@ class Looks:
         console = Console(stderr=True, highlight=False)
 
         def show(step: "Step") -> None:
-            console.print(f"  {step.text}", style="dim", markup=False)
+            console.print(f"  {plain(parse(_TAG.sub('', step.text)))}", style="dim", markup=False)
 
         return look_again(
             ask,

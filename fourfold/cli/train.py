@@ -156,7 +156,7 @@ def calibrate(
 
     from fourfold.assistant.checkpoints.card import write_certainty
     from fourfold.assistant.checkpoints.resolve import resolve_model
-    from fourfold.assistant.training.data.calibration import calibration_samples
+    from fourfold.assistant.training.data.calibration import OPEN, calibration_samples
     from fourfold.eval.log import EvalLog
     from fourfold.eval.model import EngineModel
     from fourfold.eval.tasks.certainty import fit_certainty
@@ -171,7 +171,8 @@ def calibrate(
     samples, unseen = calibration_samples(bridge, limit)
     told = {"photos": "training split, never shown to this model" if unseen else "training split, shown in training"}
     with EngineModel(directory) as asked, EvalLog(log, {"suite": "calibration", "model": asked.identity}) as answers:
-        calibration = fit_calibration(asked, samples, answers, told)
+        closed = {sort: found for sort, found in samples.items() if sort not in OPEN}
+        calibration = fit_calibration(asked, closed, answers, told)
         certainty, fitted = fit_certainty(asked, samples, answers)
     path = calibration.write(out or directory)
     write_certainty(out or directory, certainty)

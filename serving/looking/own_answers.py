@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fourfold.assistant.chat.look_again import read_text
 from fourfold.assistant.chat.look_again.claims import ASKING
 from fourfold.assistant.checkpoints.card import MeasuredCard
-from fourfold.assistant.english import PEOPLE, head_noun, singular, with_article, words_of
+from fourfold.assistant.english import PEOPLE, head_noun, singular, with_article, words_in, words_of
 from fourfold.assistant.grounding import parse
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
@@ -137,9 +137,11 @@ def _taken_for_granted(eyes: Eyes, question: str) -> Said | None:
     return None
 
 
-_NEVER_MISSING = frozenset({"image", "picture", "photo", "photograph", "scene", "color", "colour", "room", "thing"}) | (
-    PEOPLE - {"man", "woman", "boy", "girl", "child", "baby", "person", "people"}
-)
+# What pictures have, or what is not seen as a thing; and words for people that another word fits better.
+_NEVER_MISSING = words_in(
+    "image picture photo photograph scene color colour thing object room place weather time day night name way air "
+    "side corner background foreground distance ground world camera number word question answer"
+) | (PEOPLE - words_in("man woman boy girl child baby person people"))
 
 
 def _names_something(eyes: Eyes, words: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fourfold.assistant.checkpoints.hub.download import checkpoint_name
+from fourfold.assistant.checkpoints.index import write_index
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.keys import ADMIN_KEY_VARIABLE, KEYS_VARIABLE, KeyRing
 from fourfold.serving.api.limits import ServerLimits
@@ -50,7 +51,8 @@ def launch_vllm(
         extra: further arguments of `vllm serve`. They come last, so they can also undo what is set here.
 
     Raises:
-        UserError: vLLM or its plugin is missing, the quantization is unusable, or the port is busy.
+        UserError: vLLM or its plugin is missing, the quantization is unusable, the port is busy, or beside the weights
+            lies what vLLM would take for weights, and that cannot be said there.
     """
     from fourfold.serving.api.server import bind, is_loopback
 
@@ -60,6 +62,13 @@ def launch_vllm(
             "(without a GPU see docs/serving-vllm.md, or use --engine local)"
         )
     keys, adapters = keys or KeyRing(), adapters or {}
+    try:
+        write_index(model_dir)
+    except OSError as error:
+        raise UserError(
+            f"vLLM would take every *.safetensors in {model_dir} for weights, and an index that says which are cannot "
+            f"be written there ({error.strerror}); make the directory yours, or move the read-outs out of it"
+        ) from None
     with bind(host, port) as listener:  # vLLM itself says only after loading everything that a port is taken
         port = listener.getsockname()[1]
     limits = ServerLimits()

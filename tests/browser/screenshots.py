@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=IMAGES)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    scripted = None if given.endpoint else Scripted(pause=0.01).start()
+    scripted = None if given.endpoint else Scripted(pause=0.01, eyes=True).start()
     endpoint = given.endpoint or scripted.url
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -95,13 +95,21 @@ def take(name: str, tab: Page, out: Path) -> None:
         tab.locator(".st-key-correction .name").nth(4).press("Enter")
         tab.mouse.move(2, 2)
         shoot(tab, out / "page-correct.png")
-        tab.get_by_text("Fourfold may learn from this correction").click()
+        tab.get_by_text("An adapter may be trained with it").click()
         tab.get_by_role("button", name="Save the correction").click()
         tab.locator(".st-key-correction").wait_for(state="detached")
         tab.get_by_role("button", name="Corrections and refining").click()
         tab.locator(".st-key-refine .stage").wait_for()
         tab.wait_for_timeout(6000)  # until the toast is gone
         shoot(tab, out / "page-refine.png")
+        tab.get_by_role("button", name="New chat").click()
+        tab.get_by_role("button", name="Draw on it yourself").first.click()
+        rest(tab, ".st-key-pending .stage")
+        drag(tab, tab.locator(".st-key-pending .stage"), (BALL[0], BALL[1]), (BALL[2], BALL[3]))
+        tab.get_by_role("button", name="What is this?", exact=True).first.wait_for()
+        if tab.get_by_label("Or show it once").count():  # a model with eyes
+            tab.get_by_label("Or show it once").fill("our ball")
+            shoot(tab, out / "page-once.png")
     elif name == "page-dark":
         tab.get_by_role("button", name="New chat").click()
         tab.get_by_role("button", name="Draw on it yourself").first.click()

@@ -39,7 +39,7 @@ def carry(tab, events: list[str], place: str, *files: tuple[str, bytes]) -> None
 
 
 def paste(tab, *files: tuple[str, bytes]) -> None:
-    tab.locator("html.fourfold-hears").wait_for()
+    tab.locator("html.fourfold-hears").wait_for(state="attached")
     tab.locator('[data-testid="stChatInput"] textarea').wait_for()
     carry(tab, ["paste"], '[data-testid="stChatInput"] textarea', *files)
 
@@ -282,8 +282,8 @@ def test_a_chip_is_for_one_question_and_enter_asks_what_needs_no_words(tab, serv
     for number in (1, 2):
         tab.get_by_role("radio", name="Describe and point").click()
         tab.get_by_role("button", name="Describe it and point").wait_for()
-        area.focus()
-        area.press("Enter")
+        tab.wait_for_function("() => document.activeElement.matches('[data-testid=stChatInput] textarea')")
+        tab.keyboard.press("Enter")
         settle(tab, number)
         asked = served.endpoint.requests[-1]["messages"][-1]["content"]
         asked = asked if isinstance(asked, str) else asked[-1]["text"]

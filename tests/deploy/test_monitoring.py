@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import httpx
@@ -69,6 +71,20 @@ def test_every_alert_can_go_off_by_what_is_measured(exposed: set[str]) -> None:
     for rule in RULES:
         assert metrics(rule["expr"]) <= exposed | OF_PROMETHEUS
         assert rule["labels"]["severity"] in ("critical", "warning") and rule["annotations"]["summary"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here; Debian's package prometheus has it")
+def test_alerts_go_off_when_they_should() -> None:
+    command = ["promtool", "test", "rules", "alerts_test.yml"]
+    said = subprocess.run(command, cwd=DEPLOY / "monitoring", capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_every_alert_has_an_example() -> None:
+    examples = yaml.safe_load((DEPLOY / "monitoring" / "alerts_test.yml").read_text(encoding="utf-8"))
+    (file,) = examples["rule_files"]
+    assert (DEPLOY / "monitoring" / file).resolve() == CHART / "files" / "alerts.yml"
+    assert {one["alertname"] for one in examples["tests"][0]["alert_rule_test"]} == {rule["alert"] for rule in RULES}
 
 
 def test_labels_that_are_asked_for_are_there(live: Live) -> None:

@@ -2,14 +2,10 @@
 
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
-import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,7 +13,11 @@ from typer.testing import CliRunner
 from fourfold.assistant.images import Attachment
 from fourfold.cli.serve import first_question, serve
 from fourfold.prompts.errors import UserError
+from fourfold.serving.api.keys import collect_keys
+from fourfold.serving.engine.engine import Engine
+from tests.serving.api.live import live_server
 
+KEY = "0123456789abcdef"
 app = typer.Typer()
 app.command()(serve)
 
@@ -36,26 +36,19 @@ def test_a_device_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the line that is printed needs curl")
-def test_the_line_that_is_printed_works_when_it_is_pasted(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    key = "0123456789abcdef"
-    command = [sys.executable, "-m", "fourfold.cli", "serve", "--port", "0", "--model", str(tiny_checkpoint)]
-    environment = {**os.environ, "FOURFOLD_CACHE": str(tmp_path), "FOURFOLD_API_KEYS": key, "KEY": key}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = next(line for line in server.stdout if "ask it: " in line).partition("ask it: ")[2]
-        asked = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+def test_the_line_that_is_printed_works_when_it_is_pasted(tiny_checkpoint: Path) -> None:
+    with (
+        Engine.load(tiny_checkpoint, name="tiny") as engine,
+        live_server(engine, keys=collect_keys([KEY], None, {})) as live,
+    ):
+        line = first_question(f"{live.url}/v1", "tiny", needs_key=True)
+        asked = subprocess.run(
+            ["sh", "-c", line], env={**os.environ, "KEY": KEY}, capture_output=True, text=True, timeout=60
+        )
         answer = json.loads(asked.stdout)
         assert answer["object"] == "chat.completion", answer
-        [url] = re.findall(r"http://\S+/completions", line)
-        words = {"messages": [{"role": "user", "content": "What is this?"}], "max_tokens": 1}
-        without = httpx.post(url, json=words, headers={"Authorization": f"Bearer {key}"}, timeout=60).json()
+        without = live.chat("What is this?", headers={"Authorization": f"Bearer {KEY}"}).json()
         assert answer["usage"]["prompt_tokens"] > without["usage"]["prompt_tokens"]
-    finally:
-        server.send_signal(signal.SIGINT)
-        _, err = server.communicate(timeout=60)
-    assert server.returncode == 130
-    assert "Traceback" not in err
 
 
 def test_the_printed_line_survives_odd_names() -> None:

@@ -75,6 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         cards = [{"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.server.models]
         for card in cards[1:]:
             card["parent"] = self.server.models[0]
+        if self.server.card:
+            cards[0]["card"] = self.server.card
         if self.server.eyes:
             cards += [{**card, "id": card["id"] + "+eyes"} for card in cards]
         self._reply(200, {"object": "list", "data": cards})
@@ -151,6 +153,7 @@ class Scripted(ThreadingHTTPServer):
     """The endpoint, on a loopback port.
 
     Attributes:
+        card: what is told of its first model, as `assistant.checkpoints.card` has it.
         requests: bodies of the questions so far.
         told: what it was told of adapters, with the key.
         shown: names of things that its eyes were shown.
@@ -164,6 +167,7 @@ class Scripted(ThreadingHTTPServer):
         self.pause = pause
         self.models = models
         self.eyes = eyes
+        self.card: dict[str, Any] | None = None
         self.requests: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
         self.shown: set[str] = set()

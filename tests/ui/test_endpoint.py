@@ -15,8 +15,9 @@ from fourfold.ui.state.endpoint import Endpoint, served_models
 from fourfold.ui.state.error_messages import sentence
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.session import Session
-from fourfold.ui.state.settings import Settings
+from fourfold.ui.state.settings import Settings, configure
 from tests.ui.scripted import Scripted
+from tests.ui.test_page import page
 
 PAGE = b"<!DOCTYPE html><html><head><title>Example</title></head></html>"
 
@@ -153,3 +154,14 @@ def test_a_chosen_endpoint_stays_after_a_reload_and_its_key_is_never_written_dow
     for server in (first, other):
         server.shutdown()
         server.server_close()
+
+
+def test_the_page_of_an_endpoint_without_a_list(answers, tmp_path: Path) -> None:
+    url = answers(200, "text/html", PAGE)
+    configure(Settings(url, history=tmp_path / "h.sqlite", corrections=tmp_path / "refine"))
+    app = page()
+    assert "lists no models as OpenAI" in app.error[0].value and app.button(key="sample-0-0").disabled
+    named = Settings(url, model="llava", history=tmp_path / "h.sqlite", corrections=tmp_path / "refine")
+    configure(named)
+    app = page()
+    assert not app.error and not app.button(key="sample-0-0").disabled

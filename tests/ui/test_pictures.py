@@ -11,7 +11,9 @@ from PIL import Image, PngImagePlugin
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.images import Attachment
 from fourfold.prompts.errors import UserError
-from fourfold.ui.state.pictures import cut, shown, take
+from fourfold.ui.state.metadata import bare_png
+from fourfold.ui.state.pictures import cut, shown, take, take_all
+from tests.assistant.images.test_isolated import HEIC, pdf
 
 
 def painted(mode: str = "RGB") -> Image.Image:
@@ -132,3 +134,46 @@ def test_shown_and_cut() -> None:
     corner = cut(picture, Box(0.6, 0.0, 1.0, 0.4))
     assert corner.size == (24, 40)
     assert np.asarray(corner).mean((0, 1))[0] > 240 > 60 > np.asarray(corner).mean((0, 1))[1]
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIC"])
+def test_photos_that_few_endpoints_read_become_jpeg(kind: str) -> None:
+    data = HEIC if kind == "HEIC" else photo("AVIF", quality=90, orientation=6)
+    kept = take(data)
+    assert kept.media_type == "image/jpeg" and b"SECRET" not in kept.content
+    was, now = (np.asarray(one.decode()).astype(int) for one in (Attachment(data), kept))
+    assert was.shape == now.shape and abs(was - now).mean() < 20  # it is mostly noise
+
+
+def test_a_photo_without_its_end_marker_has_one_again() -> None:
+    data = photo()
+    assert take(data[:-2]).content == take(data).content
+
+
+def test_damaged_and_oversized_things_beside_the_pixels_are_left_out() -> None:
+    out = io.BytesIO()
+    painted().save(out, "PNG")
+    data = out.getvalue()
+    profile = b"p\0\0" + zlib.compress(b"\0" * 3_000_000)
+    for chunk in (png_chunk(b"iCCP", profile), png_chunk(b"gAMA", b"\0\0\xb1\x8f")[:-1] + b"?"):
+        kept = take(data[:33] + chunk + data[33:])
+        assert kept.content == data
+        with Image.open(io.BytesIO(kept.content)) as image:
+            image.load()
+    assert bare_png(data[:-12]) == data
+
+
+def test_what_is_too_large_to_send_becomes_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourfold.ui.state.pictures._BYTES", 3000)
+    monkeypatch.setattr("fourfold.ui.state.pictures._SIDE", 40)
+    for kind in ("PNG", "JPEG", "TIFF"):
+        kept = take(photo(kind, orientation=6))
+        assert kept.media_type == "image/jpeg" and kept.decode().size == (24, 40)
+
+
+def test_files_are_sorted_out() -> None:
+    pages = [Image.new("RGB", (60, 40), colour) for colour in ("red", "blue")]
+    found = take_all([("a.jpg", photo()), ("one.pdf", pdf(pages[0])), ("two.pdf", pdf(*pages)), ("b.txt", b"no")])
+    assert [picture.name for picture in found.pictures] == ["a.jpg", "one.pdf, page 1"]
+    assert [(document.name, document.pages) for document in found.documents] == [("two.pdf", 2)]
+    assert [complaint.split()[0] for complaint in found.complaints] == ["b.txt"]

@@ -16,7 +16,7 @@ from fourfold.prompts.tasks import Task
 from fourfold.ui.state.asking import words_for
 from fourfold.ui.state.boxes import BoxAnnotation, annotate
 from fourfold.ui.state.corrections import changes, named, record, said
-from fourfold.ui.state.endpoint import Endpoint
+from fourfold.ui.state.endpoint import Endpoint, Served
 from fourfold.ui.state.local_server import LocalServer
 from fourfold.ui.state.preferences import Preferences
 from fourfold.ui.state.session import Session
@@ -57,6 +57,19 @@ def test_words_for(task, text, region, words) -> None:
 def test_what_is_missing_is_asked_for(task, region) -> None:
     with pytest.raises(UserError):
         words_for(task, " ", region)
+
+
+def test_other_models_are_asked_in_plain_words() -> None:
+    qwen, unknown = Served("Qwen/Qwen3-VL-8B"), Served("house-model")
+    assert words_for(Task.REFER, "the dog", None, qwen).startswith("Locate the dog")
+    assert words_for(Task.CAPTION, "", None, unknown) == "Describe the picture in one or two sentences."
+    for task in (None, Task.IDENTIFY, Task.VQA):
+        words = words_for(task, "what is it?", BOX, unknown)
+        assert "between 10 and 30 percent of its width" in words and "{" not in words and "[" not in words
+    with pytest.raises(UserError, match="rectangle"):
+        words_for(Task.IDENTIFY, "", None, unknown)
+    for ours in (Served("fourfold-mini"), Served("out", ours=True), Served("tuned", parent="fourfold-mini")):
+        assert words_for(Task.REFER, "the dog", None, ours) == words_for(Task.REFER, "the dog", None)
 
 
 def test_tags_and_regions_are_read_back() -> None:
@@ -225,6 +238,8 @@ def test_figures_line() -> None:
     figures = {"model": "a_b", "first": 0.25, "seconds": 1.25, "completion_tokens": 11, "prompt_tokens": 80}
     assert figures_line(figures) == "a\\_b · 0.2 s to the first word · 1.2 s · 11 tokens at 10/s, 80 read"
     assert figures_line({}) == ""
+    assert figures_line({"finish_reason": None}) == "its end was not told, it may be unfinished"
+    assert figures_line({"finish_reason": None, "remembered": "x"}) == ""
 
 
 def test_an_answer_is_read_as_its_model_writes() -> None:

@@ -121,7 +121,6 @@ def send(found: Session, words: str, pictures: Sequence[Attachment]) -> PendingT
     asked = ask(found.history, found.conversation, None, words, pictures, models)
     found.leave()
     found.pending = []
-    found.sent += 1
     return asked
 
 

@@ -1,6 +1,7 @@
 """A correction as it works at once: kept in the store, and standing in place of the answer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage
 
@@ -39,7 +40,9 @@ def correct(
     if (right := corrected_answer(kept)) is not None and (words is not None or marks is not None):
         # Forgetting the earlier one may have brought the model's own answer back.
         stored = path_of(found.history.versions(found.conversation))[turn.position + 1]
-        figures = {name: turn.figures[name] for name in ("model", "adapts", "parameters") if name in turn.figures}
+        figures: dict[str, Any] = {
+            name: turn.figures[name] for name in ("model", "adapts", "parameters") if name in turn.figures
+        }
         figures |= {"corrected": kept.id, "original": turn.rejected}
         answer = AIMessage(right, response_metadata={"fourfold": figures})
         found.history.supersede(found.conversation, stored.number, answer)

@@ -90,7 +90,7 @@ def take(data: bytes, name: str = "the picture") -> Attachment:
 def _bare(given: Attachment, upright: Image.Image) -> Attachment:
     data, name, kind = given.content, given.name, given.media_type
     if kind in ("image/avif", "image/heic"):
-        return _as_jpeg(upright, name)
+        return given.portable
     orientation = orientation_of(given)
     if kind == "image/jpeg":
         halved = upright.width * upright.height < _pixels(data)
@@ -110,12 +110,8 @@ def _pixels(data: bytes) -> int:
 def _smaller(upright: Image.Image, name: str) -> Attachment:
     small = upright.copy()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    return _as_jpeg(small, name)
-
-
-def _as_jpeg(image: Image.Image, name: str) -> Attachment:
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=_QUALITY)
+    small.save(out, "JPEG", quality=_QUALITY)
     return Attachment(out.getvalue(), name)
 
 

@@ -25,7 +25,7 @@ _FRESH = 20.0  # seconds that a list of models is good for; adapters come and go
 
 
 class Draft(NamedTuple):
-    """What waits in a conversation for its next question; the words wait in the browser (`views/drafts.py`)."""
+    """What waits in a conversation for its next question; its words wait in the browser (`composer.js`)."""
 
     pending: list[Attachment]
     documents: list[Document]
@@ -50,7 +50,7 @@ class Session:
     chosen: int = -1  # which of `pending` is looked at, and asked about where only one can be
     region: Box | None = None  # a rectangle that goes with the next question
     wants_name: bool = False  # whether "What is this?" was pressed at the rectangle
-    waiting: str | None = None  # words that were sent while an answer was under way
+    waiting: tuple[str, str] | None = None  # a conversation, and words that were sent while it was being answered
     unsent: str | None = None  # words that could not be sent, to be put back into the input
     pointing: bool = False  # whether a rectangle is being drawn on an earlier picture
     editing: int | None = None  # position of the question that is being edited
@@ -58,8 +58,6 @@ class Session:
     view: Literal["chat", "refine"] = "chat"
     uploads: int = 0  # counts, so that an emptied uploader is a new one
     notices: list[str] = field(default_factory=list)  # to be shown once, in the next run
-    sent: int = 0  # counts what ends the words that wait in the browser: questions, and new chats that begin anew
-    gone: list[str] = field(default_factory=list)  # conversations that were deleted, whose words must not wait
     _drafts: dict[str | None, Draft] = field(default_factory=dict)
     _models_at: float = 0.0
     _kept: ChatHistory | None = None
@@ -182,7 +180,7 @@ class Session:
         self.clear()
         draft = self._drafts.pop(conversation, None)
         if fresh:
-            self.sent += 1
+            self.unsent = ""
         elif draft is not None:
             self.pending, self.documents, self.chosen, self.region, self.pointing = draft
 
@@ -195,7 +193,6 @@ class Session:
         if self.conversation == conversation:
             self.open(None)
         self._drafts.pop(conversation, None)
-        self.gone.append(conversation)
 
     def leave(self) -> None:
         """Close what was open inside the conversation."""
@@ -223,7 +220,11 @@ class Session:
             UserError: there is no such correction.
         """
         still = forget(self.store, self.registry, record)
+        self.bring_back(record)
+        return still
+
+    def bring_back(self, record: str) -> None:
+        """Have the model's own answer stand again where a correction stands in place of it."""
         self._kept = self._kept or ChatHistory(self.settings.history)
         for conversation, number in self._kept.find("corrected", record):
             self._kept.withdraw(conversation, number)
-        return still

@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from fourfold.assistant.chat.answer_parser import LONGEST_ANSWER
 from fourfold.assistant.chat.message_tree import StoredMessage, path_of
 from fourfold.assistant.chat.stored_message import image_of
 from fourfold.assistant.grounding import (
@@ -136,9 +137,10 @@ def stored_turns(versions: Sequence[StoredMessage], declared: Mapping[str, BoxFo
 def every_turn(versions: Sequence[StoredMessage]) -> list[Turn]:
     """The turns of a conversation with all that was ever said in it, whether it is shown or not."""
     by_number = {stored.number: stored for stored in versions}
-    found = []
+    found: list[Turn] = []
     for last in versions:
-        path, place = [], last
+        path: list[BaseMessage] = []
+        place: StoredMessage | None = last
         while place is not None:
             path.append(place.message)
             place = by_number.get(place.parent) if place.parent is not None else None
@@ -153,7 +155,7 @@ def pictures_of(message: BaseMessage) -> list[Attachment]:
         return []
     links = [part["image_url"] for part in message.content if isinstance(part, dict) and part["type"] == "image_url"]
     urls = [link["url"] if isinstance(link, dict) else link for link in links]
-    found = []
+    found: list[Attachment] = []
     for url in urls:
         if url.startswith("data:"):
             with contextlib.suppress(UserError):
@@ -174,6 +176,7 @@ def read_answer(
     Where neither the name nor anybody told how the model writes boxes, it is read as Fourfold's own. What is plainly
     written in another way is then left out of the words, and nothing is drawn.
     """
+    text = text if len(text) <= LONGEST_ANSWER else f"{text[:LONGEST_ANSWER]}…"  # of before there was a limit
     read = parse_so_far if arriving else parse
     model = model_of(figures)
     box_format = box_format_used(figures, declared)

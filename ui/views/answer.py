@@ -150,6 +150,9 @@ def figures_line(figures: dict[str, Any]) -> str:
         parts.append("cut off at its longest")
     if figures.get("finish_reason") == "cancelled":
         parts.append("stopped")
+    unsaid = "finish_reason" in figures and figures["finish_reason"] is None
+    if unsaid and not (figures.get("error") or figures.get("remembered")):
+        parts.append("its end was not told, it may be unfinished")
     temperature = (figures.get("parameters") or {}).get("temperature")
     if temperature:
         parts.append(f"temperature {temperature:g}")

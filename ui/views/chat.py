@@ -35,7 +35,6 @@ from fourfold.ui.views.components import copy_button, foldable, icon_button, kee
 from fourfold.ui.views.composer import show_composer
 from fourfold.ui.views.connection import loading, show_connection, show_header
 from fourfold.ui.views.correction_panel import show_correction_panel
-from fourfold.ui.views.drafts import keep_words
 from fourfold.ui.views.eyes import overlay_of, show_eyes
 from fourfold.ui.views.live import show_live
 from fourfold.ui.views.markdown import plain
@@ -75,7 +74,6 @@ def show_chat(found: Session, between: DeltaGenerator, below: DeltaGenerator) ->
         keep_in_sight(found.conversation, found.asked_at, busy=busy, drawing=drawing)
         show_connection(found)
         show_composer(found, picture, busy=busy)
-        keep_words(found)
 
 
 def _show_question(position: int, words: str, pictures: Sequence[Attachment], picture: Attachment | None) -> None:
@@ -120,7 +118,7 @@ def _show_turn(found: Session, turns: list[Turn], turn: Turn, judgement: Correct
     other = figures.get("other")
     key = f"{found.conversation}-{turn.position}"
     with st.container(key=f"assistant-{turn.position}"), st.chat_message("assistant"):
-        columns = st.columns(2, gap="large") if other else [st.container()]
+        columns = list(st.columns(2, gap="large")) if other else [st.container()]
         if other and other.get("first"):
             columns.reverse()
         with columns[0]:
@@ -139,7 +137,7 @@ def _show_turn(found: Session, turns: list[Turn], turn: Turn, judgement: Correct
             if figures.get("left_out"):
                 number = figures["left_out"]
                 pictures = "picture was" if number == 1 else f"{number} pictures were"
-                st.caption(f"The oldest {pictures} left out: the endpoint does not take so many at once.")
+                st.caption(f"The oldest {pictures} left out: the model does not take so many at once.")
             if figures.get(UNREADABLE):
                 _show_trouble(figures)
             if figures.get("error"):
@@ -180,10 +178,7 @@ def _acts(found: Session, turns: list[Turn], turn: Turn, judgement: Correction |
                 found.correcting = None if opened else at
                 st.rerun()
             if corrected and icon_button("Take the correction back", ":material/undo:", f"uncorrect-{at}"):
-                found.leave()
-                if still := found.forget(turn.figures["corrected"]):
-                    found.notices.append(f"Taken back. The adapter {still} has learnt it: train again, or roll back.")
-                st.rerun()
+                _take_back(found, turn.figures["corrected"])
         show_eyes(found, turn, claims_read(turn.figures.get("claims")))
         _choose_version(found, turn.answered_in, "answer", f"answered-{at}")
         copy_button(turn.grounded.plain or turn.said, key=f"copy-{at}")
@@ -191,6 +186,16 @@ def _acts(found: Session, turns: list[Turn], turn: Turn, judgement: Correction |
             _ask_instead(found, turn, otherwise=True)
         if line := figures_line(turn.figures):
             st.caption(line)
+
+
+def _take_back(found: Session, id: str) -> None:
+    found.leave()
+    try:
+        if still := found.forget(id):
+            found.notices.append(f"Taken back. The adapter {still} has learnt it: train again, or roll back.")
+    except UserError:  # it was forgotten in the terminal
+        found.bring_back(id)
+    st.rerun()
 
 
 def _thanks(consent: bool) -> str:

@@ -107,7 +107,9 @@ export default function ({ data, parentElement }) {
   const put = (tries) => {
     const field = document.querySelector(data.where);
     if (!field) return tries && setTimeout(() => put(tries - 1), 50); // it is drawn after this
-    field.focus();
+    ((data.panel && field.closest(data.panel)) || field).scrollIntoView({ block: data.panel ? "start" : "nearest" });
+    if (matchMedia("(pointer: coarse)").matches) return; // a keyboard would cover what was opened
+    field.focus({ preventScroll: true });
     if (data.select) field.select();
     else field.setSelectionRange?.(field.value.length, field.value.length);
   };
@@ -117,16 +119,17 @@ export default function ({ data, parentElement }) {
 _focus: Any = st.components.v2.component("fourfold.focus", js=_FOCUS_JS)
 
 
-def put_focus(where: str, what: str, *, select: bool = False) -> None:
-    """Begin in a field that has just been opened.
+def put_focus(where: str, what: str, *, panel: str = "", select: bool = False) -> None:
+    """Begin in a field that has just been opened, and bring it into sight.
 
     Args:
         where: CSS selector of the field.
+        panel: CSS selector of what is around it and is to be seen from its top; "" for the field alone.
         what: for which it is open; the focus is put there once for each.
         select: whether its words are selected.
     """
     with st.container(key=f"focusing-{what}"):
-        _focus(key=f"focus-{what}", data={"where": where, "what": what, "select": select})
+        _focus(key=f"focus-{what}", data={"where": where, "what": what, "panel": panel, "select": select})
 
 
 # Streamlit's toasts refer to a name that they have not: a screen reader would say "alert" and nothing else.

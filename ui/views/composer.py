@@ -1,6 +1,7 @@
 """Where a question is made: pictures that wait, a rectangle on them, the task, the words."""
 
 import re
+from typing import NoReturn
 
 import streamlit as st
 
@@ -27,6 +28,7 @@ from fourfold.ui.views.pictures import (
     take_photo,
 )
 
+_POOR = ":material/warning:"  # in place of the icon of a task that the model was measured to be poor at
 _ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
 _NAMED = re.compile(
     rf"\b(?:the\s+)?(?:(?:picture|image|photo)\s*#?\s*(\d{{1,2}})|({'|'.join(_ORDINALS)})\s+(?:picture|image|photo))\b",
@@ -44,8 +46,8 @@ def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> 
     elif found.pointing and picture is not None and not busy:
         _show_pointing(found, picture)
     with st.bottom:
-        show_door(found, busy=busy)
         name = _show_chips(found, picture, on, model, busy=busy)
+        show_door(found, busy=busy, task=name)
         _ask_what_waited(found, picture, name, busy=busy)
         if found.unsent is not None:
             st.session_state.composer, found.unsent = found.unsent, None
@@ -60,26 +62,35 @@ def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> 
         if said.files:
             add_pictures(found, [(file.name, file.getvalue()) for file in said.files])
         if busy:
-            found.waiting = said.text or None
+            _let_wait(found, said.text or "")
             st.rerun()
         _submit(found, picture, chip_task(name), said.text or "", found.region)
 
 
+def _let_wait(found: Session, words: str) -> None:
+    if found.waiting is not None:
+        found.notices.append("One question waits already.")
+        found.unsent = words
+    elif words and found.conversation is not None:
+        found.waiting = found.conversation, words
+
+
 def _ask_what_waited(found: Session, picture: Attachment | None, name: str, *, busy: bool) -> None:
     """Words that were sent too early: they are asked once the answer is complete; until then they can be taken back."""
-    if found.waiting is None:
+    if found.waiting is None or found.waiting[0] != found.conversation:
         return
+    words = found.waiting[1]
     if not busy:
-        words, found.waiting = found.waiting, None
+        found.waiting = None
         _submit(found, picture, chip_task(name), words, found.region)
     with st.container(horizontal=True, vertical_alignment="center", key="waiting"):
-        st.caption(f":material/schedule: Asked when this answer is complete: {plain(found.waiting)}")
+        st.caption(f":material/schedule: Asked when this answer is complete: {plain(words)}")
         if st.button("Take it back", key="take-back", type="tertiary"):
-            found.unsent, found.waiting = found.waiting, None
+            found.unsent, found.waiting = words, None
             st.rerun()
 
 
-def _submit(found: Session, picture: Attachment | None, task: Task | None, text: str, region: Box | None) -> None:
+def _submit(found: Session, picture: Attachment | None, task: Task | None, text: str, region: Box | None) -> NoReturn:
     """Ask it; what cannot be asked is said, and its words stay in the input."""
     if not text.strip() and (task is None or CHIPS[task].button is None):
         st.rerun()  # pictures without words: they wait for them
@@ -207,12 +218,13 @@ def _show_chips(
 
             def label(task: str) -> str:
                 told = known[task]
-                words = f"{CHIPS[task].icon} {CHIPS[task].label}"
-                return f":gray[{words}]" if told is not None and told.level == "poor" else words
+                icon = _POOR if told is not None and told.level == "poor" else CHIPS[task].icon
+                return f"{icon} {CHIPS[task].label}"
 
-            name = st.pills(
+            chosen = st.pills(
                 "Task", list(CHIPS), key="task", required=True, format_func=label, label_visibility="collapsed"
             )
+            name = chosen or ASK
             task, chip = chip_task(name), CHIPS[name]
             drawn = task is not Task.IDENTIFY or found.region is not None
             if chip.button and drawn and not busy and st.button(chip.button, key="ask-chip", type="primary"):

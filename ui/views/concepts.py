@@ -121,7 +121,17 @@ def _show_concept(found: Session, concept: Concept, number: int) -> None:
             if st.button("Rename", key=f"rename-go-{number}") and new.strip() != concept.name:
                 _try(found, lambda: found.concepts.rename(concept.name, new))
             if st.button("Forget", key=f"forget-concept-{number}", icon=":material/delete:"):
-                _try(found, lambda: found.concepts.forget(concept.name))
+                _forget(found, concept.name)
+
+
+@st.dialog("Forget the thing")
+def _forget(found: Session, name: str) -> None:
+    st.markdown(f"**{plain(name)}** is deleted for good, with its pictures where nothing else has them.")
+    with st.container(horizontal=True):
+        if st.button("Forget", type="primary", icon=":material/delete:", key="forget-really"):
+            _try(found, lambda: found.concepts.forget(name))
+        if st.button("Keep", key="forget-not"):
+            st.rerun()
 
 
 def _try(found: Session, change: Callable[[], object]) -> None:

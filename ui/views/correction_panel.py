@@ -13,6 +13,7 @@ from fourfold.ui.state.corrections import changes, named, said
 from fourfold.ui.state.eyes import knows_what_was_shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.turns import Turn
+from fourfold.ui.views.components import put_focus
 from fourfold.ui.views.markdown import plain
 
 
@@ -23,6 +24,7 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
     answer = turn.grounded
     with st.container(key="correction", border=True):
         st.markdown("**What would have been right?**")
+        put_focus(".st-key-correction textarea", f"right-{turn.position}", panel=".st-key-correction")
         words = st.text_area("In words", answer.plain, key=f"right-words-{turn.position}", max_chars=4000)
         st.caption("On the picture: draw what is missing, move what is misplaced, name it, delete what is not there.")
         marks = canvas(
@@ -49,7 +51,7 @@ def show_correction_panel(found: Session, turns: list[Turn], turn: Turn) -> None
         )
         with st.container(horizontal=True):
             save = st.button("Save the correction", type="primary", icon=":material/check:", key="right-save")
-            if st.button("Cancel", key="right-cancel"):
+            if st.button("Cancel", key="right-cancel", shortcut="Escape"):
                 found.correcting = None
                 st.rerun()
         if save:

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 from PIL import Image
@@ -37,7 +37,7 @@ def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
     found.uploads += 1
 
 
-def show_door(found: Session, *, busy: bool) -> None:
+def show_door(found: Session, *, busy: bool, task: str) -> None:
     """The one way in for pictures that are pasted, dropped anywhere, or added by the "+"; nothing of it is seen.
 
     Where the first screen shows its uploader, they go through that one.
@@ -56,8 +56,10 @@ def show_door(found: Session, *, busy: bool) -> None:
             key="ears",
             data={
                 "largest": LIMITS.bytes,
+                "uploads": found.uploads,
                 "conversation": found.conversation or "",
                 "busy": busy,
+                "task": task,  # whoever has chosen one goes on with its words
                 "keep": not found.preferences.private,
             },
             on_refused_change=_nothing,
@@ -83,7 +85,7 @@ def show_strip(found: Session) -> None:
                 st.image(shown(picture, 320).uri, width=104, alt=f"Picture {number + 1}: {picture.name}")
                 with st.container(horizontal=True, gap=None, vertical_alignment="center"):
                     looked_at = number == chosen
-                    kind = "secondary" if looked_at else "tertiary"
+                    kind: Literal["secondary", "tertiary"] = "secondary" if looked_at else "tertiary"
                     if st.button(f"Picture {number + 1}", key=f"choose-{number}", type=kind) and not looked_at:
                         found.chosen, found.region = number, None
                         st.rerun()

@@ -10,7 +10,7 @@ from fourfold.prompts.errors import UserError
 from fourfold.ui.state.answering import drop, under_way
 from fourfold.ui.state.corrections import said
 from fourfold.ui.state.session import Session
-from fourfold.ui.state.turns import turns_of
+from fourfold.ui.state.turns import every_turn
 from fourfold.ui.views.components import put_focus, zipped
 from fourfold.ui.views.markdown import plain
 from fourfold.ui.views.settings import show_settings
@@ -137,7 +137,7 @@ def _corrections_of(found: Session, conversation: str) -> list[str]:
     if found.preferences.private:
         return []
     records = found.judged
-    answers = dict.fromkeys(said(turn) for turn in turns_of(found.history.messages(conversation)))
+    answers = dict.fromkeys(said(turn) for turn in every_turn(found.history.versions(conversation)))
     return [records[answer].id for answer in answers if answer in records]
 
 

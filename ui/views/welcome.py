@@ -79,9 +79,7 @@ def _show_sample(found: Session, number: int, sample: Sample) -> None:
     with st.container(key=f"sample-{number}", border=True, horizontal=True, vertical_alignment="center"):
         st.image(shown(picture, 480).uri, width=160, alt=sample.alt)
         with st.container(key=f"sample-questions-{number}", width="content"):
-            for place, (label, task, words) in enumerate(sample.questions):
-                if not _is_good_at(chosen_model(found), task):
-                    continue
+            for place, (label, task, words) in offered(sample, chosen_model(found)):
                 if st.button(label, key=f"sample-{number}-{place}", disabled=not found.models):
                     send(found, words_for(task, words, None, chosen_model(found)), [picture])
                     st.rerun()
@@ -90,10 +88,12 @@ def _show_sample(found: Session, number: int, sample: Sample) -> None:
                 st.rerun()
 
 
-def _is_good_at(model: Served | None, task: Task | None) -> bool:
-    """Whether a model was measured to be good at a task; true where nothing was measured."""
-    told = model.card.tasks.get(task) if task is not None and model is not None and model.card is not None else None
-    return told is None or told.level == "good"
+def offered(sample: Sample, model: Served | None) -> list[tuple[int, tuple[str, Task | None, str]]]:
+    """Questions of a sample, with their places: those of tasks that the model was measured to be good at; where nothing
+    was measured, all."""
+    tasks = model.card.tasks if model is not None and model.card is not None else {}
+    questions = enumerate(sample.questions)
+    return [(place, one) for place, one in questions if one[1] not in tasks or tasks[one[1]].level == "good"]
 
 
 @cache  # the page's script draws the first screen again and again

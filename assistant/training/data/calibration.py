@@ -26,6 +26,8 @@ _NOT_DOING = words_in(
     "wearing being holding building clothing something looking standing during having using getting doing going "
     "evening morning railing living string spring ring king swing wing painting ceiling thing nothing everything"
 )
+OPEN = ("annotated", "doing")
+"""Sorts that are asked openly alone, never with a closed set of answers."""
 _EACH = 2  # questions of a sort about one photo
 
 
@@ -70,9 +72,8 @@ def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) ->
     samples: dict[str, list[Sample]] = {"existence": _existence(chosen[: 4 * limit], limit, seed)}
     for sort in ("colour", "count", "relation", "what"):
         samples[sort] = _of_sort(sort, chosen, round(limit * SHARES.get(sort, 1)), rng)
-    # Drawn last, so that those above stay what they were. No decision asks these.
-    samples["annotated"] = _of_sort("annotated", chosen, limit, rng)
-    samples["doing"] = _doing(chosen, limit, rng)
+    for sort in OPEN:  # drawn last, so that those above stay what they were
+        samples[sort] = _doing(chosen, limit, rng) if sort == "doing" else _of_sort(sort, chosen, limit, rng)
     return samples, fresh
 
 

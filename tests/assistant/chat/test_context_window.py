@@ -27,14 +27,16 @@ def test_images_system_and_question_stay_and_roles_alternate(turns, last, limit,
         messages += [user(words, images), AIMessage(answer)]
     messages.append(user(last[0], last[1]))
     kept = trim(messages, limit, image_tokens=50)
-    assert parts(kept) == parts(messages)
+    every = parts(messages)
+    assert parts(kept) == every[len(every) - len(parts(kept)) :]  # the latest
+    assert len(parts(kept)) == len(every) or (len(kept) == 1 + has_system and parts(kept))
     assert [m.type for m in kept] == ["system"] * has_system + ["human", "ai"] * ((len(kept) - has_system) // 2) + [
         "human"
     ]
     assert kept[-1].text == messages[-1].text
     assert kept[1 + has_system :] == messages[len(messages) - len(kept) + 1 + has_system :]  # the newest, unchanged
     fits = sum(estimate_tokens(m, 50) for m in kept) <= limit
-    assert fits or len(kept) == 1 + has_system
+    assert fits or (len(kept) == 1 + has_system and len(parts(kept)) <= 1)
     if sum(estimate_tokens(m, 50) for m in messages) <= limit:
         assert kept == messages
 

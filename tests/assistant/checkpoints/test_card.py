@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from fourfold.assistant.checkpoints.bridge import BRIDGE, LEARNT_BESIDE
-from fourfold.assistant.checkpoints.card import CARD_FILE, Card, TaskCard, card_read, read_card
+from fourfold.assistant.checkpoints.card import (
+    CARD_FILE,
+    Card,
+    MeasuredCard,
+    TaskCard,
+    card_read,
+    read_card,
+    write_certainty,
+)
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
@@ -26,8 +34,9 @@ def test_what_is_no_card_is_none(value: Any) -> None:
 
 
 def test_what_is_odd_in_a_card_is_left_out() -> None:
-    tasks = {"refer": {"level": "superb"}, "fly": {"level": "good"}, "vqa": "good", "caption": {"level": "poor", "note": 3}}
-    card = card_read({"line": "a\nb " + "x" * 5000, "tasks": tasks})
+    tasks = {"refer": {"level": "superb"}, "fly": {"level": "good"}, "vqa": "good"}
+    known = {"caption": {"level": "poor", "note": 3}}
+    card = card_read({"line": "a\nb " + "x" * 5000, "tasks": {**tasks, **known}})
     assert card is not None and card.line.startswith("a b x") and len(card.line) == 200
     assert card.tasks == {Task.CAPTION: TaskCard("poor", "3")}
     assert card_read({"line": "a", "tasks": [1]}) == Card("a")
@@ -45,10 +54,20 @@ def test_a_checkpoint_may_have_one(tmp_path: Path) -> None:
     assert model_fingerprint(tmp_path) == before  # it is the same model
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"certainty": {"what": 1}}', '{"certainty": {"what": [1, NaN]}}', "\xff"])
+def test_what_was_fitted_is_put_beside_what_is_said(tmp_path: Path) -> None:
+    write_certainty(tmp_path, {"what": (1.0, 0.5)})
+    assert read_card(tmp_path) == MeasuredCard(certainty={"what": (1.0, 0.5)})
+    (tmp_path / CARD_FILE).write_text(json.dumps({"talks": False, "eyes": {"line": "Good."}}))
+    write_certainty(tmp_path, {"number": (2.0, 0.0)})
+    assert read_card(tmp_path) == MeasuredCard(eyes=Card("Good."), talks=False, certainty={"number": (2.0, 0.0)})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"certainty": {"what": 1}}', '{"certainty": {"what": [1, NaN]}}', "\xff"]
+)
 def test_a_damaged_one_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / CARD_FILE).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="card.json is no model's card"):
+    with pytest.raises(UserError, match=r"card\.json is no model's card"):
         read_card(tmp_path)
 
 
@@ -58,4 +77,4 @@ def test_the_default_model_has_one() -> None:
     assert card is not None and not card.talks
     assert card.alone is not None and card.eyes is not None and len(card.eyes.line) <= 140
     assert card.eyes.tasks[Task.REFER].level == "good" and card.alone.tasks[Task.REFER].level == "poor"
-    assert {"what", "yes or no", "action"} <= set(card.certainty)
+    assert {"what", "yes or no", "caption"} <= set(card.certainty)

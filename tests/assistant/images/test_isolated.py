@@ -14,6 +14,7 @@ from fourfold.assistant.images import (
     Attachment,
     Document,
     ImageLimits,
+    image_url,
     isolated,
     load_image_bytes,
     load_image_file,
@@ -63,6 +64,9 @@ class TestPictures:
         assert kept.media_type == f"image/{kind}" and kept.suffix == f".{kind}"
         assert Attachment.from_data_uri(kept.data_uri).content == data
         assert kept.hashes & Attachment(encode(image)).hashes
+        # To a server that may be anybody's it goes as a JPEG.
+        sent = Attachment.from_data_uri(image_url(data))
+        assert sent.media_type == "image/jpeg" and close(sent.decode(), scene(64, 48), 6)
 
     @pytest.mark.parametrize("orientation", [3, 6])
     def test_they_are_upright(self, orientation: int) -> None:

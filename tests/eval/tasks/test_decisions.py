@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,11 @@ def test_photos_for_calibration_are_not_held_out_nor_shown(
     monkeypatch.setattr(calibration, "read_photos", lambda _: few)
     samples, unseen = calibration_samples(bridge, 30)
     assert unseen and {sort: len(found) for sort, found in samples.items()} == {
-        "existence": 30, "colour": 30, "count": 30, "relation": 6, "what": 30,
+        "existence": 30, "colour": 30, "count": 30, "relation": 6, "what": 30, "annotated": 0, "doing": 30,
     }  # fmt: skip
+    asked = [found.turns[0] for found in samples["doing"]]
+    assert [turn.answer for turn in asked] == ["yes", "no"] * 15
+    assert all(re.fullmatch(r"\[vqa\] is the \w+ \w+ing\?", turn.question) for turn in asked)
     ids = {one.image.id for found in samples.values() for one in found}
     held_out = {photo.id for photo in read_photos(tmp_path / "photos") if photo.held_out}
     assert not ids & held_out and not ids & shown

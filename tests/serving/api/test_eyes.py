@@ -63,6 +63,18 @@ def test_both_names_are_offered(seeing: Live) -> None:
     assert call(seeing, "GET", "/v1/models/other+eyes", key=PLAIN).status_code == 404
 
 
+def test_the_list_of_models_says_what_each_is_good_at(
+    tiny_engine: Engine, learnt: ReadoutLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, eyes = ({"line": line, "tasks": {}} for line in ("Guesses.", "Sees."))
+    (tmp_path / "card.json").write_text(json.dumps({"alone": alone, "eyes": eyes}))
+    monkeypatch.setattr(tiny_engine, "checkpoint", tmp_path)
+    with live_server(tiny_engine, looking=Looking(tiny_engine, learnt)) as server:
+        cards = httpx.get(f"{server.url}/v1/models").json()["data"]
+        assert [card["card"] for card in cards] == [alone, eyes]
+        assert httpx.get(f"{server.url}/v1/models/tiny+eyes").json()["card"] == eyes
+
+
 def test_without_read_outs_there_are_no_eyes(live: Live) -> None:
     assert [card["id"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]] == ["tiny"]
     refused = live.chat("hello", model="tiny+eyes")
@@ -109,7 +121,10 @@ def test_an_ordinary_client_gets_them(seeing: Live) -> None:
     messages = [{"role": "user", "content": [image_part(picture), text_part("is there a dog in the image?")]}]
     answer = client.chat.completions.create(model="tiny+eyes", messages=messages)  # type: ignore[arg-type]
     message = answer.choices[0].message
-    assert message.content == "Yes, there is a dog." and (message.model_extra or {})["claims"][0]["source"] == "read-out + model"
+    assert (
+        message.content == "Yes, there is a dog."
+        and (message.model_extra or {})["claims"][0]["source"] == "read-out + model"
+    )
 
 
 def test_several_choices_have_one_look(seeing: Live) -> None:

@@ -57,7 +57,7 @@ def test_a_thing_shown_once_is_pointed_at_and_named(seeing: Looking, store: Conc
     _, [claim] = seeing.answer(question)
     assert (claim.phrase, claim.source) == ("Rex", "shown once")
     assert claim.box is not None and claim.box.iou(boxes[GREEN]) > 0.3
-    assert seeing.answer(ask("who is this?", picture))[0].text == "Rex"
+    assert seeing.answer(ask("who is this?", picture))[0].text == "This is Rex."
     there, elsewhere = (seeing.eyes(one).find("Rex") for one in (picture, scene(702, "cat", "dog")[0]))
     assert there is not None and elsewhere is not None and there.presence > elsewhere.presence
     presence, [claim] = seeing.answer(ask("is there Rex?", picture))

@@ -1,14 +1,18 @@
 """Checkpoints of `fourfold quantize` in vLLM: what it computes in few bits, and that it answers as our engine."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fourfold.serving.engine.engine import Completion, Engine
+from fourfold.serving.vllm.launch import MAX_LORA_RANK
 from tests.serving.vllm.conftest import QUESTIONS, answers, engine, noise, parts
 
 pytestmark = pytest.mark.vllm
@@ -24,12 +28,15 @@ def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     library = Path(sys.prefix) / "share" / "quantize"
     assert library.is_dir(), "run make vllm-env again"
     root = tmp_path_factory.mktemp("quantized")
+    shutil.copytree(checkpoint, root / "source")
+    # As the default model has read-outs: vLLM must not take them for weights.
+    save_file({"boxes": torch.zeros(2)}, root / "source" / "readouts.safetensors")
     images = root / "images"
     images.mkdir()
     for seed in range(3):
         noise(seed).save(images / f"{seed}.png")
     for method in SCHEMES:
-        command = ["quantize", str(checkpoint), str(root / method), "--images", str(images)]
+        command = ["quantize", str(root / "source"), str(root / method), "--images", str(images)]
         command += ["--method", method, "--chats", "16"]
         made = subprocess.run(
             [sys.executable, "-m", "fourfold.cli", *command],
@@ -76,6 +83,23 @@ def test_serves(method: str, quantized: dict[str, Path], ours: dict[str, dict[st
             expected.logprobs[0].logprob, abs=TOLERANCE[method]
         ), name
         assert likely[drawn].logprob - likely[expected.token_ids[0]].logprob < TOLERANCE[method], name
+
+
+def test_adapters_go_on_top(quantized: dict[str, Path], ours: dict[str, dict[str, Completion]], adapter: Path) -> None:
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    def answer(lora: LoRARequest | None = None) -> list[int]:
+        conversation = [{"role": "user", "content": parts("image_pil", "image_pil", [noise(1)], "hello world")}]
+        options = {"chat_template_content_format": "openai", "lora_request": lora, "use_tqdm": False}
+        return list(
+            llm.chat(conversation, SamplingParams(temperature=0, max_tokens=8), **options)[0].outputs[0].token_ids
+        )
+
+    taught = LoRARequest("taught", 1, str(adapter))
+    with engine(quantized["gptq"], dtype="bfloat16", enable_lora=True, max_lora_rank=MAX_LORA_RANK) as llm:
+        before, with_adapter, after = answer(), answer(taught), answer()
+    assert before == after != with_adapter
 
 
 def _schemes(model: Any) -> dict[str, str | None]:

@@ -27,6 +27,8 @@ def serve(directory: Path, root: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(directory), "--trust-remote-code"]
     command += ["--port", str(port), "--dtype", "float32", "--max-model-len", str(CONTEXT), "--enforce-eager"]
     environment = {**os.environ, **ENVIRONMENT, "VLLM_PLUGINS": "", "PYTHONPATH": str(root)}
+    blocked = subprocess.run([sys.executable, "-c", "import fourfold"], env=environment, cwd=root, capture_output=True)
+    assert b"import of fourfold halted" in blocked.stderr
     log = root / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=root)

@@ -12,6 +12,7 @@ import pytest
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.engine.engine import Engine
 from tests.assistant.images.test_decoding import SVG, png_claiming
+from tests.assistant.images.test_isolated import HEIC, claiming
 from tests.serving.api.attacks.conftest import PNG, uri
 from tests.serving.api.live import Live, data_uri, image_part, live_server, text_part
 
@@ -30,6 +31,9 @@ PICTURES = {
     "nothing": "data:image/png;base64,",
     "name of a header": "data:image/png;name=x\r\nset-cookie: a;base64,AAAA",
     "eps": uri(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n(/etc/passwd) run"),
+    "pdf": uri(b"%PDF-1.7\n", "application/pdf"),
+    "pdf as png": uri(b"%PDF-1.7\n"),
+    "heic of another size": uri(claiming(HEIC, 16, 16), "image/heic"),
     "zip": uri(b"PK\x03\x04" + b"\0" * 100),
 }
 
@@ -44,6 +48,9 @@ class TestBodies:
     def test_polyglot_is_only_a_picture(self, live: Live) -> None:
         parts = [image_part(uri(PNG + b"<script>alert(1)</script>PK\x03\x04")), text_part("?")]
         assert live.chat(parts).status_code == 200
+
+    def test_telephones_photos(self, live: Live) -> None:
+        assert live.chat([image_part(uri(HEIC, "image/heic")), text_part("?")]).status_code == 200
 
     def test_thousand_images(self, live: Live) -> None:
         response = live.chat([image_part(data_uri())] * 1000)
