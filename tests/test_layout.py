@@ -113,7 +113,7 @@ def test_every_module_that_is_imported_is_of_a_requirement() -> None:
     modules = {"opencv-python-headless": "cv2", "pyyaml": "yaml", "pillow": "PIL", "pypdfium2": "pypdfium2"}
     known = {modules.get(name, name.replace("-", "_")) for name in named}
     # Of requirements' own requirements, without which those are not.
-    known |= {"huggingface_hub", "tokenizers", "tqdm", "starlette", "typing_extensions"}
+    known |= {"huggingface_hub", "tokenizers", "tqdm", "starlette", "anyio", "typing_extensions"}
     known |= {"zipfile_zstd", "compressed_tensors", "vllm_bnb_plugin"}  # of inspect-ai, of llmcompressor, beside vllm
     known |= {*sys.stdlib_module_names, "fourfold"}
     unknown = set()

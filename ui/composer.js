@@ -61,9 +61,9 @@ function handOn() {
   if (queue.length) setTimeout(handOn, 100);
 }
 
-// Whether an uploader lists files, which are then on their way.
+// The file that an uploader lists, which is then on its way.
 function heard(door) {
-  return door.isConnected && door.closest('[data-testid="stFileUploader"]')?.querySelector('[data-testid="stFileChip"]');
+  return door.isConnected ? door.closest('[data-testid="stFileUploader"]')?.querySelector('[data-testid="stFileChip"]') : null;
 }
 
 function paste(event) {

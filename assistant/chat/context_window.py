@@ -109,6 +109,7 @@ def latest_images(messages: Sequence[BaseMessage], most: int) -> list[BaseMessag
 
 
 _TOO_MANY = re.compile(r"at most|too many|more than|maximum|max\b|limit|exceed|fewer|only", re.IGNORECASE)
+_SEVERAL = re.compile(r"\bimages\b|image\(s\)|\bimage (?:in|per)\b", re.IGNORECASE)
 _TOO_LARGE = 413  # HTTP
 
 
@@ -125,7 +126,7 @@ def images_allowed(status: int, words: str, sent: int) -> int | None:
         return None
     if status == _TOO_LARGE:
         return sent // 2
-    if "image" not in words.lower() or not _TOO_MANY.search(words):
+    if not _SEVERAL.search(words) or not _TOO_MANY.search(words):  # an image may be too large or of a wrong kind
         return None
     near = re.findall(r"(\d+)\s+(?:\w+\s+)?image|image\w*(?:\(s\))?\D{0,40}?(\d+)", words, re.IGNORECASE)
     numbers = [int(one or other) for one, other in near]

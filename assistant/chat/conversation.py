@@ -152,6 +152,7 @@ class Exchange:
         self._model, self._history, self._given = model, history, given
         self._pictures = pictures  # of the conversation so far
         self._served = getattr(model, "openai_api_base", None), getattr(model, "model_name", None)
+        self._most: int | None = None  # images, by its refusal
         if (most := _images_allowed.get(self._served)) is not None:
             self.messages = latest_images(messages, most)
 
@@ -176,6 +177,7 @@ class Exchange:
         while True:
             try:
                 *_, answer = self.answer.read(iter([self._model.invoke(self.messages, config, **kwargs)]))
+                self._remember_limit()
                 return answer
             except openai.APIStatusError as error:
                 if not self._with_fewer_images(error):
@@ -186,7 +188,7 @@ class Exchange:
         while True:
             try:
                 yield from self.answer.read(self._model.stream(self.messages, config, **kwargs))
-                return
+                return self._remember_limit()
             except openai.APIStatusError as error:
                 if not self._with_fewer_images(error):
                     raise
@@ -196,6 +198,7 @@ class Exchange:
             try:
                 async for answer in self.answer.aread(self._model.astream(self.messages, config, **kwargs)):
                     yield answer
+                self._remember_limit()
                 return
             except openai.APIStatusError as error:
                 if not self._with_fewer_images(error):
@@ -223,9 +226,14 @@ class Exchange:
         most = images_allowed(error.status_code, str(error), count_images(self.messages))
         if most is None:
             return False
-        _images_allowed[self._served] = most
+        self._most = most
         self.messages = latest_images(self.messages, most)
         return True
+
+    def _remember_limit(self) -> None:
+        """Once fewer images were answered, no more are sent there."""
+        if self._most is not None:
+            _images_allowed[self._served] = self._most
 
 
 _images_allowed: dict[tuple[str | None, str | None], int] = {}

@@ -90,7 +90,7 @@ def _parts(message: BaseMessage, directory: Path) -> list[dict]:
     for part in content:
         if isinstance(part, str):
             part = {"type": "text", "text": part}
-        if part["type"] == "image_url":
+        if part.get("type") == "image_url":
             link = part["image_url"]
             url = link["url"] if isinstance(link, dict) else link
             if url.startswith("data:"):
@@ -99,7 +99,7 @@ def _parts(message: BaseMessage, directory: Path) -> list[dict]:
                 (directory / url).write_bytes(image.content)
             part = {"type": "image_url", "image_url": {"url": url}}
         parts.append(part)
-    return [part for part in parts if part["type"] in ("text", "image_url")]
+    return [part for part in parts if part.get("type") in ("text", "image_url")]
 
 
 def readable(text: str, escape: Callable[[str], str] = str) -> str:

@@ -1,6 +1,7 @@
 """A checkpoint with an adapter added to its weights: one that needs no PEFT, and that can be quantised as a whole."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -35,11 +36,16 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
         `out`.
 
     Raises:
-        UserError: `out` exists, the adapter does not fit (see `merge_lora`), the weights cannot be read, or the place
-            cannot be written.
+        UserError: `out` exists, the adapter does not fit (see `merge_lora`), the weights are quantised or cannot be
+            read, or the place cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another name or remove it")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):  # told before a large model is read
+        if not (adapter / name).is_file():
+            raise UserError(f"{name} is missing in the adapter {adapter}")
+    if "quantization_config" in json.loads((checkpoint / "config.json").read_text(encoding="utf-8")):
+        raise UserError(f"{checkpoint} is quantised; merge into what it was made of, and quantise the result")
     try:
         model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint, dtype="auto", local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -56,7 +56,7 @@ def resolve_model(
         with progress_bar(on_progress) as tell:
             return download(model, tell, any_architecture=any_architecture)
     raise UserError(
-        f"no model is called {model!r}: give {DEFAULT_MODEL}, {BASE_MODEL}, a checkpoint directory or org/name of the Hub"
+        f"no model is called {model!r}: give {DEFAULT_MODEL}, {BASE_MODEL}, a directory, or org/name of the Hub"
     )
 
 

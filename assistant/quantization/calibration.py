@@ -121,7 +121,8 @@ def _answered(
     ).to(model.device)
     written = model.generate(**inputs, max_new_tokens=_ANSWER, do_sample=False)
     pixels, length = inputs.get("pixel_values"), inputs["input_ids"].shape[1]
-    features = iter(() if pixels is None else model.get_image_features(pixels.to(model.dtype)).pooler_output)
+    seen = () if pixels is None else model.model.project_features(model.model.encode_images(pixels.to(model.dtype)))
+    features = iter(seen)
     ends = _end_tokens(model)
     for row, mask, path in zip(written, inputs["attention_mask"], paths, strict=True):
         answer = row[length:].tolist()

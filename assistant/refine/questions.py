@@ -54,6 +54,7 @@ _POINTS_BACK = words_in(
     "it its itself they them their theirs he him his she her hers one ones another other others else same both either "
     "neither former latter again instead too also then why"
 )
+_THE_PICTURE = words_in("this here see shown visible picture image photo photograph scene")
 _ASK_WITHOUT_A_THING = words_in("how many much what which who whose where when colour kind sort side left right")
 
 
@@ -66,8 +67,11 @@ def stands_alone(question: str) -> bool:
     words = re.findall(r"[^\W\d_]+", text.lower())
     if task is not Task.VQA:
         return not _POINTS_BACK & set(words)
-    named = {singular(word) for word in _read(question)[1] if not word.isdigit()} - _ASK_WITHOUT_A_THING
-    return bool(named) and not _POINTS_BACK & set(words) and words[:1] not in (["and"], ["but"], ["or"], ["so"])
+    if _POINTS_BACK & set(words) or words[:1] in (["and"], ["but"], ["or"], ["so"]):
+        return False
+    asks = _read(question)[1]
+    named = {singular(word) for word in asks if not word.isdigit()} - _ASK_WITHOUT_A_THING
+    return bool(named) or (not asks and bool(_THE_PICTURE & set(words)))  # "what is this?"
 
 
 def asked(question: str) -> tuple[Task, str]:

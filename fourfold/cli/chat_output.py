@@ -53,9 +53,11 @@ class Answering:
                 return Answer(show_answer(deltas, name) if show else _last(deltas))
         with contextlib.closing(self.eyes.stream(request)) as looked:
             completion = show_answer(looked, name) if show else _last(looked)
+        # What is said because a person once corrected it is nobody's claim.
+        claims = looked.claims if request.forced_answer is None else ()
         if show and sys.stdout.isatty():
-            show_claims(looked.claims)
-        return Answer(completion, looked.claims)
+            show_claims(claims)
+        return Answer(completion, claims)
 
     def text(self, request: Request) -> str:
         """The answer's words."""
@@ -74,8 +76,13 @@ def show_claims(claims: "Sequence[Claim]") -> None:
     """One line for each thing: who says so, and how sure that is."""
     console = Console(highlight=False, soft_wrap=True)
     for claim in claims:
-        sure = "" if claim.confidence is None else f", {claim.confidence:.0%} sure"
+        sure = "" if claim.confidence is None else f", {_percent(claim.confidence)} sure"
         console.print(f"  {claim.phrase or 'box'}: {claim.source}{sure}", style="dim", markup=False)
+
+
+def _percent(chance: float) -> str:
+    """Nothing is 100 % sure."""
+    return "over 99%" if chance >= 0.995 else f"{chance:.0%}"
 
 
 def asked_for(question: str) -> str | None:

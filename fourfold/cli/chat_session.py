@@ -126,7 +126,9 @@ class Session:
                 self._console.print("\n".join(told), style="dim", markup=False)
             case "/forget":
                 count = self._concepts().forget(argument.strip())
-                self._console.print(f"forgot {argument.strip()} ({count} examples)", style="dim", markup=False)
+                self._console.print(
+                    f"forgot {argument.strip()} ({count} example{'' if count == 1 else 's'})", style="dim", markup=False
+                )
             case "/reset":
                 self._messages, self._about = [], None
                 self._new_images = [self._last_image] if self._last_image else []

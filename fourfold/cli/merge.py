@@ -15,7 +15,10 @@ def merge(
 
     Whoever serves it cannot switch the adapter off again, and no gate has looked at it.
     """
+    from transformers.utils import logging
+
     from fourfold.assistant.checkpoints.merge import merge_adapter
     from fourfold.assistant.checkpoints.resolve import resolve_model
 
+    logging.disable_progress_bar()
     print(f"{merge_adapter(resolve_model(model), adapter, out)}; next: fourfold chat --model {out}")

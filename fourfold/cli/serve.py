@@ -224,7 +224,7 @@ def _announce(address: tuple, model: str, needs_key: bool, *, eyes: bool, store:
 
 def first_question(url: str, model: str, needs_key: bool) -> str:
     """A line for a shell that asks a server about a picture; with a key, which is expected in `$KEY`."""
-    text = {"type": "text", "text": "What is this?"}
+    text = {"type": "text", "text": "What colour is the ball?"}
     picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,PICTURE"}}
     body = {"model": model, "messages": [{"role": "user", "content": [text, picture]}]}
     before, after = (f"printf %s {shlex.quote(part)}" for part in json.dumps(body).split("PICTURE"))

@@ -124,8 +124,8 @@ class RequestTracker:
         self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
         # Waiting for other people's servers must not hold up those who bring their images along.
         self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
-        # Whoever looks waits for the model, too.
-        self._lookers = ThreadPoolExecutor(4, thread_name_prefix="look")
+        # Whoever looks waits for the model, too, often for a whole answer: as many as the engine answers at a time.
+        self._lookers = ThreadPoolExecutor(16, thread_name_prefix="look")
         self._preparing = 0
         self._pixels = 0
         self._counting = threading.Lock()

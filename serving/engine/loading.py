@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,7 +112,8 @@ def _check_stored(directory: Path, stored: dict[str, Any], quantization: Quantiz
         )
     if quantization is not None:
         raise UserError(f"{directory} is quantised already; leave out --quantization {quantization}")
-    require("quantize", f"the quantised checkpoint {directory.name}")
+    if find_spec("compressed_tensors") is None:
+        raise UserError(f"{directory} is quantised, which needs compressed-tensors: pip install compressed-tensors")
 
 
 def _load_stored(directory: Path, dtype: torch.dtype, device: torch.device) -> MiniGPTv2ForConditionalGeneration:

@@ -18,7 +18,17 @@ from fourfold.serving.looking.certainty import SURE, calibrated
 from fourfold.serving.looking.claim import Claim, Said, Source, boxes_of
 from fourfold.serving.looking.eyes import SHOWN, Eyes
 from fourfold.serving.looking.numbers import chance_of_number
-from fourfold.serving.looking.sentences import counted, definite, here, means_several, named, sentence, there, unsure
+from fourfold.serving.looking.sentences import (
+    counted,
+    definite,
+    here,
+    means_several,
+    named,
+    perhaps_there,
+    sentence,
+    there,
+    unsure,
+)
 
 if TYPE_CHECKING:
     from fourfold.assistant.readouts import Finding
@@ -148,7 +158,7 @@ def _presence(intent: Intent, eyes: Eyes) -> Said | None:
     if intent.tag:
         return Said("yes" if is_there else "no", claims)
     if sure < SURE:
-        return Said(unsure(there(intent.phrase, is_there=is_there).partition(", ")[2]), claims)
+        return Said(unsure(perhaps_there(intent.phrase, is_there=is_there)), claims)
     return Said(there(intent.phrase, is_there=is_there), claims)
 
 

@@ -26,7 +26,7 @@ from fourfold.serving.looking.sentences import counted, sentence, unsure
 if TYPE_CHECKING:
     from fourfold.serving.engine.engine import Engine
 
-CANNOT_TELL = 0.2
+CANNOT_TELL = 0.1
 """Chance below which no guess is better than one."""
 NOT_MEANT = 0.2
 """Presence below which what a question takes for granted is not there: "what colour is the car?"."""

@@ -37,6 +37,11 @@ def there(phrase: str, *, is_there: bool) -> str:
     return f"Yes, there {'are' if means_several(phrase) else 'is'} {named(phrase)}."
 
 
+def perhaps_there(phrase: str, *, is_there: bool) -> str:
+    """The same without a yes or no: `There is a dog.`, `There is no dog.`"""
+    return f"There {'are' if means_several(phrase) else 'is'} {named(phrase) if is_there else f'no {phrase}'}."
+
+
 def counted(number: int, phrase: str, *, at_least: bool = False) -> str:
     """`I count 3 dogs.`, `I see no dogs.`
 

@@ -249,5 +249,5 @@ def _lines(answer: str, claims: Sequence[Claimed]) -> str:
 def _place(claim: Claimed) -> str:
     """`dog at [0.12, 0.30, 0.56, 0.80] (read-out, 71% sure)`."""
     where = "" if claim.box is None else " at [{:.2f}, {:.2f}, {:.2f}, {:.2f}]".format(*claim.box.as_tuple())
-    sure = "" if claim.confidence is None else f", {claim.confidence:.0%} sure"
+    sure = "" if claim.confidence is None else f", {min(claim.confidence, 0.99):.0%} sure"
     return f"{claim.phrase}{where} ({claim.source}{sure})"

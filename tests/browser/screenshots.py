@@ -45,7 +45,7 @@ def main() -> None:
                 "page-phone": {"viewport": PHONE, "has_touch": True, "device_scale_factor": 1.5},
             }.items():
                 context = browser.new_context(**options)
-                context.set_default_timeout(5 * PATIENCE)
+                context.set_default_timeout(5 * PATIENCE if given.endpoint else PATIENCE)
                 tab = context.new_page()
                 tab.goto(url)
                 tab.get_by_role("button", name="Describe it and point").first.wait_for()
@@ -99,7 +99,7 @@ def take(name: str, tab: Page, out: Path) -> None:
         tab.get_by_role("button", name="Save the correction").click()
         tab.locator(".st-key-correction").wait_for(state="detached")
         tab.get_by_role("button", name="Corrections and refining").click()
-        tab.locator(".st-key-refine .stage").wait_for()
+        tab.locator(".st-key-refining .stage").first.wait_for()
         tab.wait_for_timeout(6000)  # until the toast is gone
         shoot(tab, out / "page-refine.png")
         tab.get_by_role("button", name="New chat").click()

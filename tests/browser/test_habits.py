@@ -169,7 +169,7 @@ def test_answers_of_other_models(chromium, tmp_path: Path) -> None:
             answer = tab.locator('[class*="st-key-assistant-"]').last
             assert endpoint.requests[-1]["model"] == "somebodys-model"
             assert answer.locator(".stage .box").count() == 0 and "<|" not in answer.inner_text()
-            answer.get_by_role("combobox", name="Boxes of somebodys-model", exact=False).click()
+            answer.get_by_role("combobox", name="Boxes of this model", exact=False).click()
             tab.get_by_role("option", name="0 to 1000 (Qwen", exact=False).click()
             tab.locator('[class*="st-key-assistant-"] .stage .box').wait_for()
             assert shape(tab, '[class*="st-key-assistant-"] .stage .box').iou(Box(*BALL)) > 0.97

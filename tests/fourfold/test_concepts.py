@@ -16,6 +16,7 @@ from fourfold.cli.concepts import read_box
 from fourfold.cli.main import main
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.engine import Engine, Sampling
+from fourfold.serving.engine.requests import Request
 from fourfold.serving.looking import Looking
 from tests.serving.looking.scripted import CAT, DOG, ScriptedLibrary, finding
 
@@ -148,6 +149,7 @@ def test_the_terminal_has_eyes(
     tiny_checkpoint: Path,
     library: ScriptedLibrary,
     monkeypatch: pytest.MonkeyPatch,
+    engine: Engine,
 ) -> None:
     monkeypatch.setattr(Looking, "load", lambda engine, *_: Looking(engine, library))  # type: ignore[arg-type]
     asked = ("chat", photo, "where are the dogs?", "--model", tiny_checkpoint, "--max-tokens", 90)
@@ -158,6 +160,8 @@ def test_the_terminal_has_eyes(
     ]
     assert [found["phrase"] for found in told["boxes"]] == ["dogs", "dogs"]
     assert command(*asked)[1] == plain(parse(told["text"])) + "\n"
+    remembered = Request([{"role": "user", "content": "where are the dogs?"}], forced_answer="{<10><20><30><40>}")
+    assert Answering(engine, Looking(engine, library)).answer(remembered, show=False).claims == ()  # type: ignore[arg-type]
     alone = json.loads(command(*asked, "--json", "--no-eyes")[1])
     assert "claims" not in alone and alone["text"] != told["text"]
     checked = json.loads(command(*asked, "--json", "--check")[1])

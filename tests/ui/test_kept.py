@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.grounding import Box
@@ -131,6 +131,16 @@ def test_a_correction_that_was_forgotten_elsewhere_can_be_taken_back(settings: S
     store.forget(store.list()[0].id)  # as `fourfold refine forget` does
     press(app, "uncorrect-0")
     assert history.messages(name)[-1].text == "1" and len(history.versions(name)) == 2
+
+
+def test_what_cannot_be_given_back_by_itself_is_told(settings: Settings) -> None:
+    history = ChatHistory(settings.history)
+    name = history.create()
+    said = [question("Is there a ball?"), AIMessage("yes"), HumanMessage("and its colour?"), AIMessage("blue")]
+    history.append(name, said)
+    app = correct(page(c=name), 2, "red")
+    assert any("needs what was said before it" in toast.value for toast in app.toast)
+    assert history.messages(name)[-1].text == "red"
 
 
 def test_what_is_not_to_be_remembered_is_not_given_back(settings: Settings, endpoint: Scripted) -> None:

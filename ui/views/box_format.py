@@ -4,7 +4,6 @@ import streamlit as st
 
 from fourfold.assistant.grounding import BoxFormat
 from fourfold.ui.state.session import Session
-from fourfold.ui.views.markdown import plain
 
 _WORDS = {
     BoxFormat.THOUSAND: "0 to 1000 (Qwen3-VL, InternVL, most others)",
@@ -24,7 +23,7 @@ def ask_box_format(found: Session, model: str, *, key: str) -> None:
     formats = found.preferences.box_formats
     now = formats.get(model)
     chosen = st.selectbox(
-        f"Boxes of {plain(model)} are written in",
+        "Boxes of this model are written in",
         list(_WORDS),
         None if now is None else list(_WORDS).index(now),
         format_func=_WORDS.__getitem__,

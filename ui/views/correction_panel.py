@@ -4,6 +4,7 @@ import streamlit as st
 
 from fourfold.assistant.refine.concepts.example import examples_of
 from fourfold.assistant.refine.record import Correction
+from fourfold.assistant.refine.targets import corrected_answer
 from fourfold.prompts.errors import UserError
 from fourfold.ui.canvas import canvas
 from fourfold.ui.state.asking import chosen_model
@@ -72,14 +73,24 @@ def _what_it_does(found: Session, turn: Turn, kept: Correction) -> str:
         return "Kept as a wrong answer. To have it answered rightly, say what would have been right."
     told = ["Correction kept."]
     if kept.remember:
-        on = "" if found.preferences.remember else ", once “Remember corrections” is on"
-        told.append(f"The same question about this picture is answered so from now on{on}.")
+        told.append(_given_back(found, turn, kept))
         if shown := list(dict.fromkeys(example.name for example in examples_of(kept) if example.positive)):
             told.append(_known_by_sight(found, turn, shown))
     else:
         told.append("It is not given back.")
     told.append("An adapter may be trained with it." if kept.consent else "No adapter is trained with it.")
     return " ".join(told)
+
+
+def _given_back(found: Session, turn: Turn, kept: Correction) -> str:
+    assert turn.picture is not None
+    recalled = found.memory.recall(turn.picture, turn.words)
+    if recalled is not None and recalled.id == kept.id:
+        on = "" if found.preferences.remember else ", once “Remember corrections” is on"
+        return f"The same question about this picture is answered so from now on{on}."
+    if corrected_answer(kept) is None:
+        return "It stands beside the answer, whose words were right."
+    return "It is not given back by itself: the question is too long, or needs what was said before it."
 
 
 def _known_by_sight(found: Session, turn: Turn, names: list[str]) -> str:

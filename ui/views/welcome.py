@@ -44,7 +44,7 @@ SAMPLES = (
         "Orange and red triangles, an orange and a pink heart on brown ground",
         (
             ("Where is the pink heart?", None, "Where is the pink heart?"),
-            ("Find all triangles", None, "Find all triangles"),
+            ("Find all hearts", None, "Find all hearts"),
             ("Is there a star?", None, "Is there a star?"),
         ),
     ),

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from fourfold.assistant.checkpoints.cache import is_offline
 from fourfold.prompts.errors import UserError, first_line
@@ -21,6 +22,8 @@ def hub_errors(name: str, what: str) -> Iterator[None]:
     """
     from huggingface_hub import constants, errors
 
+    # Of the HTTP library, which is another one in each major version of huggingface_hub.
+    transport_error = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     unreachable = UserError(
         f"{what} needs the Hub, which cannot be reached ({constants.ENDPOINT}), and {name} is not in its cache; check "
         "the network, or HF_ENDPOINT"
@@ -48,7 +51,7 @@ def hub_errors(name: str, what: str) -> Iterator[None]:
         raise unreachable from None
     except errors.HfHubHTTPError as error:
         raise _refused(error, what) from None
-    except errors.HfHubHTTPError.__bases__[0]:  # of the HTTP library, whichever it is
+    except transport_error:
         raise unreachable from None
     except errors.LocalTokenNotFoundError:
         raise UserError(f"{what} needs {LOGIN}") from None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 _PARTS_OF_MINI = ["openai/clip-vit-base-patch16", "HuggingFaceTB/SmolLM2-135M-Instruct"]
-_SOURCES = {"photos": "Held-out photos", "scenes": "Rendered scenes"}
+_SOURCES: dict[str, str] = {"photos": "Held-out photos", "scenes": "Rendered scenes"}
 _CONTROLS = {"image": "with its image", "wrong-image": "another image", "blind": "no image"}
 _LIMITS = """\
 A picture and a question go in, text comes out, and the text may be wrong: about what is there, where, and how many. Do
@@ -43,7 +43,11 @@ def model_card(directory: Path, repository: str, *, license: str = "other") -> s
         return written
     bridge = _bridge(directory)
     name = repository.rpartition("/")[2]
-    results = list(_results(bridge))
+    try:
+        results = list(_results(bridge))
+        told = [_training(bridge), _figures(bridge)]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{directory / 'bridge.json'} is damaged ({error!r}); nothing can be said by it") from None
     data = ModelCardData(
         language="en",
         license=license,
@@ -57,7 +61,7 @@ def model_card(directory: Path, repository: str, *, license: str = "other") -> s
         eval_results=results or None,
     )
     body = written.strip() or f"# {name}\n\nA chat model that sees, in MiniGPT-v2's architecture."
-    sections = [body, _use(directory, repository), _training(bridge), _figures(bridge), _limits(directory)]
+    sections = [body, _use(directory, repository), *told, _limits(directory)]
     return _front_matter(data) + "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
@@ -162,7 +166,7 @@ def _results(bridge: Mapping[str, Any]) -> Iterator["EvalResult"]:
                 task_type="image-text-to-text",
                 task_name=kind,
                 dataset_type=f"fourfold-held-out-{source}",
-                dataset_name=_SOURCES.get(source, source),
+                dataset_name=_SOURCES.get(source, str(source)),
                 metric_type=metric.partition(" ")[0],
                 metric_name=figure,
                 metric_value=controls["image"][0],

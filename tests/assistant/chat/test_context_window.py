@@ -1,8 +1,9 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from fourfold.assistant.chat.context_window import estimate_tokens, trim
+from fourfold.assistant.chat.context_window import estimate_tokens, images_allowed, trim
 
 IMAGES = [{"type": "image_url", "image_url": {"url": f"data:{i}"}} for i in range(5)]
 
@@ -45,3 +46,22 @@ def test_an_answer_that_opens_the_conversation_is_a_turn_of_its_own():
     messages = [AIMessage("hello " * 100), HumanMessage("q")]
     assert trim(messages, 50, 10) == messages[1:]
     assert trim(messages, 5000, 10) == messages
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "sent", "most"),
+    [
+        (400, "more than 16 images in one request; leave some out", 17, 16),
+        (400, "At most 1 image(s) may be provided in one prompt.", 3, 1),
+        (400, "You may provide at most 4 image(s) in one prompt, but 7 were given", 7, 4),
+        (400, "Too many images in request. Max is 50.", 60, 50),
+        (422, "This model takes only one image per request", 3, 1),
+        (400, "Too many images", 9, 4),
+        (413, "Request Entity Too Large", 9, 4),
+        (400, "The image exceeds the limit of 20 MB", 3, None),
+        (400, "the context is too long: 5000 tokens at most", 3, None),
+        (400, "At most 1 image(s) may be provided in one prompt.", 1, None),
+    ],
+)
+def test_how_many_images_an_endpoint_takes_is_read_from_its_refusal(status, words, sent, most):
+    assert images_allowed(status, words, sent) == most

@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fourfold.assistant.checkpoints.check import check_checkpoint
 from fourfold.assistant.checkpoints.fingerprint import model_fingerprint
 from fourfold.assistant.checkpoints.index import INDEX, write_index
+from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 
 
@@ -36,3 +38,10 @@ def test_leaves_what_is_there(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (directory / INDEX).write_text("{}")
     write_index(directory)
     assert (directory / INDEX).read_text() == "{}"
+
+
+@pytest.mark.mini
+def test_the_default_model_has_one() -> None:
+    directory = resolve_model()
+    assert (directory / "readouts.safetensors").exists()
+    assert set(json.loads((directory / INDEX).read_text())["weight_map"].values()) == {"model.safetensors"}

@@ -1,5 +1,6 @@
 """A checkpoint with an adapter in its weights, against PEFT's own."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,4 +80,9 @@ def test_what_cannot_be_merged_is_told_and_leaves_nothing(tiny_checkpoint: Path,
     seeing = write_adapter(tiny_checkpoint, tmp_path / "seeing", r".*vision_tower.*\.q_proj")
     with pytest.raises(UserError, match="changes the image tower"):
         merge_adapter(tiny_checkpoint, seeing, tmp_path / "out")
+    quantised = shutil.copytree(tiny_checkpoint, tmp_path / "quantised")
+    config = json.loads((quantised / "config.json").read_text())
+    (quantised / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(UserError, match="is quantised"):
+        merge_adapter(quantised, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))

@@ -62,7 +62,7 @@ def test_what_a_question_asks_for(question, phrase):
     [
         "what colour is the ball?", "How many dogs are there?", "is there a dog?", "[refer] where is the cup?",
         "[caption] describe this image briefly", "[detection] dog", "Who is the woman in the red coat?",
-        "where is the bottle in this picture?",
+        "where is the bottle in this picture?", "what is this?", "what do you see in the picture?",
     ],
 )  # fmt: skip
 def test_questions_that_stand_alone(question: str) -> None:
@@ -73,7 +73,7 @@ def test_questions_that_stand_alone(question: str) -> None:
     "question",
     [
         "and its colour?", "how many?", "what colour?", "how many of them are red?", "and the other one?", "why?",
-        "which one is bigger?", "is it red?", "what is this?", "[refer] it",
+        "which one is bigger?", "is it red?", "what is it?", "[refer] it",
         "and the dog?", "where?", "", "what about her hat?",
     ],
 )  # fmt: skip

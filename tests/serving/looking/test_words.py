@@ -4,7 +4,7 @@ import pytest
 
 from fourfold.assistant.grounding import Box
 from fourfold.serving.looking.kinds import Kind, kind_of, wants_short
-from fourfold.serving.looking.sentences import counted, here, sentence, there, unsure
+from fourfold.serving.looking.sentences import counted, here, perhaps_there, sentence, there, unsure
 from fourfold.serving.looking.small_talk import Talk, reply_to, small_talk
 
 
@@ -106,6 +106,8 @@ def test_sentences() -> None:
     assert there("water", is_there=True) == "Yes, there is water."
     assert there("Rex", is_there=True) == "Yes, there is Rex."
     assert there("dog", is_there=False) == "No, I see no dog."
+    assert unsure(perhaps_there("dog", is_there=True)) == "Not sure – perhaps there is a dog."
+    assert unsure(perhaps_there("dogs", is_there=False)) == "Not sure – perhaps there are no dogs."
     assert counted(1, "dogs") == "I count 1 dog."
     assert counted(3, "tennis racket") == "I count 3 tennis rackets."
     assert counted(4, "people", at_least=True) == "I count at least 4 people."

@@ -47,8 +47,8 @@ def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.fixture(scope="module")
-def ours(quantized: dict[str, Path], local: dict[str, Completion]) -> dict[str, dict[str, Completion]]:
-    """What our engine answers; before vLLM in this process, as `local`."""
+def ours(quantized: dict[str, Path], local: dict[str, Completion], adapter: Path) -> dict[str, dict[str, Completion]]:
+    """What our engine answers; before vLLM in this process, as `local`, and the adapter too."""
     found = {}
     for method, directory in quantized.items():
         with Engine.load(directory, dtype="float32", device="cpu") as loaded:

@@ -121,6 +121,13 @@ def test_without_a_story_the_card_says_so_and_a_card_of_ones_own_stays(checkpoin
     assert model_card(checkpoint, "me/mine") == own
 
 
+@pytest.mark.parametrize("told", ["{", "[]", '{"held_out": {"photos": {}}}', '{"data": {"photos": {"coco": "much"}}}'])
+def test_a_damaged_story_is_a_sentence(checkpoint: Path, told: str) -> None:
+    (checkpoint / "bridge.json").write_text(told)
+    with pytest.raises(UserError, match=r"bridge\.json is damaged"):
+        model_card(checkpoint, "me/mine")
+
+
 def test_a_dry_run_shows_the_card_and_sends_nothing(hub: FakeHub, checkpoint: Path) -> None:
     done = CliRunner().invoke(app, ["push", str(checkpoint), "me/mine", "--dry-run"])
     assert done.stdout.strip() == model_card(checkpoint, "me/mine").strip()
