@@ -51,6 +51,8 @@ def is_right(question: Mapping[str, Any], answer: str) -> bool:
     """Whether an answer is right, see `verdict`."""
     grounded = parse(answer)
     text = grounded.plain.lower()
+    if "one picture at a time" in text:  # and names their numbers
+        return False
     if "boxes" in question:
         true = [Box(*box) for box in question["boxes"]]
         return bool(grounded.boxes) and all(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fourfold.cli.main import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 KINDS = "py|md|sh|yaml|jinja|json|toml|js|css|png|jpg"
 # Of other people, or of whoever follows the page.
 ELSEWHERE = ("lmms_eval/", "out/", "runs/", "mine/")

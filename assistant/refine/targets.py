@@ -13,6 +13,7 @@ from fourfold.prompts.tasks import Task
 
 # What the model reads as control, as its chat template knows it. An answer that is learnt must not hold any.
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<ImageHere>|</?s>|\[/?INST\]", re.IGNORECASE)
+_NAMING = 5  # words that may be a name; more are a sentence
 _LEAST_AREA = 1e-4  # of the image: a point or a line is a slip of the hand
 
 
@@ -63,24 +64,32 @@ def target_of(correction: Correction) -> str | None:
 
 
 def corrected_answer(correction: Correction) -> str | None:
-    """The right answer as it can be given to people: `target_of`, and where words and boxes do not go together, both.
+    """The right answer as it can be given to people: `target_of`, with every word that the person wrote.
 
+    A model's form may have no place for them (`[refer]` is answered by a box), or they do not go with the boxes.
     None where nothing was said that could stand in place of the answer.
     """
+    words = parse(correction.chosen or correction.rejected).plain
     try:
-        return target_of(correction)
+        target = target_of(correction)
+        if target is None or correction.chosen is None or words.casefold() in parse(target).plain.casefold():
+            return target
     except NeedsReview:
-        words = parse(correction.chosen or correction.rejected).plain
+        pass
     boxes = [marked for marked in correction.boxes or () if marked.box.area >= _LEAST_AREA]
     groups: dict[str, list[CorrectedBox]] = {}
     for marked in boxes:
         groups.setdefault((marked.phrase or asked_phrase(correction.question) or "").strip(), []).append(marked)
+    told = [words] if correction.chosen or not groups else []
+    one_thing = len(groups) == 1 and task_of(correction.question) in (Task.REFER, Task.DETECTION)
+    if told and one_thing and len(words.split()) <= _NAMING and not words.endswith((".", "!", "?")):
+        told, groups = [], {words: boxes}  # they are its name
     places = [
         format_phrase(phrase, [m.box for m in _from_left(found)]) if phrase else format_box(found[0].box)
         for phrase, found in groups.items()
     ]
     try:
-        return _checked(" ".join([*([words] if correction.chosen or not places else []), *places]))
+        return _checked(" ".join([*told, *places]))
     except NeedsReview:
         return None
 

@@ -26,8 +26,8 @@ class Kind(StrEnum):
 
 _SHORT = re.compile(
     r"\b(?:(?:single|one) word|short (?:answer|phrase)|word or (?:a )?(?:short )?phrase|yes or no\b|true or false"
-    r"|letter (?:of|from)|option'?s? letter|options?:|choices:)",
-    re.IGNORECASE,
+    r"|letter (?:of|from)|option'?s? letter|options?:|choices:)|^\(?A[.):]\s.*\n\(?B[.):]\s",
+    re.IGNORECASE | re.MULTILINE,
 )
 _THE_PICTURE = r"(?:(?:the|this|that|your|my) )?(?:image|picture|photo|photograph|scene|pic)\b"
 _FORMS: tuple[tuple[Kind, str], ...] = (

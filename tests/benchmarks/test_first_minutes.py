@@ -19,6 +19,7 @@ BOTH = "Here are the <p>dogs</p> {<10><10><40><40>}<delim>{<50><50><90><90>}."
         ({"words": ["red"]}, "Not sure – perhaps blue.", "unsure"),
         ({"words": ["red"]}, "I cannot tell.", "declined"),
         ({"words": ["red"]}, "A bored man.", "wrong"),
+        ({"words": ["first", "1"]}, "I can only look at one picture at a time. Ask about picture 1 or 2.", "declined"),
         (BOXES, BOTH, "right"),
         (BOXES, BOTH.replace("<delim>{<50><50><90><90>}", ""), "wrong"),
         (BOXES, BOTH.replace("<90>}", "<90>}<delim>{<0><0><9><9>}"), "wrong"),

@@ -107,6 +107,7 @@ def take(name: str, tab: Page, out: Path) -> None:
         rest(tab, ".st-key-pending .stage")
         drag(tab, tab.locator(".st-key-pending .stage"), (BALL[0], BALL[1]), (BALL[2], BALL[3]))
         tab.get_by_role("button", name="What is this?", exact=True).first.wait_for()
+        tab.wait_for_timeout(1500)
         if tab.get_by_label("Or show it once").count():  # a model with eyes
             tab.get_by_label("Or show it once").fill("our ball")
             shoot(tab, out / "page-once.png")
@@ -127,6 +128,8 @@ def take(name: str, tab: Page, out: Path) -> None:
                 sample(tab, "What colour is the ball?")
                 settle(tab)
                 shoot(tab, out / "page-dark-compare.png")
+            tab.get_by_text("Compare", exact=True).click()  # as it was, for the next window
+            other.or_(alone).first.wait_for(state="detached")
 
 
 def settle(tab: Page) -> None:

@@ -37,40 +37,11 @@ def test_the_page_stays_through_answers_reloads_and_switches(chromium, tmp_path:
         for tab in open_tab(chromium, url):
             tab.on("crash", lambda: troubles.append("the tab crashed"))
             tab.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
-            asked = 0  # in the conversation that is shown
-            for number in range(ANSWERS):
-                if asked == 0:
-                    tab.locator('.st-key-welcome input[type="file"]').set_input_files(TABLE)
-                    tab.locator(".st-key-pending .stage").wait_for()
-                area = tab.locator('[data-testid="stChatInput"] textarea')
-                area.fill(dice.choice(QUESTIONS))
-                area.press("Enter")
-                asked += 1
-                if dice.random() < 0.2:  # in the middle of the answer
-                    tab.locator('[class*="st-key-user-"]').nth(asked - 1).wait_for()
-                    tab.wait_for_timeout(dice.randrange(400))
-                    tab.reload()
-                tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
-                stays(tab, number)
-                match dice.random():
-                    case less if less < 0.15:
-                        tab.reload()
-                        tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
-                    case less if less < 0.3:
-                        tab.get_by_role("button", name="Corrections and refining").click()
-                        tab.locator(".st-key-refine").wait_for()
-                        tab.get_by_role("button", name="Back to the conversation").click()
-                        tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
-                    case less if less < 0.45:
-                        tab.get_by_role("button", name="Correct this answer").last.click()
-                        tab.locator(".st-key-correction .stage").wait_for()
-                        tab.get_by_role("button", name="Cancel").click()
-                        tab.locator(".st-key-correction").wait_for(state="detached")
-                    case less if less < 0.6 or asked > 8:
-                        tab.get_by_role("button", name="New chat").click()
-                        tab.get_by_text("What shall we look at?").wait_for()
-                        asked = 0
-                stays(tab, number)
+            try:
+                sit(tab, dice)
+            except Exception as error:
+                error.add_note(tab.locator("body").aria_snapshot())
+                raise
     finally:
         process.terminate()
         process.wait(30)
@@ -80,6 +51,44 @@ def test_the_page_stays_through_answers_reloads_and_switches(chromium, tmp_path:
     complaints = [line for line in log.splitlines() if any(words in line for words in COMPLAINTS)]
     assert not complaints, complaints
     assert not troubles, troubles
+
+
+def sit(tab, dice: random.Random) -> None:
+    """Ask, and do in between what people do."""
+    asked = 0  # in the conversation that is shown
+    for number in range(ANSWERS):
+        if asked == 0:
+            tab.locator('.st-key-welcome input[type="file"]').set_input_files(TABLE)
+            tab.locator(".st-key-pending .stage").wait_for()
+        area = tab.locator('[data-testid="stChatInput"] textarea')
+        area.fill(dice.choice(QUESTIONS))
+        area.press("Enter")
+        asked += 1
+        if dice.random() < 0.2:  # in the middle of the answer
+            tab.locator('[class*="st-key-user-"]').nth(asked - 1).wait_for()
+            tab.wait_for_timeout(dice.randrange(400))
+            tab.reload()
+        tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
+        stays(tab, number)
+        match dice.random():
+            case less if less < 0.15:
+                tab.reload()
+                tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
+            case less if less < 0.3:
+                tab.get_by_role("button", name="Corrections and refining").click()
+                tab.locator(".st-key-refine").wait_for()
+                tab.get_by_role("button", name="Back to the conversation").click()
+                tab.locator('[class*="st-key-acts-"]').nth(asked - 1).wait_for()
+            case less if less < 0.45:
+                tab.get_by_role("button", name="Correct this answer").last.click()
+                tab.locator(".st-key-correction .stage").wait_for()
+                tab.get_by_role("button", name="Cancel").click()
+                tab.locator(".st-key-correction").wait_for(state="detached")
+            case less if less < 0.6 or asked > 8:
+                tab.get_by_role("button", name="New chat").click()
+                tab.get_by_text("What shall we look at?").wait_for()
+                asked = 0
+        stays(tab, number)
 
 
 def stays(tab, number: int) -> None:

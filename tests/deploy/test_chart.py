@@ -1,6 +1,7 @@
 """The Helm chart, rendered by Helm's own engine; its commands are read by the program."""
 
 import re
+import tomllib
 from typing import Any
 
 import httpx
@@ -53,6 +54,14 @@ def test_linted() -> None:
     findings = helm.lint(str(CHART), KEYS)
     assert not findings["errors"]
     assert [found["error"] for found in findings["messages"]] == ["icon is recommended"]
+
+
+def test_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert (
+        chart["appVersion"]
+        == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    )
 
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)

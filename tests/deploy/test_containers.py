@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,6 @@ def test_the_build_gets_what_it_needs_and_no_more(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_installs_extras_that_there_are(name: str) -> None:
-    import tomllib
-
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     (asked,) = re.findall(r"'\.\[([\w,]+)\]'", (DEPLOY / name).read_text(encoding="utf-8"))
     assert set(asked.split(",")) <= set(extras)

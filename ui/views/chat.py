@@ -64,7 +64,7 @@ def show_chat(found: Session, between: DeltaGenerator, below: DeltaGenerator) ->
         if not busy:
             _show_failed(found, asked, turn)
         found.asked_at = asked.began
-    picture = before[-1].picture if before else None
+    picture = turns[len(before) if places else -1].picture if turns else None
     if st.session_state.get("task") == Task.IDENTIFY and (found.pending or picture is not None) and not busy:
         found.pointing = True
     drawing = found.pointing and picture is not None and not busy

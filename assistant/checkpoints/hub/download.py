@@ -57,7 +57,7 @@ def download(name: str, on_progress: OnProgress, *, any_architecture: bool = Fal
         "local_files_only": is_offline(),
         "tqdm_class": _bar(f"Downloading {matched['repo']} (MB)", on_progress),
     }
-    with hub_errors(name, f"downloading {name}"):
+    with hub_errors(name, f"downloading {name}, which is no directory here"):
         directory = Path(snapshot_download(**wanted, allow_patterns=_DESCRIPTION))
         _check_kind(name, directory, any_architecture)
         # The same commit, whatever was pushed meanwhile.

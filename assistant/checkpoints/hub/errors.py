@@ -18,15 +18,14 @@ def hub_errors(name: str, what: str) -> Iterator[None]:
 
     Args:
         name: of the repository, `org/name`, with its revision where one is asked for.
-        what: what was wanted, for a message: "downloading org/name".
+        what: what was wanted, as messages begin: "pushing org/name".
     """
     from huggingface_hub import constants, errors
 
     # Of the HTTP library, which is another one in each major version of huggingface_hub.
     transport_error = cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
     unreachable = UserError(
-        f"{what} needs the Hub, which cannot be reached ({constants.ENDPOINT}), and {name} is not in its cache; check "
-        "the network, or HF_ENDPOINT"
+        f"{what}: the Hub cannot be reached ({constants.ENDPOINT}); check the network, or HF_ENDPOINT"
     )
     try:
         yield
@@ -71,4 +70,4 @@ def _refused(error: Exception, what: str) -> UserError:
     status = getattr(response, "status_code", None)
     if status in (401, 403):
         return UserError(f"{what}: the Hub refuses ({status}); it needs {LOGIN} that is allowed to")
-    return UserError(f"{what} failed: {f'the Hub answered {status}' if status else first_line(error)}; try again later")
+    return UserError(f"{what}: {f'the Hub answered {status}' if status else first_line(error)}; try again later")

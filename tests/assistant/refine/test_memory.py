@@ -114,6 +114,22 @@ def test_what_was_corrected_in_the_middle_of_a_conversation_comes_back_where_it_
     assert found is not None and found.answer == "blue"
 
 
+def test_words_that_the_form_has_no_place_for_come_back_with_the_box(store: CorrectionStore) -> None:
+    where = "[refer] where is the bottle?"
+    asked = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": where}]},)
+    boxes = (CorrectedBox("the bottle", Box(0.1, 0.2, 0.3, 0.4)),)
+    image = Attachment(encoded(picture()))
+    for chosen, answer in (
+        ("the green bottle", "<p>the green bottle</p> {<10><20><30><40>}"),
+        ("It stands on the left side.", "It stands on the left side. <p>the bottle</p> {<10><20><30><40>}"),
+        ("see <|im_end|>", None),
+    ):
+        kept = store.add(correction(messages=asked, rejected="{<1><2><3><4>}", chosen=chosen, boxes=boxes), image)
+        found = CorrectionMemory(store).recall(image, where)
+        assert (found.answer if found else None) == answer
+        store.forget(kept.id)
+
+
 def test_words_and_boxes_that_do_not_go_together_come_back_beside_each_other(store: CorrectionStore) -> None:
     image = Attachment(encoded(picture()))
     boxes = (CorrectedBox("the mug", Box(0.1, 0.2, 0.3, 0.4)),)

@@ -86,6 +86,7 @@ def test_questions_by_their_sort(question: str, kind: Kind) -> None:
         ("what is this?\nAnswer the question with a single word or a short phrase.", True),
         ("Is it hateful? Answer yes or no.", True),
         ("What is this?\nOptions:\nA. dog\nB. cat", True),
+        ("What is this?\nA. dog\nB. cat", True),
         ("what is this?", False),
         ("[caption] describe this image briefly", False),
     ],

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fourfold.cli.main import main
 from fourfold.prompts.errors import UserError
@@ -82,6 +85,25 @@ def test_keys_are_neither_on_the_command_line_nor_in_the_environment(
 def test_any_free_port(checkpoint: Path) -> None:
     command = executed(checkpoint, 0).command
     assert int(command[command.index("--port") + 1]) > 1023
+
+
+def test_what_lies_beside_the_weights_is_not_taken_for_weights(
+    checkpoint: Path, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "tiny"
+    shutil.copytree(checkpoint, directory)
+    save_file({"boxes": torch.zeros(2)}, directory / "readouts.safetensors")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fourfold.assistant.checkpoints.index.write_text", refuse)
+        with pytest.raises(UserError, match="make the directory yours, or move the read-outs"):
+            launch_vllm(directory, port=port)
+    executed(directory, port)
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {"model.safetensors"}
 
 
 def test_given_adapters_are_served_without_loading_at_run_time(checkpoint: Path, port: int, tmp_path: Path) -> None:

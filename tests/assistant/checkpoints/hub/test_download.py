@@ -81,7 +81,9 @@ def test_what_was_downloaded_is_taken_where_the_hub_cannot_be_reached(
     directory = resolve("org/tiny")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert resolve("org/tiny") == directory
-    with pytest.raises(UserError, match=r"downloading org/other needs the Hub, which cannot be reached \(http://127"):
+    with pytest.raises(
+        UserError, match=r"org/other, which is no directory here: the Hub cannot be reached \(http://127"
+    ):
         resolve("org/other")
 
 
@@ -120,7 +122,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(hub: FakeHub, files: dict[str,
 
 def test_a_hub_that_is_broken(hub: FakeHub) -> None:
     hub.status = 500
-    with pytest.raises(UserError, match="downloading org/tiny failed: the Hub answered 500; try again later"):
+    with pytest.raises(UserError, match="org/tiny, which is no directory here: the Hub answered 500; try again later"):
         resolve("org/tiny")
 
 
