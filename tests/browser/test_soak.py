@@ -60,6 +60,7 @@ def sit(tab, dice: random.Random) -> None:
         if asked == 0:
             tab.locator('.st-key-welcome input[type="file"]').set_input_files(TABLE)
             tab.locator(".st-key-pending .stage").wait_for()
+        tab.locator('[data-test-script-state="notRunning"]').wait_for()  # nobody types that fast
         area = tab.locator('[data-testid="stChatInput"] textarea')
         area.fill(dice.choice(QUESTIONS))
         area.press("Enter")
