@@ -92,8 +92,11 @@ def offered(sample: Sample, model: Served | None) -> list[tuple[int, tuple[str, 
     """Questions of a sample, with their places: those of tasks that the model was measured to be good at; where nothing
     was measured, all."""
     tasks = model.card.tasks if model is not None and model.card is not None else {}
-    questions = enumerate(sample.questions)
-    return [(place, one) for place, one in questions if one[1] not in tasks or tasks[one[1]].level == "good"]
+
+    def is_good_at(task: Task | None) -> bool:
+        return task is None or task not in tasks or tasks[task].level == "good"
+
+    return [(place, one) for place, one in enumerate(sample.questions) if is_good_at(one[1])]
 
 
 @cache  # the page's script draws the first screen again and again
