@@ -81,6 +81,11 @@ INSTRUCTIONS: Mapping[Task, tuple[str, ...]] = MappingProxyType(
 _TAGS = tuple(task.tag for task in Task)
 
 
+def task_of(question: str) -> Task | None:
+    """The task whose tag a question begins with; None for a question as people type it."""
+    return next((task for task in Task if question.lstrip().startswith(task.tag)), None)
+
+
 def parse_task(name: str) -> Task:
     """The task called `name`, with or without the brackets of its tag.
 

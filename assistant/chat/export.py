@@ -117,4 +117,6 @@ def readable(text: str, escape: Callable[[str], str] = str) -> str:
 
 def _escape(text: str) -> str:
     """Nothing of it is Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", text)
+    text = re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", text)
+    # Lists, and lines under a heading.
+    return re.sub(r"(?m)^[ \t]*(?:(?=[-+=])|\d+(?=[.)]))", r"\g<0>\\", text)

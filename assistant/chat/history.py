@@ -263,30 +263,6 @@ class ChatHistory:
             told = [(row, from_row(row[2], {}, asked=False).response_metadata.get("fourfold")) for row in rows]
         return [row[:2] for row, found in told if isinstance(found, dict) and found.get(key) == value]
 
-    def cut(self, conversation: str, keep: int) -> None:
-        """Drop every message after the first `keep` that are shown, in all versions; for good like `delete`.
-
-        Raises:
-            UserError: there is no such conversation.
-        """
-        with self._database.transaction() as connection:
-            info_of(connection, conversation)
-            shown = shown_numbers(connection, conversation)[:keep]
-            connection.execute(
-                """
-                WITH RECURSIVE doomed (number) AS (
-                    SELECT position FROM messages WHERE conversation = ?1 AND parent IS ?2
-                    UNION ALL
-                    SELECT position FROM messages JOIN doomed ON parent = number WHERE conversation = ?1
-                )
-                DELETE FROM messages WHERE conversation = ?1 AND position IN doomed
-                """,
-                (conversation, shown[-1] if shown else None),
-            )
-            drop_unused_images(connection)
-            touch(connection, conversation, used=True)
-        self._database.scrub()
-
     def delete(self, conversation: str) -> None:
         """Delete a conversation for good: its text in all versions, and its images unless another one shows them.
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from fourfold.assistant.chat.look_again.claims import ASKING, EXISTENCE
 from fourfold.assistant.english import COLOURS, number_of, singular, words_of
 from fourfold.assistant.grounding import Box, parse
-from fourfold.prompts.tasks import Task
+from fourfold.prompts.tasks import Task, task_of
 
 MAX_PHRASE = 200
 """Characters of a phrase; whoever writes more names nothing one could point at."""
@@ -119,7 +119,7 @@ def intent_of(question: str) -> Intent | None:
     Strict on purpose: "how many people wear hats" is no question for the number of people.
     """
     text = question.strip()
-    tag = next((task for task in Task if text.startswith(task.tag)), None)
+    tag = task_of(text)
     bare = _MARKS.sub("", ASKING.sub("", text, count=1)).strip()
     match tag:
         case Task.GROUNDING:

@@ -23,14 +23,14 @@ def mended_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
     choice = {
         **first,
         "index": 0,
-        "delta": mended_message(delta),
+        "delta": _mended_message(delta),
         "finish_reason": reason if isinstance(reason, str) else None,
         "logprobs": None,
     }
     return {**kept, "choices": [choice]}
 
 
-def mended_message(message: dict[str, Any]) -> dict[str, Any]:
+def _mended_message(message: dict[str, Any]) -> dict[str, Any]:
     """A message, or a piece of one, of an assistant whose content is text.
 
     Calls of tools are left out: none were offered.

@@ -43,7 +43,7 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
         raise UserError(f"{out} exists already; choose another name or remove it")
     for name in ("adapter_config.json", "adapter_model.safetensors"):  # told before a large model is read
         if not (adapter / name).is_file():
-            raise UserError(f"{name} is missing in the adapter {adapter}")
+            raise UserError(f"{name} is missing in the adapter {adapter}; give the directory of a LoRA in PEFT's files")
     if "quantization_config" in json.loads((checkpoint / "config.json").read_text(encoding="utf-8")):
         raise UserError(f"{checkpoint} is quantised; merge into what it was made of, and quantise the result")
     try:

@@ -23,9 +23,8 @@ _Found = TypeVar("_Found")
 # Pillow warns about large pictures and broken metadata: the caps here are lower, and metadata is not needed.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-Image.MAX_IMAGE_PIXELS = (
-    2 * LIMITS.pixels
-)  # it refuses twice as many: what a JPEG may have that is decoded at half its size
+# It refuses twice as many: what a JPEG may have that is decoded at half its size.
+Image.MAX_IMAGE_PIXELS = 2 * LIMITS.pixels
 
 _SPARE = 2
 """How many times the model's square a picture decoded in part still is, both ways: shrunk from there, a 12-megapixel

@@ -23,7 +23,7 @@ class Tower:
         logging.disable_progress_bar()  # a second of loading
         self._model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
         del self._model.model.language_model, self._model.lm_head
-        self._pixels = AutoProcessor.from_pretrained(checkpoint).image_processor
+        self._pixels = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False).image_processor
 
     @property
     def width(self) -> int:

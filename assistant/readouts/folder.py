@@ -42,7 +42,7 @@ def learn_from_pictures(
         UserError: a picture cannot be read, or there are too few boxes.
     """
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
-    store = FeatureStore(model, AutoProcessor.from_pretrained(checkpoint), features)
+    store = FeatureStore(model, AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False), features)
     missing = [image for image, _ in pictures if image not in store]
     if missing:
         store.compute(missing, on_progress=lambda done: on_progress(Progress("features", done, len(missing))))

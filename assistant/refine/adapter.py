@@ -121,7 +121,7 @@ def with_projector(model_directory: Path, projector: Path, out: Path) -> Path:
     model = AutoModelForImageTextToText.from_pretrained(model_directory, dtype=torch.float32)
     model.model.projector.load_state_dict(load_file(projector))
     model.save_pretrained(out)
-    AutoProcessor.from_pretrained(model_directory).save_pretrained(out)
+    AutoProcessor.from_pretrained(model_directory, trust_remote_code=False).save_pretrained(out)
     return out
 
 

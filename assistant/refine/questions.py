@@ -3,7 +3,7 @@
 import re
 
 from fourfold.assistant.english import singular, words_in
-from fourfold.prompts.tasks import INSTRUCTIONS, Task
+from fourfold.prompts.tasks import INSTRUCTIONS, Task, task_of
 
 # Words that a question can do without. Those that decide what is asked stay: how many, which colour, left of.
 _IDLE = words_in(
@@ -20,11 +20,6 @@ _PUT_DIFFERENTLY = (
     (re.compile(r"\bcount( of)?\b"), "how many"),
     (re.compile(r"\bwhat'?s\b"), "what is"),
 )
-
-
-def task_of(question: str) -> Task | None:
-    """The task whose tag a question begins with; None for a question as people type it."""
-    return next((task for task in Task if question.lstrip().startswith(task.tag)), None)
 
 
 def asked_phrase(question: str) -> str | None:

@@ -6,10 +6,10 @@ from html import unescape
 from itertools import pairwise
 
 from fourfold.assistant.grounding import Grounded, format_box, format_phrase, parse
-from fourfold.assistant.refine.questions import asked_phrase, task_of
+from fourfold.assistant.refine.questions import asked_phrase
 from fourfold.assistant.refine.record import CorrectedBox, Correction
 from fourfold.assistant.training.data.photo_tasks import ABSENT
-from fourfold.prompts.tasks import Task
+from fourfold.prompts.tasks import Task, task_of
 
 # What the model reads as control, as its chat template knows it. An answer that is learnt must not hold any.
 _CONTROL = re.compile(r"<\|[a-z_]+\|>|<ImageHere>|</?s>|\[/?INST\]", re.IGNORECASE)

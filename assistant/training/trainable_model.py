@@ -37,7 +37,7 @@ def load_base(recipe: Recipe, base: str | None = None) -> tuple[MiniGPTv2ForCond
         from fourfold.assistant.training.vision_llm_block import add_vision_llm_block
 
         add_vision_llm_block(model, recipe.vision_llm_block)
-    return model, AutoProcessor.from_pretrained(directory)
+    return model, AutoProcessor.from_pretrained(directory, trust_remote_code=False)
 
 
 def _variant(recipe: Recipe) -> Path | None:

@@ -1,9 +1,7 @@
 """`fourfold refine`: corrections in and out, an adapter that learns them, the gate, promotion and rollback."""
 
 import json
-import signal
 import time
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourfold.assistant.extras import require
-from fourfold.assistant.progress import OnProgress, print_progress, progress_bar
+from fourfold.assistant.progress import OnProgress, progress_bar
 from fourfold.cli.options import examples
+from fourfold.cli.refine_progress import How, ProgressForm, telling
 from fourfold.cli.refined import StoreOption, store_directory
 from fourfold.prompts.errors import UserError
 
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
     from fourfold.assistant.refine.deploy import ServerAdmin
     from fourfold.assistant.refine.registry import Registry, Revision, State
     from fourfold.assistant.refine.store import CorrectionStore
-
-
-class ProgressForm(StrEnum):
-    """How a long run tells on stderr how far it is."""
-
-    BAR = "bar"
-    JSON = "json"
 
 
 class ExportForm(StrEnum):
@@ -52,10 +44,6 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help="The checkpoint that was corrected; default: fourfold-mini.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps at most; default: by the number of corrections.")]
-How = Annotated[
-    ProgressForm,
-    typer.Option("--progress", help="On stderr: a bar for people, or JSON lines for programs."),
-]
 Seed = Annotated[int, typer.Option(help="Of all randomness.")]
 Endpoint = Annotated[
     str | None, typer.Option(help="A running server that is to follow at once, http://127.0.0.1:8000/v1.")
@@ -354,14 +342,6 @@ def _measure(
         on_progress=tell,
     )
     return registry.gated(revision, promotable=result.promotable, summary=result.summary(), report=result.report)
-
-
-def telling(form: ProgressForm) -> AbstractContextManager[OnProgress]:
-    if form is ProgressForm.BAR:
-        return progress_bar()
-    # A page that was started in the background (`nohup`, `&` in a script) ignores interrupts, and hands that on.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return progress_bar(print_progress)
 
 
 def _server(endpoint: str | None, admin_key: str | None) -> "ServerAdmin | None":

@@ -74,7 +74,7 @@ def load_checkpoint(
 
 def _load_config(directory: Path) -> MiniGPTv2Config:
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except UserError:
         raise
     except _BROKEN as error:
@@ -133,7 +133,7 @@ def _load_stored(directory: Path, dtype: torch.dtype, device: torch.device) -> M
 
 def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Processor:
     try:
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except _BROKEN as error:
         raise UserError(f"cannot load the processor of {directory}: {first_line(error)}") from error
     if not isinstance(processor, MiniGPTv2Processor) or not processor.chat_template:

@@ -42,7 +42,7 @@ class Answerer(Protocol):
             images: in the order in which they are shown.
             question: with its task tag, if it has one.
             max_tokens: longest answer.
-            cancel: when set, the answer ends early.
+            cancel: when set, the answer of a model in this process ends early.
             tell: told what takes long.
 
         Raises:

@@ -1,13 +1,9 @@
 """What the tools give back, as JSON that agents read."""
 
-from typing import Literal
-
 from pydantic import BaseModel, Field
 
 from fourfold.assistant.tools.results import Chance, Corners
-from fourfold.serving.looking.claim import Claim
-
-Source = Literal["read-out", "shown once", "detector", "reader", "model", "read-out + model"]
+from fourfold.serving.looking.claim import Claim, Source
 
 
 class Claimed(BaseModel):

@@ -31,6 +31,7 @@ from fourfold.serving.mcp.pictures import Pictures
 from fourfold.serving.mcp.results import Claimed, Counted, Decisions, Found, Look
 
 _LONGEST_SIDE = 1200  # of a picture that is sent back: what most agents' models see of one
+_MOST = 8  # pictures of one question
 _INSTRUCTIONS = (
     "Looks at pictures on this machine. Boxes are [x1, y1, x2, y2] in parts of the picture, 0..1 from the left and the "
     "top. The model is small: believe an answer as far as its confidence goes, and what has the source model least. "
@@ -46,7 +47,7 @@ _Picture = Annotated[
     ),
 ]
 _Words = Annotated[str, Field(min_length=1, max_length=2000)]
-_Thing = Annotated[str, Field(min_length=1, max_length=200, description='in a few words: "dog", "the red cup"')]
+_Thing = Annotated[str, Field(pattern=r"\S", max_length=200, description='in a few words: "dog", "the red cup"')]
 _Draw = Annotated[bool, Field(description="also give back the picture with the boxes drawn on it")]
 
 
@@ -93,9 +94,10 @@ def create_server(answerer: Answerer, pictures: Pictures) -> MCPServer:
         """Ask a question about a picture: what it shows, what is where, which colour something has."""
 
         def work(cancel: threading.Event, tell: Tell) -> CallToolResult:
-            shown = [pictures.open(one) for one in ([image] if isinstance(image, str) else image)]
-            if not 1 <= len(shown) <= 8:
-                raise UserError("ask about one picture, or up to eight")
+            given = [image] if isinstance(image, str) else image
+            if not 1 <= len(given) <= _MOST:  # before any is read
+                raise UserError(f"ask about one picture, or up to {_MOST}")
+            shown = [pictures.open(one) for one in given]
             text, claims = answerer.answer(shown, question, max_tokens, cancel, tell)
             said = Look(answer=parse(text).plain, claims=_told(claims), model=answerer.name)
             return _result(said, _lines(said.answer, said.claims), shown[-1] if draw_boxes else None, said.claims)

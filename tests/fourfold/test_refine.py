@@ -158,7 +158,7 @@ def test_images_of_benchmarks_are_kept_out(refine: Workshop, tmp_path: Path) -> 
     assert "excluded as a benchmark's: c0" in err
     with pytest.raises(UserError, match=r"benchmark \(gqa\)"):
         refine.store.add(correction(), encoded(picture(1)))
-    for words, message in ((("exclude",), "--card"), (("exclude", tmp_path / "nothing"), "does not exist")):
+    for words, message in ((("exclude",), "--card"), (("exclude", tmp_path / "nothing"), "no such file")):
         code, _, err = refine(*words)
         assert code == 2
         assert message in err

@@ -228,7 +228,6 @@ def test_a_forgetful_history_is_a_history_without_a_file(tmp_path: Path, monkeyp
     history.append(name, [question("A secret?"), AIMessage("yes")])
     assert history.conversations("SECRET")[0].title == "A secret?"
     assert turns_of(history.messages(name))[0].pictures == (image_of(TABLE.data_uri),)
-    history.cut(name, 1)
     history.delete(name)
     assert history.conversations() == []
     assert list(tmp_path.iterdir()) == []

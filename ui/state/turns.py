@@ -25,7 +25,7 @@ from fourfold.assistant.grounding import (
 )
 from fourfold.assistant.images import Attachment
 from fourfold.prompts.errors import UserError
-from fourfold.prompts.tasks import Task
+from fourfold.prompts.tasks import Task, task_of
 from fourfold.ui.state.pictures import decoded
 
 _FOREIGN = re.compile(r"<\|?/?(?:box|bbox|ref|object_ref|quad|point|det|loc_?\d|patch_index)", re.IGNORECASE)
@@ -214,11 +214,8 @@ def writes_undeclared_boxes(text: str, model: str, declared: Mapping[str, BoxFor
 
 def split_tag(words: str) -> tuple[Task | None, str]:
     """The task that a question's tag names, and the rest of the question."""
-    stripped = words.lstrip()
-    for task in Task:
-        if stripped.startswith(task.tag):
-            return task, stripped[len(task.tag) :].lstrip()
-    return None, words
+    task = task_of(words)
+    return (None, words) if task is None else (task, words.lstrip().removeprefix(task.tag).lstrip())
 
 
 def region_of(words: str) -> Box | None:

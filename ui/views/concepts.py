@@ -93,7 +93,7 @@ def _import(found: Session, data: bytes) -> None:
         known = f", {came.known} were there already" if came.known else ""
         found.notices.append(f"{came.added} {'example' if came.added == 1 else 'examples'} imported{known}.")
     except UserError as error:
-        found.notices.append(str(error))
+        found.notices.append(plain(str(error)))
     found.uploads += 1
     st.rerun()
 
@@ -138,5 +138,5 @@ def _try(found: Session, change: Callable[[], object]) -> None:
     try:
         change()
     except UserError as error:
-        found.notices.append(str(error))
+        found.notices.append(plain(str(error)))
     st.rerun()

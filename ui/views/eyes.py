@@ -50,13 +50,14 @@ def show_eyes(found: Session, turn: Turn, claims: Sequence[Claim]) -> None:
     shown = [claim for claim in claims if claim.source == "shown once" and claim.box is not None]
     if shown and not found.preferences.private:
         name = shown[0].phrase
-        if icon_button(f"That is not {name}", ":material/do_not_disturb_on:", f"not-it-{turn.position}"):
+        if icon_button(f"That is not {plain(name)}", ":material/do_not_disturb_on:", f"not-it-{turn.position}"):
             try:
                 boxes = [claim.box for claim in shown if claim.phrase == name]
                 found.concepts.show(name, turn.picture, boxes, positive=False, consent=found.preferences.consent)
-                found.notices.append(f"Noted: what is boxed there is not {name}. Ask again to see the difference.")
+                noted = f"Noted: what is boxed there is not {plain(name)}."
+                found.notices.append(f"{noted} Ask again to see the difference.")
             except UserError as error:
-                found.notices.append(str(error))
+                found.notices.append(plain(str(error)))
             st.rerun()
 
 

@@ -30,7 +30,9 @@ def hub_errors(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError:
-        raise UserError(f"the Hub has no {name}: there is such a repository, but no such revision") from None
+        raise UserError(
+            f"the Hub has no {name}: there is such a repository, but no such revision; check what stands behind the @"
+        ) from None
     except errors.GatedRepoError:
         raise UserError(f"{name} is gated: ask for access on its page, and give {LOGIN} that has it") from None
     except errors.RepositoryNotFoundError:

@@ -209,7 +209,7 @@ def open_release(checkpoint: Path, llama: Path, vision: Path, image_size: int) -
 
 def _llama_config(directory: Path) -> LlamaConfig:
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{directory} has no usable config.json of a language model; download it again") from error
     if not isinstance(config, LlamaConfig):

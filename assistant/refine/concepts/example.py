@@ -13,12 +13,12 @@ from pydantic import BeforeValidator, Field, Strict, with_config
 
 from fourfold.assistant.chat.intent import without_article
 from fourfold.assistant.grounding import Box, parse
-from fourfold.assistant.refine.questions import asked_phrase, task_of
+from fourfold.assistant.refine.questions import asked_phrase
 from fourfold.assistant.refine.record import CorrectedBox, Correction, box_of
 from fourfold.assistant.refine.targets import annotations, control_token
 from fourfold.assistant.validation import FORBID_UNKNOWN, validated
 from fourfold.prompts.errors import UserError
-from fourfold.prompts.tasks import Task, instruction
+from fourfold.prompts.tasks import Task, instruction, task_of
 
 MAX_NAME = 60
 """Characters of a concept's name."""

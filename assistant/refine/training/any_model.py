@@ -124,8 +124,9 @@ class _Learner:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         try:
-            model = AutoModelForImageTextToText.from_pretrained(model_directory, dtype=dtype)
-            self.processor = AutoProcessor.from_pretrained(model_directory)
+            # Unless told so, transformers asks on the terminal whether to run a checkpoint's code.
+            model = AutoModelForImageTextToText.from_pretrained(model_directory, dtype=dtype, trust_remote_code=False)
+            self.processor = AutoProcessor.from_pretrained(model_directory, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = str(error).splitlines()[0][:200]
             raise UserError(f"{model_directory} does not load as an image-text-to-text model: {reason}") from None

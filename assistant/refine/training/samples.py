@@ -12,11 +12,10 @@ from PIL import Image
 
 from fourfold.assistant.grounding import format_box, parse
 from fourfold.assistant.images import Attachment
-from fourfold.assistant.refine.questions import task_of
 from fourfold.assistant.refine.record import Correction, text_of, to_fields
 from fourfold.assistant.refine.targets import NeedsReview, annotations, control_token, target_of
 from fourfold.assistant.training.data.sample import ImageRef, Sample, Turn
-from fourfold.prompts.tasks import Task, instruction
+from fourfold.prompts.tasks import Task, instruction, task_of
 
 _LEAST_TO_SPLIT = 4  # images; of fewer none can be spared
 _MOST_TURNS = 6  # about one image in one sample

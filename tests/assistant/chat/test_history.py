@@ -98,7 +98,6 @@ def test_a_missing_conversation_is_named(history):
         lambda: history.append("x", [HumanMessage("a")]),
         lambda: history.rename("x", "y"),
         lambda: history.delete("x"),
-        lambda: history.cut("x", 0),
         lambda: history.info("x"),
     ):
         with pytest.raises(UserError, match="no conversation 'x'"):
@@ -143,17 +142,6 @@ def test_delete_while_another_process_reads(history):
     reader.close()
     assert history.conversations() == []  # the last connection to close empties the log
     assert b"SECRETWORD" not in every_byte(history.path)
-
-
-def test_cut_drops_the_end_and_its_images(history):
-    chat = history.create()
-    history.append(chat, [question("a"), AIMessage("b"), question("c", seed=3), AIMessage("d")])
-    history.cut(chat, 2)
-    assert history.messages(chat) == [question("a"), AIMessage("b")]
-    with sqlite3.connect(history.path) as connection:
-        assert connection.execute("SELECT count(*) FROM images").fetchone() == (1,)
-    history.append(chat, [HumanMessage("e")])
-    assert [m.type for m in history.messages(chat)] == ["human", "ai", "human"]
 
 
 def test_a_bad_image_stores_nothing(history):
