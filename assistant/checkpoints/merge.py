@@ -61,8 +61,8 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
             with building(out) as part:
                 model.save_pretrained(part)
                 for path in checkpoint.iterdir():
-                    known = path.name == CALIBRATION_FILE or path.name.startswith(("model.", "model-"))
-                    if path.is_file() and not known and not (part / path.name).exists():
+                    left_out = path.name == CALIBRATION_FILE or path.name.startswith(("model.", "model-"))
+                    if path.is_file() and not left_out and not (part / path.name).exists():
                         shutil.copyfile(path, part / path.name)
                 with (part / "README.md").open("a", encoding="utf-8") as card:
                     card.write(_NOTE.format(name=adapter.name, digest=digest))

@@ -105,7 +105,7 @@ def quantize(
         if (free := shutil.disk_usage(out.absolute().parent).free) < before:
             raise UserError(f"{out} may need {before / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free there")
     model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint, dtype="auto", local_files_only=True).eval()
-    processor = MiniGPTv2Processor.from_pretrained(checkpoint, local_files_only=True)
+    processor = MiniGPTv2Processor.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     layers = {name: layer for name, layer in linear.items() if name.startswith(_LANGUAGE_MODEL)}
     with quiet():
@@ -166,7 +166,7 @@ def _write_beside(part: Path, checkpoint: Path, settings: dict[str, Any]) -> Non
     settings = settings | {"quantization_config": stored}
     (part / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     for path in checkpoint.iterdir():
-        is_weight = path.name.startswith("model.") or path.name.startswith("model-")
+        is_weight = path.name.startswith(("model.", "model-"))
         if path.is_file() and path.name not in _NOT_COPIED and not is_weight:
             shutil.copyfile(path, part / path.name)
 

@@ -14,7 +14,7 @@ from fourfold.assistant.files import replacing
 from fourfold.assistant.grounding import Box, Grounded, GroundedPhrase, draw, parse, parse_so_far
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from fourfold.serving.engine.requests import Completion, Delta, Request, Sampling
+from fourfold.serving.engine.requests import Completion, Delta, Request, Sampling, completed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,9 +50,9 @@ class Answering:
         """The answer; with `show` it is printed as it comes, boxes without words under `name`."""
         if self.eyes is None:
             with contextlib.closing(self.engine.stream(request)) as deltas:
-                return Answer(show_answer(deltas, name) if show else _last(deltas))
+                return Answer(show_answer(deltas, name) if show else completed(deltas))
         with contextlib.closing(self.eyes.stream(request)) as looked:
-            completion = show_answer(looked, name) if show else _last(looked)
+            completion = show_answer(looked, name) if show else completed(looked)
         # What is said because a person once corrected it is nobody's claim.
         claims = looked.claims if request.forced_answer is None else ()
         if show and sys.stdout.isatty():
@@ -62,14 +62,6 @@ class Answering:
     def text(self, request: Request) -> str:
         """The answer's words."""
         return self.answer(request, show=False).completion.text
-
-
-def _last(deltas: Iterator[Delta]) -> Completion:
-    completion = None
-    for delta in deltas:
-        completion = delta.completion
-    assert completion is not None  # the last delta carries it
-    return completion
 
 
 def show_claims(claims: "Sequence[Claim]") -> None:

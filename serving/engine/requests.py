@@ -1,6 +1,6 @@
 """What is asked of the engine and what comes back: plain records, importable without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -214,6 +214,13 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     completion: Completion | None = None
+
+
+def completed(deltas: Iterable[Delta]) -> Completion:
+    """The whole answer, once its last piece has come."""
+    *_, last = deltas
+    assert last.completion is not None
+    return last.completion
 
 
 class QueueFull(Exception):

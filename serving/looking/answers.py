@@ -221,10 +221,7 @@ def _name(intent: Intent, eyes: Eyes) -> Said | None:
 
 def _caption(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Said | None:
     """The model's caption; what it mentions has the boxes of the read-outs where they know it."""
-    text = ""
-    deltas = eyes.engine.stream(request, cancel)
-    for delta in deltas:
-        text += delta.text
+    text = "".join(delta.text for delta in eyes.engine.stream(request, cancel))
     pieces, claims = [], []
     used: dict[str, int] = {}
     for segment in parse(text).segments:

@@ -9,7 +9,7 @@ from fourfold.assistant.chat.look_again.claims import claims_of
 from fourfold.assistant.checkpoints.card import MeasuredCard
 from fourfold.assistant.grounding import parse
 from fourfold.prompts.tasks import Task, instruction
-from fourfold.serving.engine.requests import Request
+from fourfold.serving.engine.requests import Request, completed
 from fourfold.serving.looking.certainty import SURE, certainty
 from fourfold.serving.looking.claim import Claim, Said, Source
 from fourfold.serving.looking.eyes import Eyes
@@ -42,10 +42,7 @@ def caption(eyes: Eyes, request: Request, card: MeasuredCard, cancel: threading.
     """The model's description of the picture, without boxes and without what is most likely not there."""
     asked = _asked_for_a_caption(request)
     asked = replace(asked, sampling=replace(asked.sampling, logprobs=0))
-    completion = None
-    for delta in eyes.engine.stream(asked, cancel):
-        completion = delta.completion
-    assert completion is not None  # the last delta carries it
+    completion = completed(eyes.engine.stream(asked, cancel))
     said = checked(parse(completion.text).plain.strip(), eyes)
     sure = certainty(card, Kind.CAPTION, completion)
     return said if sure >= SURE else replace(said, text=unsure(said.text))

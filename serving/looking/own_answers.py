@@ -15,7 +15,7 @@ from fourfold.assistant.english import PEOPLE, head_noun, singular, with_article
 from fourfold.assistant.grounding import parse
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from fourfold.serving.engine.requests import Completion, Request
+from fourfold.serving.engine.requests import Completion, Request, completed
 from fourfold.serving.looking.captions import caption
 from fourfold.serving.looking.certainty import SURE, certainty
 from fourfold.serving.looking.claim import Claim, Said
@@ -95,11 +95,7 @@ def plain_answer(engine: "Engine", request: Request, cancel: threading.Event | N
 
 def _brief(eyes: Eyes, request: Request, cancel: threading.Event | None) -> Completion:
     sampling = replace(request.sampling, logprobs=0, max_tokens=min(request.sampling.max_tokens, _BRIEF))
-    completion = None
-    for delta in eyes.engine.stream(replace(request, sampling=sampling), cancel):
-        completion = delta.completion
-    assert completion is not None  # the last delta carries it
-    return completion
+    return completed(eyes.engine.stream(replace(request, sampling=sampling), cancel))
 
 
 def _in_words(answer: str, kind: Kind, question: str) -> str:
