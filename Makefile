@@ -53,11 +53,11 @@ bench: $(VENV)/.installed-test
 
 install: $(VENV)/.installed
 
-# What is put on the index: of the last commit alone, and the same bytes wherever and whenever it is built from it.
+# What is put on the index: of the last commit alone, and a wheel of the same bytes wherever and whenever it is built from it.
 dist: $(VENV)/.installed-test
 	rm -rf dist && mkdir -p dist/source
 	umask 022 && git archive HEAD | tar -x -C dist/source
-	cd dist/source && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) ../../$(BIN)/python -m build --no-isolation --outdir ..
+	umask 022 && cd dist/source && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) ../../$(BIN)/python -m build --no-isolation --outdir ..
 	rm -rf dist/source
 	$(BIN)/twine check --strict dist/*
 	cd dist && sha256sum *

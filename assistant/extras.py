@@ -1,6 +1,7 @@
 """The optional parts of fourfold (`pip install "fourfold[serve]"`): what each wants, and the words where it is not."""
 
 import importlib.metadata
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -91,7 +92,8 @@ def explain(error: ModuleNotFoundError) -> UserError | None:
 
 def missing_extra(extra: str, what: str) -> UserError:
     """What to raise where `what` cannot be done without an extra."""
-    return UserError(f'{what} needs the extra "{extra}": pip install "fourfold[{extra}]"')
+    # By this interpreter: its environment is the one that lacks it, and has fourfold already.
+    return UserError(f'{what} needs the extra "{extra}": {sys.executable} -m pip install "fourfold[{extra}]"')
 
 
 def _is_there(requirement: Requirement) -> bool:

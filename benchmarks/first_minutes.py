@@ -21,10 +21,10 @@ from fourfold.assistant.english import head_noun, singular
 from fourfold.assistant.grounding import Box, parse
 from fourfold.assistant.images import load_image_file
 from fourfold.assistant.training.data.sample import photos_directory
+from fourfold.serving.looking.sentences import UNSURE
 
 QUESTIONS = Path(__file__).with_name("first_minutes.json")
 VERDICTS = ("right", "right, unsure", "unsure", "declined", "wrong")
-_UNSURE = re.compile(r"^not sure\b", re.IGNORECASE)
 _DECLINED = re.compile(
     r"\bi (?:cannot|can only|only|see no|did not understand)\b|\bsmall model\b|one picture at a time", re.IGNORECASE
 )
@@ -39,7 +39,7 @@ def verdict(question: Mapping[str, Any], answer: str) -> str:
             else; `absent`, where only a denial is right; `talk`, the word that knowledge would give, or "greeting".
         answer: as it was given.
     """
-    unsure = bool(_UNSURE.match(answer))
+    unsure = bool(UNSURE.match(answer))
     if is_right(question, answer):
         return "right, unsure" if unsure else "right"
     if unsure:

@@ -17,8 +17,8 @@ from fourfold.prompts.errors import UserError
 
 _NOTE = """
 ## Adapter
-`fourfold merge` added the LoRA adapter {name} (sha256 of its weights `{digest}`) to the language model. Figures above
-are of the model without it.
+`fourfold merge` added the LoRA adapter {name} (sha256 of its weights `{digest}`) to the language model. What was
+measured of the model without it does not hold for this one.
 """
 
 
@@ -64,9 +64,19 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
                     left_out = path.name == CALIBRATION_FILE or path.name.startswith(("model.", "model-"))
                     if path.is_file() and not left_out and not (part / path.name).exists():
                         shutil.copyfile(path, part / path.name)
+                _forget_figures(part / "bridge.json", adapter.name, digest)
                 with (part / "README.md").open("a", encoding="utf-8") as card:
                     card.write(_NOTE.format(name=adapter.name, digest=digest))
                 write_index(part)
         except SafetensorError as error:  # which hides what the system said in its text
             raise UserError(f"the weights cannot be written to {out}: {error}") from error
     return out
+
+
+def _forget_figures(bridge: Path, adapter: str, digest: str) -> None:
+    """Leave what a bridge was made of, and take out what was measured of it without the adapter."""
+    if bridge.is_file():
+        told = json.loads(bridge.read_text(encoding="utf-8"))
+        told.pop("held_out", None)
+        told["merged"] = {"adapter": adapter, "sha256": digest}
+        bridge.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

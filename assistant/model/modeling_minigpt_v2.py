@@ -191,7 +191,10 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
         visual = image_embeds.reshape(-1, image_embeds.shape[-1]).to(embeds)
         torch_compilable_check(
             places.sum() == len(visual),
-            lambda: f"the text has {int(places.sum())} image placeholder tokens, the images bring {len(visual)}",
+            lambda: (
+                f"the text has {int(places.sum())} image placeholder tokens, the images bring {len(visual)}; "
+                "write the prompt as a chat, or the processor's image_token once for each image"
+            ),
         )
         return embeds.masked_scatter(places.unsqueeze(-1), visual)
 

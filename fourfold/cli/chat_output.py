@@ -66,15 +66,12 @@ class Answering:
 
 def show_claims(claims: "Sequence[Claim]") -> None:
     """One line for each thing: who says so, and how sure that is."""
+    from fourfold.serving.looking.claim import percent
+
     console = Console(highlight=False, soft_wrap=True)
     for claim in claims:
-        sure = "" if claim.confidence is None else f", {_percent(claim.confidence)} sure"
+        sure = "" if claim.confidence is None else f", {percent(claim.confidence)} sure"
         console.print(f"  {claim.phrase or 'box'}: {claim.source}{sure}", style="dim", markup=False)
-
-
-def _percent(chance: float) -> str:
-    """Nothing is 100 % sure."""
-    return "over 99%" if chance >= 0.995 else f"{chance:.0%}"
 
 
 def asked_for(question: str) -> str | None:

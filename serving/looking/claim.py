@@ -39,6 +39,11 @@ class Claim:
         }
 
 
+def percent(chance: float) -> str:
+    """A confidence as people read it: nothing is 100 % sure."""
+    return "over 99%" if chance >= 0.995 else f"{chance:.0%}"
+
+
 @dataclass(frozen=True)
 class Said:
     """An answer that is known before the engine is asked for it, and what it claims."""

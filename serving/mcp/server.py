@@ -25,7 +25,7 @@ from fourfold.assistant.tools.reading import read_text as read_lines
 from fourfold.assistant.tools.results import Text
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction
-from fourfold.serving.looking.claim import Claim
+from fourfold.serving.looking.claim import Claim, percent
 from fourfold.serving.mcp.answerers import Answerer, Closed, Tell
 from fourfold.serving.mcp.pictures import Pictures
 from fourfold.serving.mcp.results import Claimed, Counted, Decisions, Found, Look
@@ -173,16 +173,19 @@ def create_server(answerer: Answerer, pictures: Pictures) -> MCPServer:
 
     @server.tool(title="Decide closed questions about a picture", annotations=_READS)
     async def decide(
-        questions: Annotated[list[Question], Field(min_length=1, max_length=50)], image: _Picture, context: Context
+        questions: Annotated[list[Question | _Words], Field(min_length=1, max_length=50)],
+        image: _Picture,
+        context: Context,
     ) -> Annotated[CallToolResult, Decisions]:
         """Ask closed questions about a picture (yes or no, or one of several options), and get probabilities. One call
         with many questions is much quicker than many calls."""
 
         def work(cancel: threading.Event, tell: Tell) -> CallToolResult:
-            for one in questions:
+            closed = [Question(question=one) if isinstance(one, str) else one for one in questions]
+            for one in closed:
                 if len(one.options) == 1 or len(set(one.options)) < len(one.options):
                     raise UserError(f"{one.question[:80]!r}: give two options that differ, or none for yes or no")
-            asked = [Closed(one.question, tuple(one.options)) for one in questions]
+            asked = [Closed(one.question, tuple(one.options)) for one in closed]
             said = Decisions(decisions=answerer.decide(pictures.open(image), asked, tell), model=answerer.name)
             lines = [
                 f"{one.question} {one.answer} ({one.probabilities[one.answer]:.0%}, {one.source}"
@@ -251,5 +254,5 @@ def _lines(answer: str, claims: Sequence[Claimed]) -> str:
 def _place(claim: Claimed) -> str:
     """`dog at [0.12, 0.30, 0.56, 0.80] (read-out, 71% sure)`."""
     where = "" if claim.box is None else " at [{:.2f}, {:.2f}, {:.2f}, {:.2f}]".format(*claim.box.as_tuple())
-    sure = "" if claim.confidence is None else f", {min(claim.confidence, 0.99):.0%} sure"
+    sure = "" if claim.confidence is None else f", {percent(claim.confidence)} sure"
     return f"{claim.phrase}{where} ({claim.source}{sure})"

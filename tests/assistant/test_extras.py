@@ -50,7 +50,7 @@ def test_a_part_that_is_not_there_is_refused_in_one_sentence(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "cv2", None)  # which makes its import fail
     with pytest.raises(UserError) as refused:
         require("tools", "an agent")
-    assert str(refused.value) == 'an agent needs the extra "tools": pip install "fourfold[tools]"'
+    assert str(refused.value) == f'an agent needs the extra "tools": {sys.executable} -m pip install "fourfold[tools]"'
 
 
 @pytest.mark.parametrize(

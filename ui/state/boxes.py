@@ -6,7 +6,7 @@ from typing import Any
 
 from fourfold.assistant.chat.look_again import subject
 from fourfold.assistant.grounding import Box, Grounded
-from fourfold.serving.looking.claim import Claim
+from fourfold.serving.looking.claim import Claim, percent
 
 _SAME = 0.011
 """Sides of a box that was written in hundredths differ from the one it was by less than this."""
@@ -62,7 +62,7 @@ def note(claim: Claim) -> str:
     """Who says so and how sure it is: "read-out, 83 % sure"."""
     if claim.confidence is None:
         return "the model's guess" if claim.source == "model" else claim.source
-    return f"{claim.source}, {claim.confidence:.0%} sure".replace("%", "\u202f%")
+    return f"{claim.source}, {percent(claim.confidence)} sure".replace("%", "\u202f%")
 
 
 def _note_of(box: Box, claims: Sequence[Claim]) -> str | None:

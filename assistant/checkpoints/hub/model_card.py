@@ -61,7 +61,7 @@ def model_card(directory: Path, repository: str, *, license: str = "other") -> s
         eval_results=results or None,
     )
     body = written.strip() or f"# {name}\n\nA chat model that sees, in MiniGPT-v2's architecture."
-    sections = [body, _use(directory, repository), *told, _limits(directory)]
+    sections = [body, _use(directory, repository), *told, _limits(directory, bridge)]
     return _front_matter(data) + "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
@@ -140,16 +140,18 @@ def _figures(bridge: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(estimate: list[float] | None) -> str:
-    if estimate is None:
+def _cell(estimate: list[float | None] | None) -> str:
+    """A figure, with its interval where it has one."""
+    value, low, high = estimate or (None, None, None)
+    if value is None:
         return ""
-    value, low, high = estimate
     digits = 2 if abs(value) < 10 else 1
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    interval = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{interval}"
 
 
-def _limits(directory: Path) -> str:
-    measured = read_card(directory)
+def _limits(directory: Path, bridge: Mapping[str, Any]) -> str:
+    measured = None if bridge.get("merged") else read_card(directory)  # which is of the model before the adapter
     known = f"\n{measured.alone.line}\n" if measured is not None and measured.alone is not None else ""
     return f"## Limits\n\n{_LIMITS}{known}"
 

@@ -327,6 +327,14 @@ def test_export_as_json_and_markdown_with_pictures(history, tmp_path):
     assert markdown.startswith(r"# A \# title")
 
 
+def test_no_words_of_an_export_are_markdown(history, tmp_path):
+    chat = history.create()
+    history.append(chat, [HumanMessage("What?"), AIMessage("Two:\n- a\n 2. b\n~~~\n3.5 m &amp;lt; 4 m\n===")])
+    markdown = (export_conversation(history, chat, tmp_path / "out") / "conversation.md").read_text()
+    for line in (r"\- a", r" 2\. b", r"\~\~\~", r"3\.5 m \&lt; 4 m", r"\==="):
+        assert f"\n{line}\n" in markdown, line
+
+
 def test_what_was_read_may_be_changed_and_changes_of_others_are_seen(history):
     chat = history.create()
     history.append(chat, [question("a"), AIMessage("b", response_metadata={"x": {"y": 1}})])

@@ -50,7 +50,10 @@ def test_what_lies_beside_comes_along_but_for_the_calibration(
     source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
     for name, text in {"LICENSE-X.txt": "terms", "calibration.json": "{}", "README.md": "# Tiny\n"}.items():
         (source / name).write_text(text)
+    (source / "bridge.json").write_text(json.dumps({"steps": 220, "held_out": {"photos": {}}}))
     merged = merge_adapter(source, adapter, tmp_path / "merged")
+    made = json.loads((merged / "bridge.json").read_text())  # what was measured was another model
+    assert made["steps"] == 220 and made["merged"]["adapter"] == "taught" and "held_out" not in made
     assert (merged / "LICENSE-X.txt").read_text() == "terms"
     assert not (merged / "calibration.json").exists()
     card = (merged / "README.md").read_text()

@@ -160,7 +160,11 @@ def started(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_says_where_it_listens_and_how_to_ask(started: Started) -> None:
     assert started.url.startswith("http://127.0.0.1:") and f"{started.url}/chat/completions" in started.curl
     asked = subprocess.run(
-        ["bash", "-c", started.curl.partition("ask it: ")[2]], env={**os.environ, "KEY": KEY}, capture_output=True, text=True, timeout=120
+        ["bash", "-c", started.curl.partition("ask it: ")[2]],
+        env={**os.environ, "KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert json.loads(asked.stdout)["choices"]
 

@@ -56,6 +56,21 @@ def test_bad_checkpoints_are_one_clear_line(tiny_checkpoint: Path, tmp_path: Pat
     expect("image tokens")
 
 
+def test_a_checkpoints_code_is_not_run_and_nobody_is_asked_whether_it_may(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    hostile = {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Theirs", None]}}
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | hostile))
+    (copy / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what somebody in a hurry types
+    with pytest.raises(UserError, match="custom code"):
+        Engine.load(copy, dtype="float32", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_unknown_dtypes_and_devices_are_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(UserError, match="no dtype is called 'int3'"):
         Engine.load(tiny_checkpoint, dtype="int3")  # type: ignore[arg-type]

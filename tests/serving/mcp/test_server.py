@@ -155,7 +155,7 @@ async def test_a_question_is_answered_with_claims_and_progress(agent: Agent) -> 
 
 
 async def test_closed_questions_have_probabilities(agent: Agent) -> None:
-    questions = [{"question": "is there a dog?"}, {"question": "which is it?", "options": ["red", "green", "blue"]}]
+    questions = ["is there a dog?", {"question": "which is it?", "options": ["red", "green", "blue"]}]
     said = await agent.call_tool("decide", {"questions": questions, "image": "photo.png"})
     first, second = said.structured_content["decisions"]
     assert list(first["probabilities"]) == ["yes", "no"] and first["source"] == "read-out + model"
@@ -211,6 +211,7 @@ async def test_what_may_not_or_cannot_be_looked_at_is_an_error_in_a_sentence(
     ("tool", "arguments"),
     [
         ("find", {"thing": "", "image": "photo.png"}),
+        ("count", {"thing": "  ", "image": "photo.png"}),
         ("look", {"question": "what?", "image": "photo.png", "max_tokens": 10**9}),
         ("look", {"question": "what?", "image": []}),
         ("look", {"question": "what?", "image": ["photo.png"] * 9}),

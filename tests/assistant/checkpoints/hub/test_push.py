@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
+from fourfold.assistant.checkpoints.bridge import BRIDGE as SHIPPED
 from fourfold.assistant.checkpoints.hub.model_card import model_card
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.cli.main import app
@@ -161,3 +162,18 @@ def test_without_the_network_nothing_is_pushed(hub: FakeHub, checkpoint: Path, m
     monkeypatch.setenv("FOURFOLD_OFFLINE", "1")
     with pytest.raises(UserError, match="FOURFOLD_OFFLINE is set"):
         raise push(str(checkpoint), "me/mine")[2] or AssertionError
+
+
+def test_the_card_of_the_shipped_bridge_is_whole_and_that_of_a_merged_one_claims_nothing(checkpoint: Path) -> None:
+    shipped = json.loads((SHIPPED / "bridge.json").read_text())
+    (checkpoint / "bridge.json").write_text(json.dumps(shipped))
+    card = ModelCard(model_card(checkpoint, "me/mine"))
+    measured = shipped["held_out"]
+    assert {result.metric_name for result in card.data.eval_results} == {
+        figure for source in measured.values() for figure in source["figures"]
+    }
+    assert "None" not in card.text
+    taught = {name: told for name, told in shipped.items() if name != "held_out"}
+    (checkpoint / "bridge.json").write_text(json.dumps({**taught, "merged": {"adapter": "taught", "sha256": "0"}}))
+    card = ModelCard(model_card(checkpoint, "me/mine"))
+    assert not card.data.eval_results and "Nothing was measured" in card.text
