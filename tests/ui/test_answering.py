@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
+from fourfold.assistant.chat.conversation import Exchange
 from fourfold.assistant.chat.history import ChatHistory, InMemoryHistory
 from fourfold.assistant.images import Attachment
 from fourfold.ui.state.answering import ModelSettings, PendingTurn, ask, under_way
@@ -175,3 +176,15 @@ def test_a_conversation_deleted_meanwhile_stays_deleted(endpoint: Scripted) -> N
     wait(asked)
     assert not asked.stored and "deleted" in (asked.trouble or "")
     assert history.conversations() == []
+
+
+def test_whatever_hinders_keeping_an_answer_is_said(endpoint: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    history = InMemoryHistory()
+    name = history.create()
+    monkeypatch.setattr(Exchange, "store", broken)
+    asked = wait(ask(history, name, None, "What colour is the ball?", [], [asker(endpoint)]))
+    assert asked.trouble is not None and "could not be kept (RuntimeError)" in asked.trouble
+    assert under_way(name) is asked and [m.text for m in history.messages(name)] == ["What colour is the ball?"]

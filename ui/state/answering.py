@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from fourfold.ui.state.endpoint import Endpoint, chat_model
 from fourfold.ui.state.error_messages import sentence
 from fourfold.ui.state.pictures import decoded
 from fourfold.ui.state.turns import pictures_of
+
+log = logging.getLogger("fourfold.page")
 
 IMAGE_TOKENS = 256  # MiniGPT-v2's; the default model takes 64
 _CONTEXT = 32_768  # tokens, of an endpoint that does not say
@@ -263,6 +266,9 @@ class PendingTurn:
             self.stored = True
         except UserError as error:  # deleted meanwhile, or the disk is full
             self.trouble = str(error)
+        except Exception as error:  # whatever it is, it is said that the answer was not kept
+            log.exception("an answer could not be kept")
+            self.trouble = f"The answer could not be kept ({type(error).__name__}); the page's log has more."
 
     def _figures(self, kept: StreamingAnswer) -> dict[str, Any]:
         figures = kept.figures()
@@ -313,7 +319,8 @@ def under_way(conversation: str | None) -> PendingTurn | None:
     """The conversation's question that is being answered, or whose answer could not be kept."""
     turn = _under_way.get(conversation or "")
     if turn is not None and turn.stored:
-        _under_way.pop(turn.conversation, None)
+        if _under_way.get(turn.conversation) is turn:  # another tab may have asked since
+            _under_way.pop(turn.conversation, None)
         return None
     return turn
 
