@@ -99,6 +99,16 @@ _ANYBODY = re.compile(
     r"^(?:is|are)\s+(?:there\s+)?(?:any|some)\s?(?:one|body)(?:\s+(?:here|there|around)|\s+(?:in|on|at)\s+(?:the|this)\s+\w+)?\W*$",
     re.IGNORECASE,
 )
+# "is Rex there?", "is the dog in the picture?"; what somebody or something is like is another question.
+_IS_HERE = re.compile(
+    r"^(?:is|are)\s+(?!(?:there|this|that|it|he|she|they|we|you|i|these|those)\b)(.+?)"
+    r"(?<!\basleep)(?<!\bawake)(?<!\balone)(?<!\bhappy)(?<!\bsad)(?<!\bout)(?<!\bup)(?<!\bover)(?<!\bdown)"
+    r"\s+(?:(?:also|still|anywhere)\s+)?"
+    r"(?:there|here|visible|(?:to be seen\s+)?(?:in|on)\s+(?:the|this|that|my)\s+"
+    r"(?:image|picture|photo|photograph|scene|pic))\W*$",
+    re.IGNORECASE,
+)
+_HERE = re.compile(r"\s+(?:there|here)$", re.IGNORECASE)  # "is there a dog here"
 _NAME = re.compile(
     r"^(?:who|what)(?:'s|\s+is)\s+(?:this|that|it|shown)"
     + _PICTURE
@@ -144,7 +154,8 @@ def intent_of(question: str) -> Intent | None:
         (Wants.PLACE, _PLACE),
     ):
         if found := form.match(bare):
-            intent = _about(wants, found.group(1), tag)
+            phrase = _HERE.sub("", found.group(1)) if wants is Wants.PRESENCE else found.group(1)
+            intent = _about(wants, phrase, tag)
             # "where are people going?", "is there a dog running?": what is asked for is not where they are.
             return None if intent is None or _DOING.search(intent.phrase) else intent
     if (found := _SIDE_OF.match(bare)) and (intent := _about(Wants.SIDE, found.group(1), tag)):
@@ -152,6 +163,8 @@ def intent_of(question: str) -> Intent | None:
         return replace(intent, side=found.group(2).lower(), other=other.phrase) if other else None
     if (found := _HAS_COLOUR.match(bare)) and (intent := _about(Wants.COLOUR, found.group(1), tag)):
         return replace(intent, colour=found.group(2).lower().replace("grey", "gray"))
+    if (found := _IS_HERE.match(bare)) and (intent := _about(Wants.PRESENCE, found.group(1), tag)):
+        return None if _DOING.search(intent.phrase) else intent
     return Intent(Wants.NAME, tag=tag) if _NAME.match(bare) else None
 
 

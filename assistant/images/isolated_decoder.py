@@ -41,13 +41,18 @@ def main() -> None:
     except MemoryError:
         told, images = {"error": "takes too much memory to decode; save it as JPEG or PNG"}, []
     except Exception as error:  # decoders of damaged files raise almost anything
-        reason = "".join(c for c in f"{error}".strip() if c.isprintable())[:120] or type(error).__name__
-        told, images = {"error": f"is damaged or cut short ({reason}); save or send it again"}, []
+        told, images = {"error": f"is damaged or cut short{_reason(error)}; save or send it again"}, []
     out.write(json.dumps(told).encode() + b"\n")
     for image in images:
         for top in range(0, image.height, 256):
             out.write(image.crop((0, top, image.width, min(top + 256, image.height))).tobytes())
     out.flush()
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, in brackets; "" where it names only an object, `<_io.BytesIO object at 0x...>`."""
+    said = "".join(c for c in f"{error}".strip() if c.isprintable())[:120].rstrip(" .") or type(error).__name__
+    return "" if " object at 0x" in said else f" ({said})"
 
 
 def _cap(wish: dict[str, Any]) -> None:

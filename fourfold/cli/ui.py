@@ -1,6 +1,9 @@
 """`fourfold ui`: chat about pictures in the browser."""
 
+import contextlib
 import os
+import socket
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -58,5 +61,17 @@ def ui(
         history=history,
         corrections=corrections,
     )
-    print(f"The page is at http://127.0.0.1:{port}", flush=True)
-    run(settings, port=port, headless=headless)
+    ended = threading.Event()
+    threading.Thread(target=_announce, args=(port, ended), daemon=True).start()
+    try:
+        run(settings, port=port, headless=headless)
+    finally:
+        ended.set()
+
+
+def _announce(port: int, ended: threading.Event) -> None:
+    """Say where the page is, once it is there."""
+    while not ended.wait(0.1):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            print(f"The page is at http://127.0.0.1:{port}", flush=True)
+            return

@@ -39,7 +39,7 @@ NOT_THERE = {Wants.PLACE: 0.15, Wants.PLACES: 0.5, Wants.COLOUR: 0.2, Wants.NUMB
 not who asks for all of a kind."""
 CANNOT_POINT = 0.25
 """Confidence of a box below which an answer says that it cannot point at the thing."""
-DOUBTFUL_BOX = 0.4
+DOUBTFUL_BOX = 0.5
 """Confidence of a box under which the answer begins with "Not sure"."""
 # That the likeliest colour is right, and that a thing has a colour; fitted on 248 and 127 questions: docs/looking.md.
 _RIGHT_COLOUR, _HAS_COLOUR = (0.72, 0.40), (0.98, 2.35)
@@ -151,6 +151,8 @@ def _presence(intent: Intent, eyes: Eyes) -> Said | None:
     if finding is None or (finding.source != SHOWN and not names_only(intent.phrase, finding.noun)):
         return None
     chance, source = eyes.presence(finding, intent.phrase)
+    if finding.source == SHOWN and finding.noun.lower() == intent.phrase.lower():
+        intent = replace(intent, phrase=finding.noun)  # a name as it was given, not as it was asked for
     is_there = chance >= 0.5
     phrase = intent.phrase if is_there else f"no {intent.phrase}"
     sure = max(chance, 1 - chance)

@@ -33,13 +33,15 @@ _THE_PICTURE = r"(?:(?:the|this|that|your|my) )?(?:image|picture|photo|photograp
 _FORMS: tuple[tuple[Kind, str], ...] = (
     (
         Kind.COMPARISON,
-        r"\b(?:compare|differences?|differ|in common|both|two|which|other|first and)\b.{0,40}"
+        r"^(?:in |on )?which (?:one )?(?:of (?:the|these|my) )?(?:\w+ )?(?:pictures?|images?|photos?|pics?)\b"
+        r"|\b(?:compare|differences?|differ|in common|both|two|which|other|first and)\b.{0,40}"
         r"\b(?:pictures|images|photos|pics)\b",
     ),
     (
         Kind.TEXT,
         r"\b(?:reads?|written|writing|spells?|texts?|words?|letters?|inscription|slogan)\b|\b(?:say|says)\b\s*\W*$"
         r"|\bwhat (?:does|do) .{1,40}\b(?:signs?|labels?|posters?|shirts?|books?|screens?|banners?) say"
+        r"|\bwhat (?:does|do) .{1,40}\bsay (?:on|in|at|there|here)\b"
         r"|\bwhat(?:'s| is)? (?:the )?time\b|\b(?:what|which) number\b|\b(?:licen[cs]e|number) plate"
         r"|\bwhat (?:brand|company|street|title|date|price)\b",
     ),

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from fourfold.serving.looking.answers import answer_of
 from fourfold.serving.looking.claim import EYES, Claim, Said, own_claims
 from fourfold.serving.looking.eyes import Detector, Eyes
 from fourfold.serving.looking.kinds import wants_short
-from fourfold.serving.looking.own_answers import ONE_AT_A_TIME, own_answer, plain_answer
+from fourfold.serving.looking.own_answers import ONE_AT_A_TIME, WHAT_IS_IT, own_answer, plain_answer
 from fourfold.serving.looking.question import Asked, read_question
 from fourfold.serving.looking.small_talk import WITHOUT_A_PICTURE, reply_to, small_talk
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fourfold.assistant.readouts import ReadoutLibrary
     from fourfold.serving.engine.engine import Engine
     from fourfold.serving.looking.concepts import ConceptReadouts
+
+_ABSENCE = re.compile(r"^((?:No, )?I see no [^.]+)\.$")
 
 log = logging.getLogger("fourfold.eyes")
 
@@ -140,6 +143,10 @@ class Looking:
             log.warning("the eyes saw nothing: %s", error)
         if said is None:
             return Looked(request, intent)
+        if asked.pictures > 1 and not (
+            asked.named or (intent and intent.tag)
+        ):  # which one was looked at, the last, is not said by the question
+            said = replace(said, text=_ABSENCE.sub(rf"\1 in picture {asked.pictures}.", said.text))
         return Looked(replace(request, forced_answer=said.text), intent, said)
 
     @property
@@ -161,7 +168,7 @@ class Looking:
         if asked.image is None:
             those = f"picture 1{' or ' if asked.pictures == 2 else ' to '}{asked.pictures}"
             return Said(f"{ONE_AT_A_TIME} Ask about {those}.")
-        return None
+        return Said(WHAT_IS_IT) if asked.means_it else None
 
     def answer(self, request: Request) -> tuple[Completion, tuple[Claim, ...]]:
         """The answer, and what it claims.

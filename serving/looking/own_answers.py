@@ -44,6 +44,7 @@ ONLY_ENGLISH = "I only understand simple English questions about a picture."
 NOT_UNDERSTOOD = "I did not understand that. Ask what is in the picture, or where something is."
 BEYOND = "I cannot tell: I am a small model that only says what is to be seen in a picture."
 ONE_AT_A_TIME = "I can only look at one picture at a time."
+WHAT_IS_IT = 'Say what you mean by "it": ask "Where is the dog?", for example.'
 NO_ANSWER = "I cannot tell."
 
 

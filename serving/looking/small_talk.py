@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from importlib.util import find_spec
 
 
 class Talk(StrEnum):
@@ -10,6 +11,7 @@ class Talk(StrEnum):
     GREETING = "greeting"
     THANKS = "thanks"
     ABOUT = "about"  # the model itself
+    READING = "reading"  # whether it can read what is written in pictures
 
 
 _AFTER = (
@@ -25,12 +27,21 @@ _FORMS: tuple[tuple[Talk, str], ...] = (
         Talk.THANKS,
         r"(?:(?:ok|okay|great|good|cool|nice|perfect|super|wow|well|oh|yes|alright|very (?:good|nice))[\s,!.]*)*"
         r"(?:(?:many )?thanks?(?: you)?|thx|ty|cheers|danke|merci|gracias|bye|goodbye|good ?bye|see you|good night)"
-        r"(?:[\s,]+(?:you|so|very|a lot|much|again|for (?:that|this|your help|the answer|helping)|bye|later|indeed))*",
+        r"(?:[\s,]+(?:you|so|very|a lot|much|again|for (?:that|this|your help|the answer|helping)|bye|later|indeed))*"
+        r"(?:[\s,.!;–-]+(?:(?:that|this|it|you)(?:'s| is| was| were| has been|'ve been)?"
+        r"(?: (?:so|very|really|most|quite|a great|a big|of great))?"
+        r" (?:helpful|helps?|helped(?: me)?|useful|great|good|nice|perfect|kind|all|right|correct)(?: a lot)?))?",
     ),
     (
         Talk.THANKS,
         r"(?:ok(?:ay)?|great|good|cool|nice|perfect|super|wow|awesome|well done|good (?:job|work)|i see|alright)"
         r"(?:[\s,]+(?:ok(?:ay)?|great|good|cool|nice|job|work|one|answer))*",
+    ),
+    (
+        Talk.READING,
+        r"(?:so |and )?(?:can|could|do|are) you (?:able to )?(?:also )?read"
+        r"(?: (?:any )?(?:texts?|words|writing|signs|letters))?"
+        r"(?: (?:in|on|from) (?:pictures|images|photos|a (?:picture|image|photo)))?",
     ),
     (
         Talk.ABOUT,
@@ -46,6 +57,15 @@ _FORMS: tuple[tuple[Talk, str], ...] = (
 )
 _READ = tuple((talk, re.compile(form + r"[\s!.?…)(:]*", re.IGNORECASE)) for talk, form in _FORMS)
 _LONGEST = 80  # characters; who writes more asks something
+
+
+CAN_READ = "Yes, I am a small model with a reader for text: ask what it says in a picture."
+CANNOT_READ = "No, I am a small model without a reader for text: install the extra `ocr` for one."
+
+
+def has_reader() -> bool:
+    """Whether the reader of text is installed."""
+    return find_spec("rapidocr") is not None
 
 
 def small_talk(words: str) -> Talk | None:
@@ -71,6 +91,8 @@ def reply_to(talk: Talk, line: str, *, picture: bool) -> str:
             return "Hello! I am a small model that looks at pictures: add one and ask me about it."
         case Talk.THANKS:
             return "You are welcome."
+        case Talk.READING:
+            return CAN_READ if has_reader() else CANNOT_READ
         case Talk.ABOUT:
             return f"I am a small model that looks at pictures, and I know little else. {line}"
 

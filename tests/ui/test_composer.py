@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.images import Attachment, Document
 from fourfold.ui.state.settings import Settings
+from fourfold.ui.views.pictures import add_pictures
 from tests.assistant.images.test_isolated import pdf
 from tests.ui.scripted import Scripted
 from tests.ui.test_page import APP, keys, press, run, until, words
@@ -64,9 +66,15 @@ def test_one_picture_at_a_time_goes_to_a_model_that_was_taught_so(settings: Sett
     until(ask(app, "what is in the first picture?"), lambda app: "up-2" in keys(app))
     assert sent(endpoint) == [RED.content]
     assert endpoint.requests[-1]["messages"][-1]["content"][-1]["text"] == "what is in the picture?"
+    assert "what is in the first picture?" in words(app) and "what is in the picture?" not in words(app)
     until(ask(app, "and what else?"), lambda app: "up-4" in keys(app))
     assert sent(endpoint) == []
     assert [one.name for one in app.session_state.session.pending] == ["red.png", "lime.png", "blue.png"]
+    app = page_with(RED, LIME)
+    until(ask(app, "what is in picture 1?"), lambda app: "up-0" in keys(app))
+    assert sent(endpoint) == [RED.content] and "written" not in endpoint.requests[-1]["messages"][-1]
+    titles = [info.title for info in ChatHistory(settings.history).conversations()]
+    assert "what is in picture 1?" in titles and "what is in the picture?" not in titles
 
 
 def test_what_one_picture_at_a_time_cannot_answer_is_said_and_its_words_stay(settings: Settings) -> None:
@@ -124,3 +132,13 @@ def test_what_a_model_is_poor_at_is_marked(settings: Settings, endpoint: Scripte
     assert {option.content for option in options if option.content_icon == ":material/warning:"} == {"Find"}
     app.session_state["task"] = "refer"
     assert "3 of 100 boxes right" in words(run(app))
+
+
+def test_a_file_that_is_no_picture_is_named_until_something_else_is_done(settings: Settings) -> None:
+    app = page_with(RED)
+    add_pictures(app.session_state.session, [("notes.txt", b"no picture")])
+    [told] = [warning.value for warning in run(app).warning]
+    assert "is not an image" in told
+    assert [warning.value for warning in run(app).warning] == [told]  # longer than a toast
+    until(ask(app, "is there a ball?"), lambda app: "up-0" in keys(app))
+    assert not app.warning

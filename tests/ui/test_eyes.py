@@ -4,15 +4,19 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from langchain_core.messages import AIMessage
 
+from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.prompts.errors import UserError
 from fourfold.ui.state.endpoint import Endpoint, served_models
 from fourfold.ui.state.eyes import heat_map
+from fourfold.ui.state.session import Session
 from fourfold.ui.state.settings import Settings
 from tests.ui.scripted import BALL, BOTTLE, Scripted
-from tests.ui.test_page import TABLE, ask, keys, page, press, run, until, words
+from tests.ui.test_kept import correct
+from tests.ui.test_page import TABLE, ask, keys, page, press, question, run, until, words
 
 
 @pytest.fixture
@@ -105,14 +109,32 @@ def test_showing_a_thing_says_whether_whoever_answers_knows_it_now(
     if looks_there:
         endpoint.shown.add("Rex")
     app = _drawn()
+    [before] = canvases(app)
     app.text_input(key="concept-name").set_value("Rex")
     next(button for button in app.button if button.label == "Remember it").click()
     run(app)
     [concept] = ConceptStore(settings.corrections).list()
     assert (concept.name, concept.examples[0].boxes) == ("Rex", (Box(*BALL),))
+    [after] = canvases(app)
+    assert (app.session_state["session"].region, after["marks"]) == (None, [])
+    assert after["revision"] != before["revision"]  # the browser forgets the rectangle too
     [told] = [toast.value for toast in app.toast]
     assert ("is known by sight" in told) == looks_there
     assert (f"fourfold serve --store {settings.corrections}" in told) != looks_there
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_an_endpoint_that_does_not_look_in_the_folder_is_said_not_to(
+    settings: Settings, endpoint: Scripted, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "asks_local_server", own)
+    history = ChatHistory(settings.history)
+    name = history.create()
+    asked = question("[identify] what object is in this location {<10><20><30><40>}")
+    history.append(name, [asked, AIMessage("a red ball")])
+    app = correct(page(c=name), 0, "train")  # a noun that the eyes know without being shown it
+    [told] = [toast.value for toast in app.toast if "train" in toast.value]
+    assert "kept as shown once" in told and ("does not look in this folder" in told) != own
 
 
 def test_without_eyes_nothing_is_shown_once(settings: Settings, endpoint: Scripted) -> None:

@@ -217,6 +217,8 @@ def test_bubbles_show_what_people_wrote(settings: Settings) -> None:
     assert "Find" in words(app) and "the bottle" in words(app)
     for sign in ("give me the location", "refer", "vqa", "<", "{"):
         assert sign not in words(app).replace("Find", "")
+    told = "".join(element.proto.json for element in app.get("bidi_component"))
+    assert "Answer to: Find: the bottle" in told and "give me the location" not in told
     press(app, "edit-0")
     assert app.text_area(key="edited-0").value == "the bottle"
     app.text_area(key="edited-0").set_value("the ball")

@@ -13,6 +13,7 @@ from fourfold.assistant.images import Attachment
 from fourfold.assistant.refine.record import check
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
+from fourfold.serving.looking.claim import Claim
 from fourfold.ui.state.asking import words_for
 from fourfold.ui.state.boxes import BoxAnnotation, annotate
 from fourfold.ui.state.corrections import changes, named, record, said
@@ -263,3 +264,13 @@ def test_an_answer_is_read_as_its_model_writes() -> None:
     [turn] = turns_of([question("where?"), AIMessage(seen, response_metadata={"fourfold": {"model": "qwen2.5-vl"}})])
     [box] = turn.grounded.boxes
     assert box.x2 == pytest.approx(1, abs=0.05) and box.y2 == pytest.approx(1, abs=0.05)
+
+
+def test_what_was_counted_is_drawn_although_the_number_has_no_box() -> None:
+    other = Box(0.5, 0.2, 0.7, 0.4)
+    counted = [Claim("giraffes", box, 0.57, "detector") for box in (BOX, other)]
+    pieces, boxes = annotate(parse("I count 2 giraffes."), "How many giraffes?", counted)
+    sure = "detector, 57\u202f% sure"
+    assert pieces == [{"text": "I count 2 giraffes."}]
+    assert boxes == [BoxAnnotation(box, "giraffes", 0, note=sure) for box in (BOX, other)]
+    assert annotate(parse("Yes."), claims=[Claim("dog", None, 0.9, "read-out")])[1] == []

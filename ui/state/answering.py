@@ -23,7 +23,7 @@ from fourfold.serving.looking.claim import claims_read
 from fourfold.ui.state.endpoint import Endpoint, chat_model
 from fourfold.ui.state.error_messages import sentence
 from fourfold.ui.state.pictures import decoded
-from fourfold.ui.state.turns import pictures_of
+from fourfold.ui.state.turns import WRITTEN, pictures_of
 
 log = logging.getLogger("fourfold.page")
 
@@ -199,6 +199,7 @@ class PendingTurn:
         words, pictures: of the question.
         models: that answer.
         question: number of a stored question to be answered anew, in place of `keep`.
+        written: what the page shows in place of `words`; None for the same.
 
     Raises:
         UserError: the question cannot be stored.
@@ -213,6 +214,7 @@ class PendingTurn:
         pictures: Sequence[Attachment],
         models: Sequence[ModelSettings],
         question: int | None = None,
+        written: str | None = None,
     ) -> None:
         self.history = history
         self.conversation = conversation
@@ -223,6 +225,8 @@ class PendingTurn:
             given = {"conversation": conversation, "question": question}
         first, *others = models
         exchange = first.conversation(history).ask(given)
+        if written is not None and written != words:
+            exchange.question.additional_kwargs[WRITTEN] = written  # kept with it, and sent to nobody
         self.number = exchange.begin()  # of the question
         self.answers = [StreamingAnswer(first, exchange)]
         for model in others:
@@ -305,11 +309,12 @@ def ask(
     pictures: Sequence[Attachment],
     models: Sequence[ModelSettings],
     question: int | None = None,
+    written: str | None = None,
 ) -> PendingTurn:
     """Begin to answer a question, see `PendingTurn`; one that is under way in the same conversation is stopped."""
     if earlier := _under_way.get(conversation):
         earlier.stop()
-    turn = PendingTurn(history, conversation, keep, words, pictures, models, question)
+    turn = PendingTurn(history, conversation, keep, words, pictures, models, question, written)
     _under_way[conversation] = turn
     asyncio.run_coroutine_threadsafe(turn.run(), _loop())
     return turn

@@ -109,16 +109,16 @@ def other_model(found: Session) -> Served | None:
     return _named(rest, found.preferences.other)
 
 
-def send(found: Session, words: str, pictures: Sequence[Attachment]) -> PendingTurn:
-    """Ask in the conversation that is shown, or begin one.
+def send(found: Session, words: str, pictures: Sequence[Attachment], written: str | None = None) -> PendingTurn:
+    """Ask in the conversation that is shown, or begin one. `written` is what the page shows in place of the words.
 
     Raises:
         UserError: the endpoint is not there, or the question cannot be kept; what waits for it goes on waiting.
     """
     models = askers(found)
     if found.conversation is None:
-        found.conversation = found.history.create(_title(words))
-    asked = ask(found.history, found.conversation, None, words, pictures, models)
+        found.conversation = found.history.create(_title(written or words))
+    asked = ask(found.history, found.conversation, None, words, pictures, models, written=written)
     found.leave()
     found.pending = []
     return asked

@@ -40,7 +40,8 @@ def annotate(
     """The answer's text in pieces, `{"text": str}` with `"group": int` where boxes belong to them, and its boxes.
 
     The same words, said twice, are one group and share its colour. Boxes that come without words are called what the
-    question asks for. What the endpoint claims of a box is noted on it.
+    question asks for. What the endpoint claims of a box is noted on it. Of an answer without boxes, "I count 2 dogs.",
+    they are those of its claims.
     """
     thing = subject(question) if question else None
     known: dict[str, int] = {}
@@ -55,6 +56,11 @@ def annotate(
             pieces.append({"text": segment.phrase, "group": group})
         for box in segment.boxes:
             boxes.append(BoxAnnotation(box, segment.phrase or thing, group, note=_note_of(box, claims)))
+    if not boxes:
+        for claim in claims:
+            if claim.box is not None:
+                group = known.setdefault(claim.phrase.casefold(), len(known))
+                boxes.append(BoxAnnotation(claim.box, claim.phrase, group, note=note(claim)))
     return pieces, boxes
 
 

@@ -47,8 +47,10 @@ class Session:
     asked_at: float | None = None  # when the latest question that was seen under way was asked
     pending: list[Attachment] = field(default_factory=list)  # pictures that wait for their question
     documents: list[Document] = field(default_factory=list)  # whose pages are being chosen for it
+    refused: list[str] = field(default_factory=list)  # why files that were just chosen are no pictures
     chosen: int = -1  # which of `pending` is looked at, and asked about where only one can be
     region: Box | None = None  # a rectangle that goes with the next question
+    drawings: int = 0  # counts, so that the canvas forgets a rectangle that was used up
     wants_name: bool = False  # whether "What is this?" was pressed at the rectangle
     waiting: tuple[str, str] | None = None  # a conversation, and words that were sent while it was being answered
     unsent: str | None = None  # words that could not be sent, to be put back into the input
@@ -197,6 +199,7 @@ class Session:
     def leave(self) -> None:
         """Close what was open inside the conversation."""
         self.region, self.pointing, self.editing, self.correcting = None, False, None, None
+        self.refused = []
 
     def set_private(self, private: bool) -> None:
         """Turn keeping nothing on or off. Either way a new conversation begins; what was private is gone."""

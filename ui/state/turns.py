@@ -28,6 +28,9 @@ from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, task_of
 from fourfold.ui.state.pictures import decoded
 
+WRITTEN = "written"
+"""In the `additional_kwargs` of a question: as it would have been sent with the person's own words, if others were."""
+
 _FOREIGN = re.compile(r"<\|?/?(?:box|bbox|ref|object_ref|quad|point|det|loc_?\d|patch_index)", re.IGNORECASE)
 """Tags around boxes, of whatever family."""
 
@@ -61,6 +64,11 @@ class Turn:
     @property
     def words(self) -> str:
         return str(self.question.text)
+
+    @property
+    def written(self) -> str:
+        """The question with the words that the person wrote, where it was sent with others."""
+        return str(self.question.additional_kwargs.get(WRITTEN) or self.words)
 
     @property
     def said(self) -> str:

@@ -10,9 +10,10 @@ from fourfold.assistant.grounding import Box, BoxFormat, Grounded, parse
 from fourfold.assistant.images import Attachment
 from fourfold.serving.looking.claim import Claim, claims_read
 from fourfold.ui.canvas import Overlay, canvas
+from fourfold.ui.state.asking import CHIPS
 from fourfold.ui.state.boxes import BoxAnnotation, annotate, note
 from fourfold.ui.state.turns import read_answer
-from fourfold.ui.state.wording import in_words
+from fourfold.ui.state.wording import as_made, in_words
 from fourfold.ui.views.components import copy_button
 from fourfold.ui.views.markdown import answer_markdown, plain
 
@@ -44,7 +45,7 @@ def show_answer(
     if (marks or places or overlay) and picture is not None:
         if all(not piece["text"].strip() for piece in words):
             words = []
-        alt = f"Answer to: {question}"
+        alt = f"Answer to: {_as_shown(question)}"
         canvas(picture, key=f"{key}-canvas", marks=[*marks, *places], words=words, alt=alt, overlay=overlay)
     elif marks:
         canvas(None, key=f"{key}-canvas", marks=marks, words=words)
@@ -55,6 +56,12 @@ def show_answer(
         st.caption(f"{number} {'box' if number == 1 else 'boxes'} of this answer could not be read.")
     if badges := [f":gray-badge[{plain(claim.phrase)}: {note(claim)}]" for claim in claims if claim.box is None]:
         st.markdown(" ".join(badges))
+
+
+def _as_shown(question: str) -> str:
+    """A question as its bubble shows it: "Find: the bottle"."""
+    made = as_made(question)
+    return ": ".join(filter(None, (CHIPS[made.task].label if made.task is not None else "", made.words)))
 
 
 def show_thought(thought: str | None, *, running: bool = False) -> None:

@@ -60,7 +60,7 @@ def show_chat(found: Session, between: DeltaGenerator, below: DeltaGenerator) ->
     busy = asked is not None and not asked.failed
     if asked is not None:
         turn = turns[len(before)]
-        _show_question(turn.position, turn.words, turn.pictures, turn.picture)
+        _show_question(turn.position, turn.written, turn.pictures, turn.picture)
         if not busy:
             _show_failed(found, asked, turn)
         found.asked_at = asked.began
@@ -102,7 +102,7 @@ def _show_turn(found: Session, turns: list[Turn], turn: Turn, judgement: Correct
     if found.editing == turn.position:
         _edit_question(found, turn)
     else:
-        _show_question(turn.position, turn.words, turn.pictures, turn.picture)
+        _show_question(turn.position, turn.written, turn.pictures, turn.picture)
         if turn.trouble.get(UNREADABLE) and turn.answer is not None:
             _show_trouble(turn.trouble)
         with st.container(key=f"ask-acts-{turn.position}", horizontal=True, horizontal_alignment="right"):

@@ -41,6 +41,8 @@ def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> 
     model = chosen_model(found)
     on = looked_at(found) or picture
     show_documents(found)
+    for complaint in found.refused:
+        st.warning(plain(complaint), icon=":material/broken_image:")
     if found.pending:
         _show_pending(found, picture, model)
     elif found.pointing and picture is not None and not busy:
@@ -96,10 +98,10 @@ def _submit(found: Session, picture: Attachment | None, task: Task | None, text:
         st.rerun()  # pictures without words: they wait for them
     model = chosen_model(found)
     try:
-        pictures, text = _given(found, picture, model, text, region)
+        pictures, sent = _given(found, picture, model, text, region)
         album = found.pending if len(pictures) < len(found.pending) else []
         chosen = found.chosen
-        send(found, words_for(task, text, region, model), pictures)
+        send(found, words_for(task, sent, region, model), pictures, words_for(task, text, region, model))
         found.pending, found.chosen = album, chosen
         st.session_state.pop("task", None)  # a chip is for one question
     except UserError as error:
@@ -186,7 +188,7 @@ def _draw_region(found: Session, on: Attachment, picture: Attachment | None) -> 
         key="region",
         mode="region",
         marks=marks,
-        revision=on.sha256,
+        revision=f"{on.sha256}-{found.drawings}",
         alt="The picture to ask about",
         tall=False,  # what can be done with the rectangle is to be seen without scrolling
         action="What is this?",

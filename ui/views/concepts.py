@@ -45,12 +45,15 @@ def show_once(found: Session, picture: Attachment, box: Box) -> None:
         more = "" if count == 1 else f" It has {count} examples now."
         if knows_what_was_shown(found.endpoint, model, picture, concept.name):
             found.notices.append(f"{called} is known by sight.{more} Ask “where is {called}?”")
+        elif found.asks_local_server:  # it looks there, and learnt nothing from this box
+            found.notices.append(f"{called} is kept, but not yet known by sight.{more} Show it once more.")
         else:
             found.notices.append(
                 f"{called} is kept on this machine, but the endpoint that answers does not look there.{more} "
                 f"`fourfold serve --store {found.settings.corrections}` does."
             )
         found.region, found.pointing = None, False
+        found.drawings += 1
         st.rerun()
 
 

@@ -101,4 +101,6 @@ def _known_by_sight(found: Session, turn: Turn, names: list[str]) -> str:
         return f"{called} is kept as shown once, for models that have eyes; this one has none."
     if knows_what_was_shown(found.endpoint, served.eyes, turn.picture, names[0]):
         return f"{called} is known by sight."
+    if found.asks_local_server:  # of what the eyes know anyway, a correction moves the read-out a little
+        return f"{called} is kept as shown once, beside what the eyes knew of it before."
     return f"{called} is kept as shown once, but the endpoint that answers does not look in this folder."

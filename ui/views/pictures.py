@@ -29,7 +29,7 @@ def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
     room = max(MOST - len(found.pending), 0)
     found.pending += taken.pictures[:room]
     found.documents += taken.documents
-    found.notices += [plain(complaint) for complaint in taken.complaints]
+    found.refused = taken.complaints
     if left := taken.pictures[room:]:
         names = ", ".join(picture.name for picture in left)
         found.notices.append(plain(f"{MOST} pictures fit into one question. Left out: {names}."))
@@ -97,6 +97,7 @@ def show_strip(found: Session) -> None:
 def remove(found: Session, number: int) -> None:
     """Take a picture out of those that wait."""
     del found.pending[number]
+    found.refused = []
     found.region, found.chosen = None, -1
 
 

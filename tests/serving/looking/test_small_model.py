@@ -1,6 +1,7 @@
 """A model whose card says that it knows little: it says what it cannot do, and marks what is doubtful."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fourfold.serving.engine.engine import Engine, Request, Sampling
 from fourfold.serving.engine.requests import Completion, Delta, TokenLogprob
 from fourfold.serving.looking import Claim, Looking
 from fourfold.serving.looking.certainty import certainty
+from fourfold.serving.looking.eyes import SHOWN
 from fourfold.serving.looking.own_answers import (
     BEYOND,
     NO_ANSWER,
@@ -21,8 +23,10 @@ from fourfold.serving.looking.own_answers import (
     NOT_UNDERSTOOD,
     ONE_AT_A_TIME,
     ONLY_ENGLISH,
+    WHAT_IS_IT,
 )
-from fourfold.serving.looking.small_talk import WITHOUT_A_PICTURE
+from fourfold.serving.looking.question import read_question
+from fourfold.serving.looking.small_talk import CAN_READ, CANNOT_READ, WITHOUT_A_PICTURE
 from tests.serving.looking.scripted import CAT, DOG, ScriptedDetector, ScriptedLibrary, finding
 
 PICTURE = Image.effect_noise((80, 60), 90).convert("RGB")
@@ -89,7 +93,23 @@ def test_benchmarks_ask_it_blind_and_get_no_boxes(small: Looking, says: Says) ->
 
 
 def test_thanks_are_no_question_about_the_picture(small: Looking) -> None:
-    assert said(small, "Thanks!") == "You are welcome."
+    for words in ("Thanks!", "Thank you, that was helpful", "thanks, that helps"):
+        assert said(small, words) == small.answer(ask(words))[0].text == "You are welcome."
+
+
+@pytest.mark.parametrize(("installed", "answer"), [(True, CAN_READ), (False, CANNOT_READ)])
+def test_whether_it_can_read_depends_on_the_reader(
+    small: Looking, monkeypatch: pytest.MonkeyPatch, installed: bool, answer: str
+) -> None:
+    monkeypatch.setattr("fourfold.serving.looking.small_talk.has_reader", lambda: installed)
+    assert said(small, "Can you read text in pictures?") == answer
+
+
+def test_presence_is_asked_in_more_than_one_way(small: Looking, says: Says) -> None:
+    says("nonsense")
+    for question in ("is the dog there?", "Is the dog in the picture?", "is a dog here?"):
+        assert said(small, question) == said(small, "is there a dog?")
+    assert said(small, "is the car in the second picture?", PICTURE, OTHER) == "No, I see no car."
 
 
 def test_a_model_that_talks_is_left_alone(tiny_engine: Engine) -> None:
@@ -133,6 +153,9 @@ def test_what_it_says_of_what_it_cannot_tell(small: Looking, says: Says, questio
 def test_boxes_that_are_doubtful_are_marked(small: Looking) -> None:
     assert said(small, "where is the cat?") == f"Not sure – perhaps here is the <p>cat</p> {format_box(CAT)}."
     assert said(small, "where is the dog?") == f"Here is the <p>dog</p> {format_box(DOG)}."
+    for chance, start in ((0.49, "Not sure"), (0.51, "Here is")):
+        library = ScriptedLibrary({"train": finding("train", (CAT, chance), presence=0.9)})
+        assert said(replace(small, library=library), "where is the train?").startswith(start)  # type: ignore[arg-type]
 
 
 def test_its_own_answers_say_how_sure_they_are(small: Looking, says: Says) -> None:
@@ -205,6 +228,66 @@ def test_one_of_several_pictures_is_asked_about_by_its_number(small: Looking, sa
     small.look(Request([first, {"role": "assistant", "content": "a"}, *later]))
     [content] = [message["content"] for message in asked[-1].messages]
     assert [part["image"] for part in content if part["type"] == "image"] == [PICTURE]
+
+
+def conversation(*turns: tuple[str, Image.Image | None]) -> Request:
+    messages: list[dict[str, Any]] = []
+    for words, image in turns:
+        if messages:
+            messages.append({"role": "assistant", "content": "Yes."})
+        messages += (ask(words) if image is None else ask(words, image)).messages
+    return Request(messages, Sampling(max_tokens=120))
+
+
+def test_it_is_what_the_question_before_named(small: Looking, says: Says) -> None:
+    says("nonsense")
+
+    def answer(*turns: tuple[str, Image.Image | None]) -> str:
+        return small.answer(conversation(*turns))[0].text
+
+    here = f"Here is the <p>dog</p> {format_box(DOG)}."
+    assert answer(("is there a dog?", PICTURE), ("Where is it?", None)) == here
+    assert answer(("where is the dog?", PICTURE), ("and what colour is it?", None), ("where is it?", None)) == here
+    assert answer(("where is the dog?", PICTURE), ("what colour is it?", None)) == "Brown."
+    assert answer(("where is the dog?", PICTURE), ("is it brown?", None)) == "Yes."
+    for turns in (
+        [("Where is it?", PICTURE)],
+        [("where is the dog?", PICTURE), ("where is it?", OTHER)],
+        [("is the dog left of the ball?", PICTURE), ("what colour is it?", None)],
+        [("how many dogs are there?", PICTURE), ("where is it?", None)],
+    ):
+        assert answer(*turns) == WHAT_IS_IT
+    assert answer(("is there a dog?", PICTURE), ("what is it?", None)) != WHAT_IS_IT
+
+
+def test_what_is_asked_of_it_keeps_its_picture() -> None:
+    asked = read_question(
+        conversation(("what is this?", PICTURE), ("where is the dog in picture 1?", OTHER), ("find it", None)).messages
+    )
+    assert asked.words == "find the dog?" and asked.named and asked.image is PICTURE
+
+
+def test_absence_names_the_picture_where_there_are_several(small: Looking, says: Says) -> None:
+    says("nonsense")
+    several = (("what is this?", PICTURE), ("is there a car?", OTHER))
+    assert small.answer(conversation(*several))[0].text == "No, I see no car in picture 2."
+    named = (("what is this?", PICTURE), ("is there a car in picture 1?", OTHER))
+    assert small.answer(conversation(*named))[0].text == "No, I see no car."
+    which = (("what is this?", PICTURE), ("Which picture shows a dog?", OTHER))
+    assert small.answer(conversation(*which))[0].text == ONE_AT_A_TIME
+
+
+def test_what_was_shown_once_is_known_by_every_form_of_the_question(small: Looking, says: Says) -> None:
+    asked: list[Request] = []
+    says("yes", asked=asked)
+    for presence, answer in ((0.9, "Yes, there is Rex."), (0.1, "No, I see no Rex.")):
+        things = {"rex": finding("Rex", (DOG, 0.8), presence=presence, source=SHOWN)}
+        looking = replace(small, library=ScriptedLibrary(things, concepts=("Rex",)))  # type: ignore[arg-type]
+        for question in ("is Rex there?", "is rex here?", "Is Rex in the picture?", "Is there Rex?"):
+            look = looking.look(ask(question, PICTURE))
+            assert look.said is not None and look.said.text == answer
+            assert look.said.claims[0].source == SHOWN
+    assert not asked
 
 
 def test_a_failing_reader_is_said(small: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
