@@ -90,7 +90,7 @@ def test_a_question_to_an_endpoint_that_is_gone_keeps_its_place_and_its_picture(
             endpoint = subprocess.Popen(command)
             tab.reload()
             again.wait_for()
-            assert tab.locator(".st-key-user-0 img, .st-key-user-0 canvas, .st-key-user-0 .stage").count() >= 1
+            tab.locator(".st-key-user-0 img, .st-key-user-0 canvas, .st-key-user-0 .stage").first.wait_for()
             say(tab, "How many things are there?")  # the next one is not asked blind
             tab.locator(".st-key-acts-1").wait_for()
             tab.get_by_role("button", name="Try again").click()
