@@ -217,7 +217,7 @@ def test_every_option_of_the_command(
     assert [(key["admin"], key["per_minute"]) for key in gate["keys"]] == [(False, 30), (True, 30)]
     assert gate["local_names_only"] is False
     set_here = {"VLLM_SERVER_DEV_MODE": "0", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0", "HF_HUB_OFFLINE": "1"}
-    set_here |= {"VLLM_MAX_IMAGE_PIXELS": "50000000", "VLLM_MAX_N_SEQUENCES": "8", "DO_NOT_TRACK": "1"}
+    set_here |= {"VLLM_MAX_IMAGE_PIXELS": "52000000", "VLLM_MAX_N_SEQUENCES": "8", "DO_NOT_TRACK": "1"}
     assert set_here.items() <= made.environment.items()
 
 
