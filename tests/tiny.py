@@ -134,3 +134,18 @@ TOOL_TEMPLATE = """\
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif -%}
 """
+
+
+def write_loud_tiny(directory: Path) -> Path:
+    """A tiny checkpoint with weights so large that its answers depend on every token and image."""
+    processor = tiny_processor()
+    model = tiny_model(vocab_size=len(processor.tokenizer))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "embed" not in name:
+                parameter.mul_(6)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory

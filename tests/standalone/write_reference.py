@@ -25,7 +25,7 @@ from fourfold.serving.engine.engine import Engine
 from fourfold.serving.engine.requests import Request
 from fourfold.serving.engine.sampling import Sampling
 from tests.assistant.checkpoints.release_files import IMAGE_SIZE, make_release
-from tests.tiny import tiny_model, tiny_processor
+from tests.tiny import write_loud_tiny
 
 QUESTIONS = {
     "no image": ([], "hello world"),
@@ -36,21 +36,6 @@ QUESTIONS = {
 }
 """Name to the numbers of the images and the text after them."""
 MAX_TOKENS = 12
-
-
-def loud_tiny(directory: Path) -> Path:
-    """A tiny checkpoint with weights so large that its answers depend on every token and image."""
-    processor = tiny_processor()
-    model = tiny_model(vocab_size=len(processor.tokenizer))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(6)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
 
 
 def adapter_of(checkpoint: Path, directory: Path) -> Path:
@@ -105,7 +90,7 @@ def main() -> None:
         pixels = np.random.default_rng(seed).integers(0, 255, (80, 100, 3), dtype=np.uint8)
         images.append(Image.fromarray(pixels))
         images[-1].save(root / f"{seed}.png")
-    tiny = loud_tiny(root / "tiny")
+    tiny = write_loud_tiny(root / "tiny")
     adapter = adapter_of(tiny, root / "adapter")
     # Heads are wider than in the converter's own tests: vLLM's CPU attention has none below 32.
     release = make_release(root / "release", heads=2).write().paths()

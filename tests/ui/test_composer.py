@@ -1,10 +1,8 @@
 """Which pictures go with a question, and what becomes of words that cannot be asked yet."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -15,15 +13,6 @@ from fourfold.ui.views.pictures import add_pictures
 from tests.assistant.images.test_isolated import pdf
 from tests.ui.scripted import Scripted
 from tests.ui.test_page import APP, keys, press, run, until, words
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Scripted]:
-    server = Scripted()
-    server.start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def picture(colour: str) -> Attachment:

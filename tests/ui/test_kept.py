@@ -1,7 +1,6 @@
 """Nothing is lost, and a correction works at once: the page's script against a real endpoint."""
 
 import sqlite3
-from collections.abc import Iterator
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -21,14 +20,6 @@ from fourfold.ui.state.turns import stored_turns
 from fourfold.ui.state.wording import as_made
 from tests.ui.scripted import Scripted
 from tests.ui.test_page import TABLE, ask, keys, page, press, question, run, until, words
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Scripted]:
-    server = Scripted().start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def correct(app, position: int, right: str):

@@ -8,7 +8,7 @@ import pytest
 from fourfold.assistant.progress import Progress
 from fourfold.ui.state import refine_jobs
 from fourfold.ui.state.settings import Settings
-from tests.ui.test_page import endpoint, page, run, words  # noqa: F401 (a fixture)
+from tests.ui.test_page import page, run, words
 
 
 def test_what_is_done_how_much_of_it_and_how_it_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

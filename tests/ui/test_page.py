@@ -4,7 +4,7 @@ import importlib.metadata
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,6 @@ from tests.ui.scripted import Scripted
 
 TABLE = Attachment.from_path(SAMPLES[0].file)
 APP = Path(__file__).parents[2] / "ui" / "app.py"
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Scripted]:
-    server = Scripted().start()
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 def page(**query: str) -> AppTest:

@@ -15,27 +15,8 @@ from fourfold.assistant.grounding import Box
 from fourfold.assistant.images import image_url
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
-from tests.assistant.scripted_endpoint import ScriptedEndpoint
 
 DOG = "A <p>dog</p> {<10><20><30><40>}<delim>{<1><2><3><4>} runs."
-
-
-@pytest.fixture
-def endpoint():
-    servers = []
-
-    def start(script, **options):
-        servers.append(ScriptedEndpoint(script, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def history(tmp_path):
-    return ChatHistory(tmp_path / "history.sqlite")
 
 
 @pytest.fixture

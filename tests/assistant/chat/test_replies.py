@@ -8,27 +8,8 @@ from PIL import Image
 
 from fourfold.assistant.chat.answer_parser import LONGEST_ANSWER
 from fourfold.assistant.chat.conversation import Conversation, connect
-from fourfold.assistant.chat.history import ChatHistory
 from fourfold.assistant.images import image_url
-from tests.assistant.scripted_endpoint import Raw, ScriptedEndpoint
-
-
-@pytest.fixture
-def endpoint():
-    servers = []
-
-    def start(script):
-        servers.append(ScriptedEndpoint(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def history(tmp_path):
-    return ChatHistory(tmp_path / "history.sqlite")
+from tests.assistant.scripted_endpoint import Raw
 
 
 def raw(*events, done=True, kind="text/event-stream"):

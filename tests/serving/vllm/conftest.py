@@ -22,7 +22,7 @@ from openai import OpenAI
 from PIL import Image
 
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
-from tests.tiny import tiny_model, tiny_processor
+from tests.tiny import write_loud_tiny
 
 CONTEXT = 512
 SAMPLING = Sampling(max_tokens=16, logprobs=1)
@@ -65,18 +65,7 @@ QUESTIONS: dict[str, tuple[list[Image.Image], str]] = {
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint with weights so large that its answers depend on every token and image."""
-    directory = tmp_path_factory.mktemp("vllm") / "tiny"
-    processor = tiny_processor()
-    model = tiny_model(vocab_size=len(processor.tokenizer))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(6)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
+    return write_loud_tiny(tmp_path_factory.mktemp("vllm") / "tiny")
 
 
 def parts(kind: str, field: str, images: list[Image.Image], text: str) -> list[dict[str, Any]]:

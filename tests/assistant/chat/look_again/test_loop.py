@@ -9,7 +9,6 @@ from fourfold.assistant.chat.conversation import connect
 from fourfold.assistant.chat.look_again import Budget, Sighting, ask_with, look_again, with_images
 from fourfold.assistant.grounding import Box, parse
 from tests.assistant.chat.look_again.world import SeeingModel, scene
-from tests.assistant.scripted_endpoint import ScriptedEndpoint
 
 QUESTION = "[caption] describe this image briefly"
 IMAGE = scene(red=(100, 100, 200, 200), blue=(600, 500, 700, 600))
@@ -171,19 +170,6 @@ def test_a_model_that_answers_nonsense(nonsense):
     lines = [step.text for step in looked.steps] + [line for c in looked.claims for line in c.evidence]
     assert all("\n" not in line and len(line) <= 200 for line in lines)
     assert look_again(lambda m, i: nonsense, IMAGE, nonsense, nonsense, check_claims=True, closer=True, rewrite=True)
-
-
-@pytest.fixture
-def endpoint():
-    servers = []
-
-    def start(script):
-        servers.append(ScriptedEndpoint(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 def test_an_endpoint_that_fails_in_the_third_of_five_calls(endpoint):
