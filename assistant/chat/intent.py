@@ -102,7 +102,6 @@ _ANYBODY = re.compile(
 # "is Rex there?", "is the dog in the picture?"; what somebody or something is like is another question.
 _IS_HERE = re.compile(
     r"^(?:is|are)\s+(?!(?:there|this|that|it|he|she|they|we|you|i|these|those)\b)(.+?)"
-    r"(?<!\basleep)(?<!\bawake)(?<!\balone)(?<!\bhappy)(?<!\bsad)(?<!\bout)(?<!\bup)(?<!\bover)(?<!\bdown)"
     r"\s+(?:(?:also|still|anywhere)\s+)?"
     r"(?:there|here|visible|(?:to be seen\s+)?(?:in|on)\s+(?:the|this|that|my)\s+"
     r"(?:image|picture|photo|photograph|scene|pic))\W*$",
@@ -120,6 +119,7 @@ _NAME = re.compile(
 _ARTICLE = re.compile(r"^(?:any|a|an|the|some|my|your)\s+", re.IGNORECASE)
 _WHERE_IS = re.compile(r"\s+(?:is|are)$", re.IGNORECASE)  # "show me where the dog is"
 _DOING = re.compile(r"\b(?:is|are|was|were|do|does|did|can)\b|\w\s+\w+ing$", re.IGNORECASE)
+_BEING = re.compile(r"\b(?:asleep|awake|alone|happy|sad|out|up|over|down)$", re.IGNORECASE)  # "is Rex asleep here?"
 _MARKS = re.compile(r"</?p>")
 
 
@@ -164,7 +164,7 @@ def intent_of(question: str) -> Intent | None:
     if (found := _HAS_COLOUR.match(bare)) and (intent := _about(Wants.COLOUR, found.group(1), tag)):
         return replace(intent, colour=found.group(2).lower().replace("grey", "gray"))
     if (found := _IS_HERE.match(bare)) and (intent := _about(Wants.PRESENCE, found.group(1), tag)):
-        return None if _DOING.search(intent.phrase) else intent
+        return None if _DOING.search(intent.phrase) or _BEING.search(intent.phrase) else intent
     return Intent(Wants.NAME, tag=tag) if _NAME.match(bare) else None
 
 

@@ -8,17 +8,13 @@ from typing import Any
 from PIL import Image
 
 from fourfold.assistant.chat.intent import intent_of
+from fourfold.assistant.chat.picture_numbers import named_pictures
 from fourfold.assistant.english import COLOURS, number_of
 from fourfold.serving.looking.sentences import definite, means_several
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_PICTURE = r"(?:picture|image|photo|photograph|pic)"
-_NAMED = re.compile(
-    rf"\b(?:in|on|of|about|at|from|for)?\s*(?:the\s+)?(?:{_PICTURE}\s+(?:number\s+|no\.?\s*|#\s*)?(\d{{1,3}}|one|two|three|four|five)"
-    rf"|({'|'.join(_ORDINALS)}|last)\s+{_PICTURE})\b",
-    re.IGNORECASE,
-)
-_IS, _IS_IN = re.compile(r"\s*(?:is|are)\b", re.IGNORECASE), re.compile(r"(?:in|on)\b", re.IGNORECASE)
+_IS, _IN = re.compile(r"\s*(?:is|are)\b", re.IGNORECASE), re.compile(r"\b(?:in|on)$", re.IGNORECASE)
+_BEFORE = re.compile(r"\b(?:in|on|of|about|at|from|for)\s*$", re.IGNORECASE)
+"""Goes with the name of a picture."""
 _IT = re.compile(
     r"(?:(?:and|so|but)\s+)?((?:where(?:'s|\s+is)|what\s+colou?r\s+is|what\s+is\s+the\s+colou?r\s+of"
     r"|point\s+(?:at|to)|find|locate|show\s+me)\s+it"
@@ -26,7 +22,6 @@ _IT = re.compile(
     re.IGNORECASE,
 )
 """Asks about what a question before it named."""
-_NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
 
 @dataclass(frozen=True)
@@ -109,18 +104,12 @@ def _parts(message: dict[str, Any]) -> Sequence[dict[str, Any]]:
 
 def _picture_named(words: str, pictures: int) -> tuple[int | None, str]:
     """Index of the one picture that a question names, and the question without it; None where it names none or more."""
-    found = list(_NAMED.finditer(words))
-    if pictures < 2 or len(found) != 1:
+    found = named_pictures(words, pictures)
+    if pictures < 2 or len(found) != 1 or not 0 <= found[0].index < pictures:
         return None, words
-    number, ordinal = found[0].group(1), found[0].group(2)
-    if number is not None:
-        number = number.lower()
-        index = int(number) - 1 if number.isdigit() else _NUMBERS.index(number) - 1
-    else:
-        index = pictures - 1 if ordinal.lower() == "last" else _ORDINALS.index(ordinal.lower())
-    if not 0 <= index < pictures:
-        return None, words
+    [one] = found
+    before = words[: one.start].rstrip()
     # "is Rex in picture 2?" asks whether he is there.
-    there = " in the picture" if _IS_IN.match(found[0].group()) and _IS.match(words) else ""
-    bare = f"{words[: found[0].start()]}{there} {words[found[0].end() :]}"
-    return index, re.sub(r"\s+([?.!,])", r"\1", " ".join(bare.split())) or "what is this?"
+    there = " in the picture" if _IN.search(before) and _IS.match(words) else ""
+    bare = f"{_BEFORE.sub('', before)}{there} {words[one.end :]}"
+    return one.index, re.sub(r"\s+([?.!,])", r"\1", " ".join(bare.split())) or "what is this?"

@@ -1,10 +1,10 @@
 """Where a question is made: pictures that wait, a rectangle on them, the task, the words."""
 
-import re
 from typing import NoReturn
 
 import streamlit as st
 
+from fourfold.assistant.chat.picture_numbers import named_pictures
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.images import Attachment
 from fourfold.prompts.errors import UserError
@@ -29,11 +29,6 @@ from fourfold.ui.views.pictures import (
 )
 
 _POOR = ":material/warning:"  # in place of the icon of a task that the model was measured to be poor at
-_ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
-_NAMED = re.compile(
-    rf"\b(?:the\s+)?(?:(?:picture|image|photo)\s*#?\s*(\d{{1,2}})|({'|'.join(_ORDINALS)})\s+(?:picture|image|photo))\b",
-    re.IGNORECASE,
-)
 
 
 def show_composer(found: Session, picture: Attachment | None, *, busy: bool) -> None:
@@ -123,13 +118,14 @@ def _given(
     """
     if len(found.pending) < 2 or model is None or not (region is not None or knows_tags(model)):
         return found.pending, text
-    numbers = {int(digits) if digits else _ORDINALS[word.lower()] for digits, word in _NAMED.findall(text)}
-    numbers &= set(range(1, len(found.pending) + 1))
-    if len(numbers) > 1:
+    there = range(len(found.pending))
+    named = [one for one in named_pictures(text, len(there)) if one.index in there]
+    if len({one.index for one in named}) > 1:
         raise UserError(f"{model.name} looks at one picture at a time: ask about one, then about the other.")
-    if numbers and region is None:
-        found.chosen = numbers.pop() - 1
-        text = _NAMED.sub("the picture", text)
+    if named and region is None:
+        found.chosen = named[0].index
+        for place in reversed(named):
+            text = f"{text[: place.start]}the picture{text[place.end :]}"
     one = looked_at(found)
     return [] if one is None or _same(one, picture) else [one], text
 
