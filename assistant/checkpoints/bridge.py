@@ -1,6 +1,7 @@
 """The bridge of the default model: projector and LoRA adapter that this repository trained, with their history."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from fourfold.prompts.errors import UserError
@@ -47,3 +48,17 @@ def read_geometry(bridge: Path) -> dict[str, int]:
     if vision_block is not None:
         raise UserError(f"the bridge {bridge} was trained with a vision block, whose weights a bridge does not hold")
     return geometry
+
+
+def forget_figures(checkpoint: Path, made: Mapping[str, object]) -> None:
+    """Take what was measured out of a checkpoint's `bridge.json`, where it has one: it is of the model before.
+
+    Args:
+        checkpoint: that was made of another.
+        made: what is written in place of it, how it was made.
+    """
+    path = checkpoint / "bridge.json"
+    if path.is_file():
+        told = json.loads(path.read_text(encoding="utf-8"))
+        told.pop("held_out", None)
+        path.write_text(json.dumps(told | dict(made), indent=2) + "\n", encoding="utf-8")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from fourfold.prompts.errors import UserError
 
-_MODEL_TYPE = "minigpt_v2"
+MODEL_TYPE = "minigpt_v2"
 
 
 def is_minigpt_v2(directory: Path) -> bool:
     """Whether a checkpoint is of the architecture that the engine runs; others can be refined, and asked elsewhere."""
     try:
-        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") == _MODEL_TYPE
+        return json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
     except (OSError, ValueError, AttributeError):
         return True  # what is no checkpoint at all is told by whoever loads it as one
 
@@ -40,9 +40,9 @@ def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None
         ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{directory / 'config.json'} is not a model's configuration ({error})") from error
-    if kind != _MODEL_TYPE and not any_architecture:
+    if kind != MODEL_TYPE and not any_architecture:
         raise UserError(
-            f"{directory} holds a model of type {kind!r}; fourfold runs {_MODEL_TYPE!r} checkpoints, and asks others "
+            f"{directory} holds a model of type {kind!r}; fourfold runs {MODEL_TYPE!r} checkpoints, and asks others "
             "where they are served (--endpoint)"
         )
     if config.get("vision_llm_block") is not None:
@@ -63,7 +63,7 @@ def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None
     for path in weights:
         if not _is_whole(path):
             raise UserError(f"{path} is cut off or damaged; copy or download it again")
-    if kind != _MODEL_TYPE:
+    if kind != MODEL_TYPE:
         return
     for file in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         if not (directory / file).is_file():

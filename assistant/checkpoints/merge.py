@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from fourfold.assistant.checkpoints.bridge import forget_figures
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE
 from fourfold.assistant.checkpoints.index import write_index
@@ -64,19 +65,10 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
                     left_out = path.name == CALIBRATION_FILE or path.name.startswith(("model.", "model-"))
                     if path.is_file() and not left_out and not (part / path.name).exists():
                         shutil.copyfile(path, part / path.name)
-                _forget_figures(part / "bridge.json", adapter.name, digest)
+                forget_figures(part, {"merged": {"adapter": adapter.name, "sha256": digest}})
                 with (part / "README.md").open("a", encoding="utf-8") as card:
                     card.write(_NOTE.format(name=adapter.name, digest=digest))
                 write_index(part)
         except SafetensorError as error:  # which hides what the system said in its text
             raise UserError(f"the weights cannot be written to {out}: {error}") from error
     return out
-
-
-def _forget_figures(bridge: Path, adapter: str, digest: str) -> None:
-    """Leave what a bridge was made of, and take out what was measured of it without the adapter."""
-    if bridge.is_file():
-        told = json.loads(bridge.read_text(encoding="utf-8"))
-        told.pop("held_out", None)
-        told["merged"] = {"adapter": adapter, "sha256": digest}
-        bridge.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from fourfold.assistant.checkpoints.bridge import forget_figures
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE
 from fourfold.assistant.checkpoints.index import write_index
 from fourfold.assistant.files import building
@@ -121,6 +122,7 @@ def quantize(
         with _writing(out), building(out) as part:
             model.save_pretrained(part, save_compressed=True)
             _write_beside(part, checkpoint, settings)
+            forget_figures(part, {"quantized": {"method": method, "chats": chats}})
             write_index(part)
             _add_to_card(part, out.name, method, chats, len(pictures))
     return Quantized(out, method, len(layers), chats, before, _weights(out))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.checkpoints.cache import is_offline
-from fourfold.assistant.checkpoints.check import check_checkpoint
+from fourfold.assistant.checkpoints.check import MODEL_TYPE, check_checkpoint
 from fourfold.assistant.checkpoints.hub.errors import hub_errors
 from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.errors import UserError
@@ -77,9 +77,9 @@ def _check_kind(name: str, directory: Path, any_architecture: bool) -> None:
         raise UserError(f"{name} is {what}: it has no config.json") from None
     except (ValueError, AttributeError):
         raise UserError(f"the config.json of {name} is damaged") from None
-    if kind != "minigpt_v2" and not any_architecture:
+    if kind != MODEL_TYPE and not any_architecture:
         raise UserError(
-            f"{name} is a model of type {kind!r}; fourfold runs 'minigpt_v2' checkpoints, and asks others where they "
+            f"{name} is a model of type {kind!r}; fourfold runs {MODEL_TYPE!r} checkpoints, and asks others where they "
             "are served (--endpoint)"
         )
 

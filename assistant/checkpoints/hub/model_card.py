@@ -151,7 +151,8 @@ def _cell(estimate: list[float | None] | None) -> str:
 
 
 def _limits(directory: Path, bridge: Mapping[str, Any]) -> str:
-    measured = None if bridge.get("merged") else read_card(directory)  # which is of the model before the adapter
+    # Of a checkpoint that was made of another its card is of that one.
+    measured = None if "merged" in bridge or "quantized" in bridge else read_card(directory)
     known = f"\n{measured.alone.line}\n" if measured is not None and measured.alone is not None else ""
     return f"## Limits\n\n{_LIMITS}{known}"
 

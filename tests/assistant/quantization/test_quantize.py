@@ -39,7 +39,7 @@ def source(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The tiny checkpoint with files beside it, one of which belongs to these very weights."""
     directory = tmp_path_factory.mktemp("source") / "tiny"
     shutil.copytree(tiny_checkpoint, directory)
-    (directory / "bridge.json").write_text("{}")
+    (directory / "bridge.json").write_text(json.dumps({"steps": 220, "held_out": {"photos": {}}}))
     (directory / "calibration.json").write_text("{}")
     (directory / "README.md").write_text("# tiny\n")
     return directory
@@ -134,6 +134,8 @@ def test_what_lies_beside(made: dict[Method, Path], source: Path, method: Method
     names = {path.name for path in source.iterdir()} - {"calibration.json"}
     assert names <= {path.name for path in directory.iterdir()}
     assert not (directory / "calibration.json").exists()
+    told = json.loads((directory / "bridge.json").read_text())  # what was measured is of the model before
+    assert told["steps"] == 220 and told["quantized"]["method"] == method and "held_out" not in told
     before, after = (json.loads((place / "config.json").read_text()) for place in (source, directory))
     stored = after.pop("quantization_config")
     assert after == before and stored["quant_method"] == "compressed-tensors"
