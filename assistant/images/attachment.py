@@ -123,6 +123,13 @@ class Attachment:
             return cls.from_data_uri(given)
         return cls.from_path(given)
 
+    @classmethod
+    def from_photo(cls, image: Image.Image, name: str = "the image", limits: ImageLimits = LIMITS) -> "Attachment":
+        """A decoded image as JPEG, without metadata: what a photo is sent as whose own file cannot go."""
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=_QUALITY)
+        return cls(buffer.getvalue(), name, limits)
+
     @cached_property
     def sha256(self) -> str:
         """Of the bytes, in hex."""
@@ -168,9 +175,7 @@ class Attachment:
         """
         if self.media_type not in ISOLATED.values():
             return self
-        buffer = io.BytesIO()
-        self.decode().save(buffer, "JPEG", quality=_QUALITY)
-        return Attachment(buffer.getvalue(), self.name, self.limits)
+        return Attachment.from_photo(self.decode(), self.name, self.limits)
 
     def decode(self, side: int | None = None) -> Image.Image:
         """The upright RGB picture, see `load_image_bytes`."""

@@ -5,6 +5,7 @@ import math
 from fourfold.assistant.checkpoints.card import MeasuredCard
 from fourfold.serving.engine.requests import Completion
 from fourfold.serving.looking.kinds import Kind
+from fourfold.serving.looking.presence import log_odds, sigmoid
 
 SURE = 0.7
 """Chance of being right from which an answer is said without "Not sure"."""
@@ -13,8 +14,7 @@ _LIKE = {Kind.ACTION: Kind.WHAT, Kind.OTHER: Kind.WHAT}  # kinds that were not m
 
 def calibrated(probability: float, fitted: tuple[float, float]) -> float:
     """A probability, calibrated: `fitted` are slope and bias of its log-odds (Platt 1999)."""
-    inside = min(max(probability, 1e-4), 1 - 1e-4)
-    return _sigmoid(fitted[0] * math.log(inside / (1 - inside)) + fitted[1])
+    return sigmoid(fitted[0] * log_odds(probability) + fitted[1])
 
 
 def certainty(card: MeasuredCard, kind: Kind, completion: Completion) -> float:
@@ -26,13 +26,9 @@ def certainty(card: MeasuredCard, kind: Kind, completion: Completion) -> float:
     if fitted is None or not completion.logprobs:
         return 0.5
     odds = log_odds_of(sum(token.logprob for token in completion.logprobs))
-    return _sigmoid(fitted[0] * odds + fitted[1])
+    return sigmoid(fitted[0] * odds + fitted[1])
 
 
 def log_odds_of(logprob: float) -> float:
     """log(p / (1 - p)) of p = exp(logprob); finite for what is certain, too."""
     return logprob - math.log(-math.expm1(min(logprob, -1e-4)))
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-max(min(value, 30.0), -30.0)))

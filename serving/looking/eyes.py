@@ -54,6 +54,8 @@ class Eyes:
     image: Image.Image
     detector: Detector | None = None
     _found: dict[tuple[str, bool], "Finding | None"] = field(default_factory=dict, repr=False)
+    _detected: dict[str, Sequence[tuple[Box, float]] | None] = field(default_factory=dict, repr=False)
+    _counted: dict[str, "Count | None"] = field(default_factory=dict, repr=False)
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -70,7 +72,13 @@ class Eyes:
 
     def detected(self, noun: str) -> Sequence[tuple[Box, float]] | None:
         """Where the detector finds a noun, the surest first; None where there is no detector, or no class for it."""
-        return None if self.detector is None else self.detector.detect(self.image, noun)
+        if self.detector is None:
+            return None
+        if (
+            noun not in self._detected
+        ):  # the detector knows a picture by all its pixels, which takes long of a large one
+            self._detected[noun] = self.detector.detect(self.image, noun)
+        return self._detected[noun]
 
     def everything(self) -> Sequence[tuple[str, Box, float]]:
         """All that the detector finds, as `Detector.everything`; nothing where there is no detector."""
@@ -82,8 +90,12 @@ class Eyes:
 
     def counted(self, noun: str) -> "Count | None":
         """How many the detector finds; None where there is no detector, or no class for it."""
-        count = None if self.detector is None else self.detector.count(self.image, noun)
-        return count if count is not None and count.number is not None else None
+        if self.detector is None:
+            return None
+        if noun not in self._counted:
+            count = self.detector.count(self.image, noun)
+            self._counted[noun] = count if count.number is not None else None
+        return self._counted[noun]
 
     def sighting(self, thing: str) -> Sighting | None:
         """What the read-outs see of a thing, for a second look; None where they do not know it."""

@@ -143,9 +143,8 @@ class Looking:
             log.warning("the eyes saw nothing: %s", error)
         if said is None:
             return Looked(request, intent)
-        if asked.pictures > 1 and not (
-            asked.named or (intent and intent.tag)
-        ):  # which one was looked at, the last, is not said by the question
+        tagged = intent is not None and intent.tag is not None
+        if asked.pictures > 1 and not asked.named and not tagged:  # the last was looked at, which nobody has said yet
             said = replace(said, text=_ABSENCE.sub(rf"\1 in picture {asked.pictures}.", said.text))
         return Looked(replace(request, forced_answer=said.text), intent, said)
 

@@ -18,13 +18,13 @@ def combined(readout: float, model: float) -> float:
         readout: calibrated presence of the thing's read-out, 0..1.
         model: the language model's probability of "yes" against "no", 0..1.
     """
-    return _sigmoid(BIAS + READOUT_WEIGHT * log_odds(readout) + MODEL_WEIGHT * log_odds(model))
+    return sigmoid(BIAS + READOUT_WEIGHT * log_odds(readout) + MODEL_WEIGHT * log_odds(model))
 
 
 def yes_probability(likelihoods: Sequence[float]) -> float:
     """Of mean log-likelihoods of "yes" and "no" (in this order) the probability of "yes" against "no"."""
     yes, no = likelihoods
-    return _sigmoid(yes - no)
+    return sigmoid(yes - no)
 
 
 def log_odds(probability: float) -> float:
@@ -33,5 +33,6 @@ def log_odds(probability: float) -> float:
     return math.log(inside / (1 - inside))
 
 
-def _sigmoid(value: float) -> float:
+def sigmoid(value: float) -> float:
+    """1 / (1 + exp(-value)), for any finite value."""
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

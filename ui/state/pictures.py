@@ -26,7 +26,6 @@ SHOWN = 1024
 
 _BYTES = 20 * 2**20  # of a picture as it is sent: what our server takes, and others take less
 _SIDE = 6000  # pixels a side to which a photo is made smaller that has more bytes
-_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,7 @@ def _pixels(data: bytes) -> int:
 def _smaller(upright: Image.Image, name: str) -> Attachment:
     small = upright.copy()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=_QUALITY)
-    return Attachment(out.getvalue(), name)
+    return Attachment.from_photo(small, name)
 
 
 @lru_cache(maxsize=4)

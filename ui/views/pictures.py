@@ -37,6 +37,17 @@ def add_pictures(found: Session, files: list[tuple[str, bytes]]) -> None:
     found.uploads += 1
 
 
+def choose_files(key: str) -> list[UploadedFile]:
+    """Streamlit's uploader: the files that were chosen or dropped on it."""
+    return st.file_uploader(
+        "Add pictures",
+        type=None,  # what cannot be read is said in a sentence
+        accept_multiple_files=True,
+        key=key,
+        label_visibility="collapsed",
+    )
+
+
 def show_door(found: Session, *, busy: bool, task: str) -> None:
     """The one way in for pictures that are pasted, dropped anywhere, or added by the "+"; nothing of it is seen.
 
@@ -45,13 +56,7 @@ def show_door(found: Session, *, busy: bool, task: str) -> None:
     files: list[UploadedFile] = []
     with st.container(key="door"):
         if found.conversation is not None or found.pending or found.documents:
-            files = st.file_uploader(
-                "Add pictures",
-                type=None,  # what cannot be read is said in a sentence
-                accept_multiple_files=True,
-                key=f"door-{found.uploads}",
-                label_visibility="collapsed",
-            )
+            files = choose_files(f"door-{found.uploads}")
         refused = _ears(
             key="ears",
             data={

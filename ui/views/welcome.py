@@ -12,7 +12,7 @@ from fourfold.ui.state.asking import chosen_model, send, words_for
 from fourfold.ui.state.endpoint import Served
 from fourfold.ui.state.pictures import shown, take
 from fourfold.ui.state.session import Session
-from fourfold.ui.views.pictures import add_pictures
+from fourfold.ui.views.pictures import add_pictures, choose_files
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
 # Shipped beside this package; what the command shows first, the page shows first.
@@ -58,14 +58,7 @@ def show_welcome(found: Session) -> None:
     with st.container(key="welcome"):
         st.markdown("# What shall we look at?")
         st.markdown("Add a picture and ask. Answers can point, you can point too, and you correct what is wrong.")
-        files = st.file_uploader(
-            "Add pictures",
-            type=None,  # what cannot be read is said in a sentence
-            accept_multiple_files=True,
-            key=f"upload-{found.uploads}",
-            label_visibility="collapsed",
-        )
-        if files:
+        if files := choose_files(f"upload-{found.uploads}"):
             add_pictures(found, [(file.name, file.getvalue()) for file in files])
             st.rerun()
         st.caption("or try one of these")
