@@ -19,7 +19,7 @@ DEFAULT_MODEL = "fourfold-mini"
 BASE_MODEL = "fourfold-mini-base"
 # Sources that decide what is in an assembled directory: when one changes, what was assembled before no longer counts.
 _RECIPE = ("mini.py", "bridge.py", "clip_onnx.py", "index.py", "llama_gguf.py", "lora.py", "positions.py", "weights.py")
-_STALE_AFTER = 24 * 3600
+_STALE_AFTER = 3600
 """Seconds after which an older assembly that nobody has used goes; sooner, it may still be in use."""
 
 
