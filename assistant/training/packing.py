@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fourfold.assistant.model import MiniGPTv2Processor
-from fourfold.assistant.training.data.sample import Sample
+from fourfold.assistant.training.data.sample import Sample, Turn
 
 PREFIX = 0  # group of what every turn of a sample sees
 _PADDING = -1
@@ -99,39 +99,52 @@ class Packer:
         place = size
         for number, turn in enumerate(sample.turns):
             group, place = (1, place) if sample.multi_turn else (number + 1, size)
-            before = self._again if sample.history or (sample.multi_turn and number) else self._lead
-            place = self._add(packed, before + turn.question + self._gap, turn.answer, group, place, turn.kd_weight)
-        before = self._again if sample.history else self._lead
+            again = bool(sample.history) or (sample.multi_turn and number > 0)
+            place = self._add(packed, turn, turn.answer, group, place, again, turn.kd_weight)
         for number, turn in enumerate(sample.turns):
             if turn.rejected is None:
                 continue
             if sample.multi_turn:
                 raise ValueError("a turn of a conversation has a rejected answer; give what came before as history")
             group, begin = len(sample.turns) + len(packed.pairs) + 1, len(packed)
-            self._add(packed, before + turn.question + self._gap, turn.rejected, group, size)
+            self._add(packed, turn, turn.rejected, group, size, bool(sample.history))
             packed.rejected_positions.extend(place for place in range(begin, len(packed)) if packed.weights[place])
             packed.weights[begin:] = [0.0] * (len(packed) - begin)
             packed.pairs.append((number + 1, group, turn.margin))
         return packed
 
-    def _add(self, packed: Packed, question: str, answer: str, group: int, place: int, kd_weight: float = 0.0) -> int:
-        """Append a turn whose first token stands at position `place`; returns the position behind it."""
-        asked, said = self._ids([question, answer + self._end])
-        length = len(asked) + len(said)
-        packed.ids.extend(asked + said)
+    def _add(
+        self, packed: Packed, turn: Turn, answer: str, group: int, place: int, again: bool, kd_weight: float = 0.0
+    ) -> int:
+        """Append a turn with its history, whose first token stands at position `place`; the position behind it.
+
+        `again` says whether something was said before.
+        """
+        asked: list[int] = []
+        for question, said in turn.history:
+            asked += self._exchange(question, said, again)
+            again = True
+        ask, answered = self._ids(
+            [(self._again if again else self._lead) + turn.question + self._gap, answer + self._end]
+        )
+        asked += ask
+        length = len(asked) + len(answered)
+        packed.ids.extend(asked + answered)
         packed.positions.extend(range(place, place + length))
         packed.groups.extend([group] * length)
-        packed.weights.extend([0.0] * len(asked) + [len(said) ** -0.5] * len(said))
+        packed.weights.extend([0.0] * len(asked) + [len(answered) ** -0.5] * len(answered))
         packed.kd_weights.extend([kd_weight] * length)
         return place + length
 
+    def _exchange(self, question: str, answer: str, again: bool) -> list[int]:
+        """Tokens of a question and its answer, from which nothing is learnt."""
+        before = self._again if again else self._lead
+        return [token for part in self._ids([before + question + self._gap, answer + self._end]) for token in part]
+
     def _history(self, sample: Sample) -> list[int]:
         """Tokens of the turns that came before, to stand behind the image."""
-        texts, before = [], self._lead
-        for question, answer in sample.history:
-            texts += [before + question + self._gap, answer + self._end]
-            before = self._again
-        return [token for tokens in self._ids(texts) for token in tokens] if texts else []
+        exchanges = enumerate(sample.history)
+        return [token for number, (said, heard) in exchanges for token in self._exchange(said, heard, number > 0)]
 
     def prompt(self, question: str) -> list[int]:
         """Tokens of a first question with an image, up to where the answer begins."""

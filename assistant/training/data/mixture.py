@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated
@@ -17,6 +17,7 @@ from fourfold.assistant.training.data.photos import SOURCES, Photo, read_photos
 from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
 from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
 from fourfold.assistant.training.data.scenes import make_scene
+from fourfold.assistant.training.data.talk import TALKED_OF, talk_about
 from fourfold.assistant.validation import FORBID_UNKNOWN
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task
@@ -26,7 +27,8 @@ AtLeast1 = Annotated[int, Field(ge=1, strict=True)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Weights = Mapping[str, Annotated[float, Field(ge=0)]]
 # How often one sample may hold a sort of question; the others twice.
-_MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1}
+TALK = "talk"
+_MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1, TALK: 3}
 
 
 @with_config(FORBID_UNKNOWN)
@@ -46,16 +48,17 @@ class MixtureConfig:
     # part of the samples whose turns form one conversation; files may say "together"
     multi_turn: Annotated[Part, Field(validation_alias=AliasChoices("multi_turn", "together"))] = 0.2
     untagged: Part = 0.1  # part of the vqa and caption questions that stand without their tag, as people type them
-    photo_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about photos (`PHOTO_SORTS`)
-    scene_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about scenes (`SCENE_SORTS`)
+    # sorts of questions: `PHOTO_SORTS`, `SCENE_SORTS`, and "talk" about the answer to one of the others
+    photo_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about photos
+    scene_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about scenes
     limit: AtLeast1 | None = None  # at most so many photos of a source, for small runs
     seed: int = 0  # everything follows from it
 
     def __post_init__(self) -> None:
         for name, given, known in (
             ("photos", self.photos, SOURCES),
-            ("photo_tasks", self.photo_tasks, PHOTO_SORTS),
-            ("scene_tasks", self.scene_tasks, tuple(SCENE_SORTS)),
+            ("photo_tasks", self.photo_tasks, (*PHOTO_SORTS, TALK)),
+            ("scene_tasks", self.scene_tasks, (*SCENE_SORTS, TALK)),
         ):
             if unknown := set(given) - set(known):
                 raise UserError(f"{name} of the mixture names {sorted(unknown)}; there are: {', '.join(known)}")
@@ -145,13 +148,16 @@ class Mixture:
 
     def _turns(self, weights: Mapping[str, float], candidates, rng: random.Random) -> tuple[Turn, ...]:
         """Up to `turns` turns, their sorts drawn by weight among those that the image allows."""
+        talked_of = [sort for sort in TALKED_OF if weights.get(sort)]
         weights = dict(weights)
         cache: dict[str, list[Turn]] = {}
         used: Counter[str] = Counter()
         turns: list[Turn] = []
         while weights and len(turns) < self.config.turns:
             sort = rng.choices(list(weights), weights=list(weights.values()))[0]
-            if sort not in cache or sort in ("existence", "absent"):  # these draw a single turn anew each time
+            if sort == TALK:
+                cache[sort] = _talk({sort: list(candidates(sort)) for sort in talked_of}, rng)
+            elif sort not in cache or sort in ("existence", "absent"):  # these draw a single turn anew each time
                 cache[sort] = list(candidates(sort))
             if not cache[sort]:
                 del weights[sort]
@@ -162,12 +168,22 @@ class Mixture:
             used[sort] += 1
             if used[sort] >= _MOST.get(sort, 2):
                 del weights[sort]
-            if any(turn.question == other.question for other in turns):
+            if any((turn.question, turn.history) == (other.question, other.history) for other in turns):
                 continue
-            if turn.task in (Task.VQA, Task.CAPTION) and rng.random() < self.config.untagged:
+            if sort != TALK and turn.task in (Task.VQA, Task.CAPTION) and rng.random() < self.config.untagged:
                 turn = replace(turn, question=turn.question.removeprefix(turn.task.tag).strip())
             turns.append(turn)
         return tuple(turns)
+
+
+def _talk(found: Mapping[str, Sequence[Turn]], rng: random.Random) -> list[Turn]:
+    """A later turn of a conversation about one of the questions that an image allows, by sort; or none."""
+    asked = [turns for turns in found.values() if turns]
+    if not asked:
+        return []
+    others = [turn.answer for turns in asked for turn in turns]
+    talk = talk_about(rng.choice(rng.choice(asked)), others, rng)
+    return [talk] if talk else []
 
 
 def _view(seed: str, number: int) -> View:

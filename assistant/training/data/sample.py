@@ -103,6 +103,8 @@ class Turn:
     # 0..1, how much of what is learnt are the model's own probabilities before training; the rest is `answer`, along
     # which they are taken
     kd_weight: float = 0.0
+    # questions and answers that came before this turn alone; nothing is learnt from them
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,20 @@ def test_turns_apart_have_the_tokens_of_their_own_conversations(packer):
         assert packer.prompt(turn.question) == mine[: len(packer.prompt(turn.question))]
 
 
+def test_of_what_came_before_a_turn_nothing_is_learnt(packer):
+    later = Turn(Task.VQA, "are you sure?", "yes", history=((TURNS[0].question, "no"), ("look again", "yes")))
+    packed = packer.pack(Sample(IMAGE, (TURNS[1], later)))
+    said = (*(Turn(Task.VQA, *exchange) for exchange in later.history), later)
+    ids, mask = _template(said)
+    shared = packed.groups.count(0)
+    own = [place for place, group in enumerate(packed.groups) if group == 2]
+    assert packed.ids[:shared] + [packed.ids[place] for place in own] == ids[: shared + len(own)]
+    assert [packed.positions[place] for place in own] == list(range(shared, shared + len(own)))
+    last = len(mask) - 1 - mask[::-1].index(1)
+    first = max(place for place in range(last) if not mask[place]) + 1
+    assert [shared + n for n, place in enumerate(own) if packed.weights[place]] == list(range(first, last + 1))
+
+
 def test_an_answers_tokens_weigh_less_the_more_they_are(packer):
     packed = packer.pack(Sample(IMAGE, TURNS))
     for group in (1, 2, 3):
