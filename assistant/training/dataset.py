@@ -35,16 +35,20 @@ class Images:
 
 
 class BucketedDataset(Dataset):
-    """Bucket number n of the endless run of epochs: `bucket` batches whose samples were sorted by length together.
+    """Buckets of the endless run of epochs: `bucket` batches each, whose samples were sorted by length together.
 
-    The batches that `world` processes work on at one time are of about one length, so that none waits.
+    Of `world` processes each draws and packs every world-th bucket, from number `rank` on. All put the batches of their
+    buckets in one order, by length and then as the number of the round says, so that those which they work on at one
+    time are of about one length and none waits.
     """
 
-    def __init__(self, source: Source, packer: Packer, batch_size: int, bucket: int, world: int = 1) -> None:
+    def __init__(
+        self, source: Source, packer: Packer, batch_size: int, bucket: int, world: int = 1, rank: int = 0
+    ) -> None:
         self._source = source
         self._packer = packer
         self._batch_size = batch_size
-        self._world = world
+        self._world, self._rank = world, rank
         size = len(source.epoch(0))
         self._size = min(size, batch_size * bucket)  # a mixture smaller than a bucket is one bucket
         self.batches_per_bucket = max(1, self._size // batch_size)
@@ -53,25 +57,23 @@ class BucketedDataset(Dataset):
     def __len__(self) -> int:
         return 10**9  # epochs go on as long as there are steps
 
-    def __getitem__(self, number: int) -> list[Images]:
-        epoch, place = divmod(number, self._buckets_per_epoch)
+    def __getitem__(self, round_number: int) -> list[Images]:
+        epoch, place = divmod(round_number * self._world + self._rank, self._buckets_per_epoch)
         entries = self._source.epoch(epoch)[place * self._size : (place + 1) * self._size]
         samples = [self._source.draw(entry, epoch) for entry in entries]
         packed = [(self._packer.pack(sample), sample.image) for sample in samples if sample.turns]
         packed.sort(key=lambda pair: len(pair[0]))
         step = max(1, -(-len(packed) // self.batches_per_bucket))
         batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_bucket)]
-        groups = [batches[i : i + self._world] for i in range(0, len(batches), self._world)]
-        random.Random(f"chunk {self._source.config.seed} {number}").shuffle(groups)
+        random.Random(f"chunk {self._source.config.seed} {round_number}").shuffle(batches)
         return [
             Images(collate([p for p, _ in batch], self._packer.padding_id), [image for _, image in batch])
-            for group in groups
-            for batch in group
+            for batch in batches
         ]
 
 
 def batches(dataset: BucketedDataset, first: int, workers: int = 0) -> Iterator[Images]:
-    """All batches from number `first` on, the same whatever the number of workers."""
+    """A process's batches from number `first` on, the same whatever the number of workers."""
     start, skip = divmod(first, dataset.batches_per_bucket)
     loader = DataLoader(
         dataset,

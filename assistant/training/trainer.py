@@ -132,11 +132,8 @@ class Trainer:
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
         if self.step == 0:
             self._begin()
-        dataset = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world)
-        first = self.step * recipe.accumulation * world
-        # Every process draws all batches: those of one length lie side by side only once all of a bucket are drawn.
-        mine = islice(batches(dataset, first, recipe.workers), rank, None, world)
-        stream = self._with_features(mine)
+        dataset = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world, rank)
+        stream = self._with_features(batches(dataset, self.step * recipe.accumulation, recipe.workers))
         self.trainable.train()
         losses: list[torch.Tensor] = []
         tokens = sequences = 0
