@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 PHOTO ?= fourfold/samples/table.jpg
 QUESTION ?= What colour is the ball?
 
-.PHONY: chat ui test test-mini test-browser test-vllm test-standalone vllm-env bench install constraints dist sbom audit clean
+.PHONY: chat ui test test-mini test-browser test-vllm test-standalone vllm-env peers bench soak chaos fuzz install constraints dist sbom audit clean
 
 # Goes on as a conversation where there is a terminal.
 chat: $(VENV)/.installed
@@ -47,9 +47,36 @@ test-standalone: $(VENV)/.installed-test .venv-standalone/.installed
 vllm-env:
 	PYTHON=$(PYTHON) serving/vllm/env/make.sh .venv-vllm
 
-# Speed beside the peers that are installed; the table is written from the JSON.
+# Whom `bench` and `python -m benchmarks.probe` ask beside us: vLLM, llama.cpp, which is compiled for this very
+# processor (some minutes), and `transformers serve`, which the tests' environment has.
+peers: vllm-env .peers/.installed
+
+.peers/.installed: | $(VENV)/.installed-test
+	$(INSTALL) 'transformers[serving]'
+	rm -rf .peers && mkdir .peers
+	$(PIP) install --quiet --target .peers/llama-cpp llama-cpp-python==0.3.36
+	@touch $@
+
+# Speed beside the peers that are installed (`make peers`), kept by kind of processor; on a quiet machine, 15 minutes.
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks --json out/bench.json
+	mkdir -p out
+	$(BIN)/python -m benchmarks --json out/bench.json --document
+
+# The server under load for hours, with the default model; the picture is docs/trust.md's.
+HOURS ?= 1
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m tests.serving.soak --hours $(HOURS) --out out/soak --plot docs/images/soak.png
+
+# Processes killed at random, and other faults; what a seed draws is drawn again by the same seed.
+MINUTES ?= 30
+SEED ?= 0
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --out out/chaos
+
+# Hostile input, made by what it reaches in the code, at every door that strangers' bytes come through; with TARGET at
+# that one alone. What it finds lies in out/fuzz, as does what it tried (Linux and macOS).
+fuzz: $(VENV)/.installed-fuzz
+	nice -n 10 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED) $(if $(TARGET),--target $(TARGET))
 
 install: $(VENV)/.installed
 
@@ -95,6 +122,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0 loguru==0.7.3
 	@rm -rf fourfold.egg-info && touch $@
 
+$(VENV)/.installed-fuzz: $(VENV)/.installed-test
+	$(PIP) install --quiet atheris==3.0.0
+	@touch $@
+
 # transformers' tests come in its source archive alone, whose metadata pip reads by running its setup.py.
 .venv-standalone/.installed: constraints.txt Makefile $(VENV)/.installed-test
 	$(PYTHON) -m venv .venv-standalone
@@ -111,4 +142,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-release .venv-standalone .whl .pytest_cache .mypy_cache .ruff_cache build dist sbom.json *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-release .venv-standalone .peers .whl .pytest_cache .mypy_cache .ruff_cache build dist sbom.json *.egg-info

@@ -81,11 +81,18 @@ class Database:
         While another process reads, the log keeps its old pages until that reader is done; the next call or the last
         connection to close empties it then.
         """
+        self._clean("VACUUM")
+        self.empty_log()
+
+    def empty_log(self) -> None:
+        """Leave nothing of what was before in the log, as far as readers let it."""
+        self._clean("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _clean(self, statement: str) -> None:
         with self.connection() as connection:
             connection.execute("PRAGMA busy_timeout = 1000")  # a reader may take its time
-            for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                with contextlib.suppress(sqlite3.OperationalError):  # another writer, or no room for the copy
-                    connection.execute(statement)
+            with contextlib.suppress(sqlite3.OperationalError):  # another writer, or no room for the copy
+                connection.execute(statement)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")

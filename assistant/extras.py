@@ -1,15 +1,15 @@
 """The optional parts of fourfold (`pip install "fourfold[serve]"`): what each wants, and the words where it is not."""
 
-import importlib.metadata
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from fourfold.prompts.errors import UserError
+
+if TYPE_CHECKING:  # not at the start of every command, as below
+    from packaging.requirements import Requirement
 
 _MODULES = {"opencv-python-headless": "cv2", "pyyaml": "yaml", "protobuf": "google.protobuf"}
 """What is imported of a distribution, where that has another name."""
@@ -30,11 +30,18 @@ class Unmet:
 
 def extras() -> list[str]:
     """Names of the extras, in the order of pyproject.toml."""
+    import importlib.metadata
+
     return importlib.metadata.metadata("fourfold").get_all("Provides-Extra") or []
 
 
-def requirements(extra: str = "") -> Iterator[Requirement]:
+def requirements(extra: str = "") -> "Iterator[Requirement]":
     """What fourfold requires, or what one of its extras adds, those that it includes resolved."""
+    import importlib.metadata
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     for line in importlib.metadata.requires("fourfold") or []:
         requirement = Requirement(line)
         marker = requirement.marker
@@ -59,6 +66,8 @@ def unmet_requirements(extra: str = "") -> list[Unmet]:
 
 def installed_version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -96,13 +105,15 @@ def missing_extra(extra: str, what: str) -> UserError:
     return UserError(f'{what} needs the extra "{extra}": {sys.executable} -m pip install "fourfold[{extra}]"')
 
 
-def _is_there(requirement: Requirement) -> bool:
+def _is_there(requirement: "Requirement") -> bool:
     try:
         return find_spec(_module(requirement)) is not None
     except (ModuleNotFoundError, ValueError):  # of a submodule whose parent is not there
         return False
 
 
-def _module(requirement: Requirement) -> str:
+def _module(requirement: "Requirement") -> str:
+    from packaging.utils import canonicalize_name
+
     name = canonicalize_name(requirement.name)
     return _MODULES.get(name, name.replace("-", "_"))

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, in_turns
 from benchmarks.questions import jpeg, picture, question
-from benchmarks.servers import Server
+from benchmarks.speed.servers import Server
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.images import Attachment
 

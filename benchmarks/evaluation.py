@@ -125,7 +125,7 @@ def run_served(runs: Mapping[str, Sequence[RunOptions]], directory: Path, out: P
     Returns:
         By the name of the run: what `compare_answers` says of its folders, and the served `figures`.
     """
-    from benchmarks.servers import Server
+    from benchmarks.speed.servers import Server
 
     out.mkdir(parents=True, exist_ok=True)
     found = {}

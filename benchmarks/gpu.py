@@ -26,15 +26,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, PreTrainedTokenizerFast, set_seed
 
-from benchmarks.conversation import STAGES
 from benchmarks.figures import reason, seconds
-from benchmarks.limits import processor, versions
 from benchmarks.memory import layout
 from benchmarks.questions import question
+from benchmarks.speed.conversation import STAGES
+from benchmarks.speed.limits import processor, versions
 from fourfold.assistant.files import write_text
 from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.prompts.chat import load_template
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
+from fourfold.serving.engine.loading import Checkpoint
+from fourfold.serving.engine.processor import of_transformers
+from fourfold.serving.engine.torch_model import TorchModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "nf4": torch.float16}
 TEXT_TOKENS = 32  # about what one short question takes with its marks
@@ -230,7 +233,11 @@ def measure_mode(mode: str, device: torch.device, report: Report, options: argpa
     effort = (options.new_tokens, options.repeats)
     for batch in batches:
         report.add(found["runs"], mode, batch, partial(measure, model, batch, *effort))
-    with Engine(model, make_processor(config), "random", max_num_seqs=max(batches)) as engine:
+    base = TorchModel(model)
+    reader = of_transformers(make_processor(config))
+    ends = frozenset({reader.tokenizer.eos_token_id})
+    checkpoint = Checkpoint(config, config.vision_config.image_size, reader, ends, (), base, lambda: base)
+    with Engine(checkpoint, "random", max_num_seqs=max(batches)) as engine:
         for batch in batches:
             report.add(found["engine"], f"{mode} engine", batch, partial(measure_engine, engine, batch, *effort))
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image, ImageDraw
 
 from fourfold.assistant.images import Attachment
@@ -52,9 +52,8 @@ def photo(megapixels: int = 12) -> bytes:
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     with Image.open(SAMPLE) as sample:
         scaled = sample.convert("RGB").resize((height * 4 // 3, height), Image.Resampling.BICUBIC)
-    grain = torch.randint(0, 24, (height, scaled.width, 3), generator=torch.Generator().manual_seed(0))
-    pixels = torch.frombuffer(bytearray(scaled.tobytes()), dtype=torch.uint8).view(height, scaled.width, 3)
-    return jpeg(Image.fromarray((pixels.int() + grain - 12).clamp(0, 255).to(torch.uint8).numpy()))
+    grain = np.random.default_rng(0).integers(-12, 12, (height, scaled.width, 3))
+    return jpeg(Image.fromarray((np.asarray(scaled) + grain).clip(0, 255).astype(np.uint8)))
 
 
 def jpeg(image: Image.Image) -> bytes:

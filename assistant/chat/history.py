@@ -198,6 +198,7 @@ class ChatHistory:
             use_images(connection, conversation, number, images)
             drop_unused_images(connection)
             touch(connection, conversation)
+        self._database.empty_log()
 
     def supersede(self, conversation: str, number: int, message: BaseMessage) -> int:
         """Show a new version in place of a message; what followed that one follows the new one from now on.

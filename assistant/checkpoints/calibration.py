@@ -60,7 +60,7 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
             raise ValueError("temperatures")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is no calibration; remove it, or fit it again by `fourfold train calibrate`") from None
     if found.model != model_fingerprint(checkpoint):
         log.warning("%s was fitted for another model and is not used; fit it again by fourfold train calibrate", path)

@@ -86,7 +86,7 @@ def read_card(checkpoint: Path) -> MeasuredCard | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is no model's card; remove it, and nothing is said of what the model can do") from None
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from fourfold.assistant.checkpoints.damage import check_backed, check_sizes, read_header
 from fourfold.prompts.errors import UserError
 
 MODEL_TYPE = "minigpt_v2"
@@ -38,7 +39,7 @@ def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None
             f"{directory} is not a checkpoint: it has no config.json; an original MiniGPT-v2 release becomes one with "
             "`fourfold convert`"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{directory / 'config.json'} is not a model's configuration ({error})") from error
     if kind != MODEL_TYPE and not any_architecture:
         raise UserError(
@@ -54,32 +55,24 @@ def check_checkpoint(directory: Path, *, any_architecture: bool = False) -> None
     if index := sorted(directory.glob("*.safetensors.index.json")):
         try:
             names = set(json.loads(index[0].read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{index[0]} is damaged ({error}); copy or download it again") from error
         if absent := sorted(names - {path.name for path in weights}):
             raise UserError(f"{directory} is not complete: {absent[0]} is missing; copy or download it again")
     if not weights:
         raise UserError(f"{directory} has a config.json but no *.safetensors weights; copy or download it again")
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in weights:
-        if not _is_whole(path):
+        header = read_header(path)
+        if header is None:
             raise UserError(f"{path} is cut off or damaged; copy or download it again")
+        shapes |= header
+    check_sizes(config, directory / "config.json")
     if kind != MODEL_TYPE:
         return
+    if not isinstance(config.get("text_config"), dict) or not isinstance(config.get("vision_config"), dict):
+        raise UserError(f"{directory / 'config.json'} describes no language model and image tower; download it again")
+    check_backed(config["text_config"], shapes, directory / "config.json")
     for file in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         if not (directory / file).is_file():
             raise UserError(f"{directory} lacks {file}, which belongs to the processor; copy or download it again")
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says (8 bytes of length, JSON header, data)."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 + length:
-            return False
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return False
-    return size == 8 + length + max(ends, default=0)

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from transformers import CLIPVisionConfig
 
+from fourfold.assistant.checkpoints.damage import told_as_damage
+from fourfold.prompts.errors import UserError
+
 # Heads and activation are not in the file as numbers; every CLIP ViT has heads of 64 channels and x·sigmoid(1.702 x).
 _HEAD_WIDTH = 64
 _ACTIVATION = "quick_gelu"
@@ -25,17 +28,25 @@ def read_clip_vision(path: Path) -> tuple[CLIPVisionConfig, dict[str, torch.Tens
         Configuration, and the float32 weights under the names of transformers' `CLIPVisionModel`.
 
     Raises:
-        ValueError: the graph is not such a tower.
+        UserError: the file is damaged, or the graph is not such a tower.
     """
+    with told_as_damage(path):
+        return _read(path)
+
+
+def _read(path: Path) -> tuple[CLIPVisionConfig, dict[str, torch.Tensor]]:
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(path).graph
+    # A file may name others for its numbers, wherever they lie; it is told to be damaged when they are asked for.
+    graph = onnx.load(path, load_external_data=False).graph
     arrays = {tensor.name: tensor for tensor in graph.initializer}
 
     def array(name: str) -> np.ndarray:
         if name not in arrays:
-            raise ValueError(f"{path.name}: the graph has no array {name!r}")
+            raise UserError(f"{path.name}: the graph has no array {name!r}")
+        if arrays[name].data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(f"{path.name}: {name!r} lies in another file, which is not read")
         return numpy_helper.to_array(arrays[name])
 
     weights: dict[str, torch.Tensor] = {}
@@ -64,7 +75,7 @@ def _config_of(weights: dict[str, torch.Tensor], name: str) -> CLIPVisionConfig:
         positions = len(weights["embeddings.position_embedding.weight"])
         inner = len(weights["encoder.layers.0.mlp.fc1.weight"])
     except KeyError as error:
-        raise ValueError(f"{name}: no {error.args[0]} in it, so it is not a CLIP image tower") from error
+        raise UserError(f"{name}: no {error.args[0]} in it, so it is not a CLIP image tower") from error
     return CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=inner,

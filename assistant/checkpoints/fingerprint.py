@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from fourfold.assistant.checkpoints.index import INDEX, WEIGHTS
+from fourfold.assistant.checkpoints.mapped_weights import MappedWeights
 from fourfold.prompts.errors import UserError
 
 _BESIDE = frozenset({"bridge.json", "calibration.json", "card.json", "readouts.safetensors"})
@@ -57,12 +56,10 @@ def tower_fingerprint(directory: Path) -> str:
     digest = hashlib.blake2b(json.dumps(sizes, sort_keys=True).encode(), digest_size=8)
     rows: dict[str, bytes] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if "vision_tower." in name:
-                    part = file.get_slice(name)
-                    row = part[:1] if part.get_shape() else file.get_tensor(name)
-                    rows[name.partition("vision_tower.")[2]] = row.float().numpy().tobytes()
+        tensors = MappedWeights([path])
+        for name in tensors:
+            if "vision_tower." in name:
+                rows[name.partition("vision_tower.")[2]] = tensors.first_row(name).tobytes()
     if not rows:
         raise UserError(f"{directory} holds no weights of an image tower")
     for name, content in sorted(rows.items()):

@@ -18,9 +18,10 @@ _LONGEST_BARE = 40  # characters that unfinished markup without a brace takes at
 
 
 # The same for all other families: a tag, a point before its words, numbers that may go on, a list before its first
-# object, numbers in brackets that others may follow.
+# object, numbers in brackets that others may follow. Nothing that a row of numbers has matched is given back: there are
+# astronomically many ways to cut a long one into eight.
 _OPENED = re.compile(
-    r"(?:<[^<>]{0,300}|<(?:point|track)s?\s[^<>]{0,300}>[^<>]{0,100}(?:<[^<>]{0,10})?|(?:[-+.%\d]{1,24}[\s,;]{0,3}){1,8}"
+    r"(?:<[^<>]{0,300}|<(?:point|track)s?\s[^<>]{0,300}>[^<>]{0,100}(?:<[^<>]{0,10})?|(?:[-+.%\d]{1,24}+[\s,;]{0,3}+){1,8}+"
     r"|(?:```(?:json)?\s{0,4})?(?:\[\s{0,8}){1,4}|(?:[\[(][-+.%\d\s,;]{1,80}[\])][\s,;]{0,4}){1,4})\Z"
 )
 _LONGEST_OBJECT = 600  # characters of JSON that are held back until they are closed

@@ -38,11 +38,13 @@ class Attachment:
         content: the file, within `limits.bytes`; not looked into until something asks.
         name: what error messages call it.
         limits: of decoding.
+        isolated: whether it is decoded in a process of its own, which may die; for what comes from strangers.
     """
 
     content: bytes = field(repr=False)
     name: str = "the image"
     limits: ImageLimits = LIMITS
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         if not self.content:
@@ -91,13 +93,15 @@ class Attachment:
         return cls.from_image(images[0], f"{name}, page {page or 1}")
 
     @classmethod
-    def from_data_uri(cls, uri: str, name: str = "the image", limits: ImageLimits = LIMITS) -> "Attachment":
+    def from_data_uri(
+        cls, uri: str, name: str = "the image", limits: ImageLimits = LIMITS, *, isolated: bool = False
+    ) -> "Attachment":
         """The image of a `data:image/...;base64,...` URI; its encoded length is checked before decoding.
 
         Raises:
             UserError: it is none, malformed, or too long.
         """
-        return cls(decode_data_uri(uri, name, limits), name, limits)
+        return cls(decode_data_uri(uri, name, limits), name, limits, isolated)
 
     @classmethod
     def from_image(cls, image: Image.Image, name: str = "the image") -> "Attachment":
@@ -179,7 +183,7 @@ class Attachment:
 
     def decode(self, side: int | None = None) -> Image.Image:
         """The upright RGB picture, see `load_image_bytes`."""
-        return load_image_bytes(self.content, self.name, self.limits, side)
+        return load_image_bytes(self.content, self.name, self.limits, side, isolated=self.isolated)
 
     @cached_property
     def hashes(self) -> frozenset[str]:
@@ -192,7 +196,8 @@ class Attachment:
         Raises:
             UserError: as `decode`.
         """
-        return frozenset({f"bytes:{self.sha256}", *pixel_hashes(self.content, self.name, self.limits)})
+        of_pixels = pixel_hashes(self.content, self.name, self.limits, isolated=self.isolated)
+        return frozenset({f"bytes:{self.sha256}", *of_pixels})
 
 
 ImageInput = str | Path | bytes | Image.Image | Attachment

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from fourfold.assistant.images import jpeg, png
 from fourfold.assistant.images.formats import FORMATS, isolated_format, unknown_format
-from fourfold.assistant.images.isolated import decode_isolated
+from fourfold.assistant.images.isolated import decode_isolated, hashes_isolated, load_isolated
 from fourfold.assistant.images.limits import LIMITS, ImageLimits, printable
 from fourfold.assistant.images.pixels import check_depth, is_deep, is_turned, pixel_hash, rgb_of, turned
 from fourfold.prompts.errors import UserError
@@ -36,7 +36,12 @@ _CHECKED = 1024
 
 
 def load_image_bytes(
-    data: bytes, name: str = "the image", limits: ImageLimits = LIMITS, side: int | None = None
+    data: bytes,
+    name: str = "the image",
+    limits: ImageLimits = LIMITS,
+    side: int | None = None,
+    *,
+    isolated: bool = False,
 ) -> Image.Image:
     """Decode an image from memory.
 
@@ -50,6 +55,7 @@ def load_image_bytes(
         limits: Caps on size, checked before decoding.
         side: Pixels a side of the square that a model will make of it, where that is all it is for: a JPEG that is
             much larger is then decoded at a half, a quarter or an eighth of its size, in a fraction of the time.
+        isolated: Decode every format in a process of its own, as AVIF and HEIC always are.
 
     Returns:
         An upright RGB image; `info["pixels"]` says how many of those in the file were counted against the limits: all,
@@ -59,6 +65,8 @@ def load_image_bytes(
         UserError: Empty, too large, of an unknown format, or damaged.
     """
     name = printable(name)
+    if isolated and _is_for_pillow(data, limits):
+        return load_isolated(data, name, limits, side)
 
     def upright(image: Image.Image, pixels: int, cut: bool) -> Image.Image:
         if cut:
@@ -70,13 +78,15 @@ def load_image_bytes(
     return _open(data, name, limits, side, upright)
 
 
-def pixel_hashes(data: bytes, name: str, limits: ImageLimits) -> set[str]:
+def pixel_hashes(data: bytes, name: str, limits: ImageLimits, *, isolated: bool = False) -> set[str]:
     """`pixels:...` of the pixels as they are stored, as EXIF turns them, and as `load_image_bytes` shows them.
 
     Raises:
         UserError: as `load_image_bytes`.
     """
     name = printable(name)
+    if isolated and _is_for_pillow(data, limits):
+        return hashes_isolated(data, name, limits)
 
     def hashed(image: Image.Image, pixels: int, cut: bool) -> set[str]:
         found = {pixel_hash(image)}
@@ -87,6 +97,11 @@ def pixel_hashes(data: bytes, name: str, limits: ImageLimits) -> set[str]:
         return found
 
     return _open(data, name, limits, None, hashed)
+
+
+def _is_for_pillow(data: bytes, limits: ImageLimits) -> bool:
+    """Whether a decoder of `FORMATS` would be asked; what it is too large or too small for is refused without one."""
+    return 0 < len(data) <= limits.bytes and isolated_format(data) is None
 
 
 def open_header(data: bytes) -> ImageFile.ImageFile:
@@ -126,6 +141,8 @@ def _open(
         raise UserError(limits.too_many_pixels(name, None)) from None
     except Image.UnidentifiedImageError:
         raise UserError(unknown_format(data, name)) from None
+    except MemoryError:
+        raise UserError(f"{name} takes too much memory to decode; make it smaller") from None
     except Exception as error:  # decoders of damaged files raise almost anything: SyntaxError, struct.error, IndexError
         reason = printable(str(error)) or type(error).__name__
         raise UserError(f"{name} is damaged or cut short ({reason}); save or send it again") from None

@@ -1,29 +1,26 @@
-"""Decoding in a process of its own: pictures whose headers say little about what they cost, and pages of documents.
+"""Decoding in a process of its own: pictures of strangers, and those whose headers say little about what they cost.
 
 An AVIF of a kilobyte may claim 64 x 48 pixels and hold 48 million, a HEIC may have its tiles decoded thousands of
-times, and a page of a PDF may draw for ever. What decodes them cannot be interrupted, so it gets a process with a cap
-on its memory and its time. It costs about a fifth of a second.
+times, and a page of a PDF may draw for ever; what decodes them cannot be interrupted. Any decoder may have a hole that
+ends the whole process, which a server cannot afford. `isolated_process` says what it costs.
 """
 
-import json
-import os
-import subprocess
-import sys
+import logging
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from fourfold.assistant.images.limits import ImageLimits
+from fourfold.assistant.images.isolated_process import Died, process
+from fourfold.assistant.images.limits import LIMITS, ImageLimits
 from fourfold.prompts.errors import UserError
 
 MEMORY = 1536 * 2**20
-"""Bytes of address space of such a process, where the system can cap that (not on Windows and macOS)."""
+"""Bytes of address space of a process that decodes AVIF, HEIC or a PDF, where the system can cap that (on Linux)."""
 SECONDS = 20.0
 """Of computing; of waiting, three times as many."""
 
-_SCRIPT = Path(__file__).with_name("isolated_decoder.py")
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"} | {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
+log = logging.getLogger("fourfold.images")
 
 
 def decode_isolated(data: bytes, kind: str, name: str, limits: ImageLimits, least: int | None = None) -> Image.Image:
@@ -42,7 +39,7 @@ def decode_isolated(data: bytes, kind: str, name: str, limits: ImageLimits, leas
     Raises:
         UserError: it is too large or damaged, or takes too much to decode.
     """
-    [image] = _run(data, name, limits, {"kind": kind, "least": least})[1]
+    [image] = _ask({"do": "picture", "kind": kind, "least": least}, data, name, limits)[1]
     return image
 
 
@@ -64,37 +61,54 @@ def render_pages(
     Raises:
         UserError: it is damaged or locked, or takes too much to draw.
     """
-    return _run(data, name, limits, {"kind": "PDF", "pages": list(pages), "longest": longest})
+    told, images = _ask({"do": "pages", "pages": list(pages), "longest": longest}, data, name, limits)
+    return told["count"], images
 
 
-def _run(data: bytes, name: str, limits: ImageLimits, wish: dict[str, object]) -> tuple[int, list[Image.Image]]:
-    wish |= {
-        "pixels": limits.pixels,
-        "side": limits.side,
-        "memory": MEMORY,
-        "seconds": SECONDS,
-        "path": [entry for entry in sys.path if entry],
-    }
-    command = [sys.executable, "-I", "-S", str(_SCRIPT), json.dumps(wish)]
+def load_isolated(data: bytes, name: str, limits: ImageLimits, side: int | None) -> Image.Image:
+    """As `load_image_bytes`, of one of `FORMATS`."""
+    [image] = _ask({"do": "load", "side": side}, data, name, limits)[1]
+    return image
+
+
+def hashes_isolated(data: bytes, name: str, limits: ImageLimits) -> set[str]:
+    """As `pixel_hashes`, of one of `FORMATS`."""
+    return set(_ask({"do": "hashes"}, data, name, limits)[0]["hashes"])
+
+
+def warm() -> None:
+    """Start a process for the pictures to come; quietly, as those say what is wrong."""
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=3 * SECONDS, env=_ENVIRONMENT)
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{name} takes too long to decode; save it as JPEG or PNG") from None
+        with process() as waiting:
+            waiting.ask({"do": "warm", "seconds": SECONDS}, b"", SECONDS)
+    except (Died, OSError):
+        pass
+
+
+def _ask(wish: dict[str, Any], data: bytes, name: str, limits: ImageLimits) -> tuple[dict[str, Any], list[Image.Image]]:
+    caps = {"name": name, "bytes": limits.bytes, "pixels": limits.pixels, "longest_side": limits.side}
+    try:
+        with process() as decoding:
+            told, reader = decoding.ask({"memory": MEMORY, "seconds": SECONDS, **caps, **wish}, data, 3 * SECONDS)
+            images = []
+            for mode, size, pixels in told.get("images", ()):
+                if mode not in ("RGB", "RGBA") or not 0 < size[0] * size[1] <= max(limits.pixels, LIMITS.pixels):
+                    raise Died("")  # whatever it is now, it is not our script any more
+                images.append(Image.frombytes(mode, size, reader.exactly(size[0] * size[1] * len(mode))))
+                images[-1].info = {"pixels": pixels}
+    except (Died, EOFError) as error:
+        told = {"died": str(error)}
     except OSError as error:
         raise UserError(f"{name} cannot be decoded: no process can be started for it ({error.strerror})") from None
-    head, _, rest = done.stdout.partition(b"\n")
-    try:
-        told = json.loads(head)
-    except ValueError:  # killed by its caps, or by what it was given
-        raise UserError(f"{name} takes too much memory or time to decode; save it as JPEG or PNG") from None
+    if (signal := told.get("died")) is not None:
+        log.warning("a decoder died (%s); its picture was refused", signal or "it took too long")
+        if signal in ("", "SIGPROF", "SIGXCPU", "SIGKILL"):  # its caps, or the system's
+            raise UserError(f"{name} takes too much memory or time to decode; save it as JPEG or PNG")
+        raise UserError(f"{name} is damaged: its decoder crashed; save it as JPEG or PNG anew")
+    if "refused" in told:
+        raise UserError(told["refused"])
     if "error" in told:
         raise UserError(f"{name} {told['error']}")
     if "size" in told:
         raise UserError(limits.too_many_pixels(name, tuple(told["size"])))
-    images, place = [], 0
-    for mode, size, pixels in told["images"]:
-        length = size[0] * size[1] * len(mode)
-        images.append(Image.frombytes(mode, size, rest[place : place + length]))
-        images[-1].info = {"pixels": pixels}
-        place += length
-    return told.get("count", 1), images
+    return told, images

@@ -2,7 +2,6 @@
 
 import hashlib
 
-import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from fourfold.prompts.errors import UserError
@@ -44,7 +43,7 @@ def check_depth(image: Image.Image, name: str) -> None:
         UserError: nearly nothing of them is left.
     """
     colours = [band for band in image.getbands() if band != "A"]
-    largest = max(int(np.max(image.getchannel(band).getextrema())) for band in colours)
+    largest = max(int(image.getchannel(band).getextrema()[1]) for band in colours)
     if 0 < largest <= _OF_TWELVE_BITS:
         raise UserError(f"{name} has 12 bits or fewer in channels of 16, nearly black; save it with 8 bits a channel")
 
@@ -80,6 +79,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image, name: str, bits: int | None, *, white_is_zero: bool) -> Image.Image:
     """Pillow's own conversion clips at 255, which turns a 16-bit scan white."""
+    import numpy as np  # not at the start of every command
+
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:

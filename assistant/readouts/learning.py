@@ -12,7 +12,6 @@ import numpy as np
 from fourfold.assistant.grounding import Box
 from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.assistant.readouts.box_head import BoxHead
-from fourfold.assistant.readouts.box_training import MapRows, fit_box_head
 from fourfold.assistant.readouts.calibration import (
     BoxCalibration,
     PresenceCalibration,
@@ -35,6 +34,7 @@ from fourfold.assistant.readouts.library import (
     scores_on,
     together,
 )
+from fourfold.assistant.readouts.map_rows import MapRows
 from fourfold.prompts.errors import UserError
 
 FeaturesOf = Callable[[str], np.ndarray]
@@ -107,6 +107,10 @@ def learn_library(
         raise UserError(f"{len(study.maps)} boxed nouns are too few to learn boxes from; {FEWEST_MAPS} are the least")
     kept = [readout for kind in (NOUN, COLOUR) for readout in _all_readouts(learner, kind).values() if readout]
     if fitted:
+        from fourfold.assistant.readouts.box_training import (
+            fit_box_head,  # torch, which who only looks need not wait for
+        )
+
         head = fit_box_head(study.maps, steps=steps, seed=seed, on_progress=on_progress)
         box_chance = calibrate_boxes(head, study.maps)
     else:

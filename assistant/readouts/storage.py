@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -47,8 +46,8 @@ def save_library(library: ReadoutLibrary, path: Path) -> None:
             # A covariance is symmetric: what stands below its diagonal is all there is to keep.
             lower = spread.covariance[np.tril_indices(len(spread.mean))]
             tensors[f"{name}.{of}.covariance"] = lower.astype(np.float16)
-    for name, weight in library.head.state_dict().items():
-        tensors[f"head.{name}"] = weight.numpy().astype(np.float16)
+    for name, weight in library.head.weights.items():
+        tensors[f"head.{name}"] = weight.astype(np.float16)
     for kind, weights in library.presence_of.weights.items():
         tensors[f"presence.{kind}"] = weights.astype(np.float32)
     about = {
@@ -118,18 +117,16 @@ def _library(about: dict[str, Any], tensors: dict[str, np.ndarray]) -> ReadoutLi
                 offset=float(tensors["offset"][row]),
             )
         )
-    head = BoxHead()
-    state = {
-        name.removeprefix("head."): torch.from_numpy(tensor.astype(np.float32))
+    head = {
+        name.removeprefix("head."): tensor.astype(np.float32)
         for name, tensor in tensors.items()
         if name.startswith("head.")
     }
-    head.load_state_dict(state)
     return ReadoutLibrary(
         tower=about["tower"],
         readouts=tuple(readouts),
         domains=domains,
-        head=head.eval(),
+        head=BoxHead(head),
         presence_of=PresenceCalibration({kind: tensors[f"presence.{kind}"] for kind in about["presence"]}),
         box_chance=BoxCalibration(**about["box_chance"]),
         synonyms=about["synonyms"],

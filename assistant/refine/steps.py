@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,15 +151,9 @@ def forget(store: CorrectionStore, registry: Registry, record: str) -> str | Non
         UserError: there is no such correction.
     """
     store.get(record)
-    # What may show it goes first: killed after the last line, nothing would be left that knew of it.
-    registry.drop_reports()
-    # A training that runs now is told at its end.
-    with contextlib.suppress(UserError), _training(registry):
-        for name in (_NEW, _NEW.with_name(f"{_NEW.name}.work")):
-            shutil.rmtree(registry.directory / name, ignore_errors=True)
+    _drop_what_shows_it(registry)
     store.forget(record)
-    state = _delete_stale(store, registry)
-    return state.current if state.current in registry.holding([record]) else None
+    return _still_learnt(store, registry, [record])
 
 
 def forget_concept(store: CorrectionStore, registry: Registry, name: str) -> tuple[int, str | None]:
@@ -173,10 +167,43 @@ def forget_concept(store: CorrectionStore, registry: Registry, name: str) -> tup
     """
     concepts = ConceptStore(store.directory)
     ids = [example.id for example in concepts.get(name).examples if example.correction is None]
-    registry.drop_reports()
+    _drop_what_shows_it(registry)
     count = concepts.forget(name)
+    return count, _still_learnt(store, registry, ids)
+
+
+def forget_example(store: CorrectionStore, registry: Registry, id: str) -> str | None:
+    """The same for one example of a concept.
+
+    Returns:
+        The current revision where it has learnt the example.
+
+    Raises:
+        UserError: there is no such example.
+    """
+    concepts = ConceptStore(store.directory)
+    if any(example.id == id for concept in concepts.list() for example in concept.examples):
+        _drop_what_shows_it(registry)
+    concepts.forget_example(id)
+    return _still_learnt(store, registry, [id])
+
+
+def _drop_what_shows_it(registry: Registry) -> None:
+    """Delete reports and unfinished trainings, which may show any correction.
+
+    It goes first: killed after the record itself is gone, nothing would be left that knew of it.
+    """
+    registry.drop_reports()
+    # A training that runs now is told at its end.
+    with contextlib.suppress(UserError), _training(registry):
+        for name in (_NEW, _NEW.with_name(f"{_NEW.name}.work")):
+            shutil.rmtree(registry.directory / name, ignore_errors=True)
+
+
+def _still_learnt(store: CorrectionStore, registry: Registry, ids: Sequence[str]) -> str | None:
+    """The current revision where it has learnt one of them; others that have are deleted."""
     state = _delete_stale(store, registry)
-    return count, state.current if state.current in registry.holding(ids) else None
+    return state.current if state.current in registry.holding(ids) else None
 
 
 def drop_current(store: CorrectionStore, registry: Registry, *, server: "ServerAdmin | None" = None) -> State:

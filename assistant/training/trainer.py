@@ -1,5 +1,6 @@
 """The loop: batches, steps, held-out measurements, checkpoints from which a run goes on as if never interrupted."""
 
+import contextlib
 import json
 import math
 import time
@@ -116,6 +117,8 @@ class Trainer:
         self._state_path, self._log_path = directory / "state.pt", directory / "log.jsonl"
         if self._state_path.exists():
             self._load()
+        if self._accelerator.is_main_process:
+            self._drop_lost_lines()
 
     @property
     def finished(self) -> bool:
@@ -261,7 +264,14 @@ class Trainer:
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_random"])
-        # Lines of steps that were lost will be written again.
-        lines = self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+
+    def _drop_lost_lines(self) -> None:
+        """Lines of steps that were lost will be written again; the last one may have been cut off."""
+        if not self._log_path.exists():
+            return
+        kept = []
+        for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                if self._state_path.exists() and json.loads(line)["step"] <= self.step:
+                    kept.append(line)
         write_text(self._log_path, "".join(f"{line}\n" for line in kept))

@@ -178,9 +178,6 @@ def answer_object(text: str, completion: Completion, image: "Image.Image | None"
 
 def _load(directory: Path, quantization: QuantizationName | None, device: DeviceName) -> "Engine":
     with _status("Loading the model"):
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
         from fourfold.serving.engine.engine import Engine
 
         return Engine.load(

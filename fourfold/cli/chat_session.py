@@ -10,7 +10,7 @@ from fourfold.assistant.grounding import parse
 from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
 from fourfold.cli.chat_output import Answering, Looks, asked_about, asked_for, named, plain, save_boxes, show_looks
-from fourfold.cli.concepts import described, read_box
+from fourfold.cli.concepts import described, forgotten, read_box
 from fourfold.cli.refined import memory_of, recalled, store_directory
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
@@ -125,10 +125,8 @@ class Session:
                 told = [described(concept) for concept in self._concepts().list()] or ["nothing was shown yet"]
                 self._console.print("\n".join(told), style="dim", markup=False)
             case "/forget":
-                count = self._concepts().forget(argument.strip())
-                self._console.print(
-                    f"forgot {argument.strip()} ({count} example{'' if count == 1 else 's'})", style="dim", markup=False
-                )
+                for told in forgotten(self._concepts(), argument.strip()):
+                    self._console.print(told, style="dim", markup=False)
             case "/reset":
                 self._messages, self._about = [], None
                 self._new_images = [self._last_image] if self._last_image else []

@@ -70,16 +70,8 @@ def rename(
 @app.command("forget")
 def forget(name: NameArgument, store: StoreOption = None) -> None:
     """Delete what was shown, for good; corrections it was made of stay (fourfold refine forget ID)."""
-    from fourfold.assistant.refine.registry import Registry
-    from fourfold.assistant.refine.steps import forget_concept
-    from fourfold.assistant.refine.store import CorrectionStore
-
-    _concepts(store).get(name)  # before anything is made on the disk
-    directory = store_directory(store)
-    count, current = forget_concept(CorrectionStore(directory), Registry(directory), name)
-    print(f"forgot {name} ({_number(count, 'example')})")
-    if current is not None:
-        print(f"the current adapter {current} has learnt it: train again, or fourfold refine rollback")
+    for told in forgotten(_concepts(store), name):
+        print(told)
 
 
 @app.command("export")
@@ -128,6 +120,25 @@ def described(concept: "Concept") -> str:
         told += f"; not it: {_number(negative, 'picture')}"
     if made := sum(example.correction is not None for example in concept.examples):
         told += f" ({made} from corrections)"
+    return told
+
+
+def forgotten(concepts: "ConceptStore", name: str) -> list[str]:
+    """Forget what was shown, with the adapters that have learnt it; lines that say so.
+
+    Raises:
+        UserError: no concept has this name.
+    """
+    from fourfold.assistant.refine.registry import Registry
+    from fourfold.assistant.refine.steps import forget_concept
+    from fourfold.assistant.refine.store import CorrectionStore
+
+    concepts.get(name)  # before anything is made on the disk
+    store = CorrectionStore(concepts.directory)
+    count, current = forget_concept(store, Registry(concepts.directory), name)
+    told = [f"forgot {name} ({_number(count, 'example')})"]
+    if current is not None:
+        told.append(f"the current adapter {current} has learnt it: train again, or fourfold refine rollback")
     return told
 
 

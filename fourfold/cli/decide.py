@@ -238,9 +238,6 @@ def _show(table: "DecisionTable", files: Sequence[Path], questions: "Sequence[De
 
 
 def _load(directory: Path, quantization: QuantizationName | None, device: DeviceName) -> "Engine":
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     from fourfold.serving.engine.engine import Engine
 
     return Engine.load(directory, quantization=quantization.value if quantization else None, device=device.value)

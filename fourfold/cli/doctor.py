@@ -1,13 +1,12 @@
 """`fourfold doctor`: what this machine can run, what is missing, and the command that mends it."""
 
-import importlib.metadata
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -40,6 +39,8 @@ _MODEL_BYTES = 1_000_000_000
 """Room that an assembled fourfold-mini takes on disk, with its sources' unpacking; rounded up."""
 _MEMORY_BYTES = 2_500_000_000
 """Main memory that assembling and running fourfold-mini takes; rounded up."""
+_WATCHED = 0.25
+"""Seconds for which other programs are watched."""
 
 
 class Status(StrEnum):
@@ -112,9 +113,13 @@ def _packages() -> Finding:
 
 
 def _processor() -> Finding:
-    cores, busy = machine.cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    detail = f"{cores} cores for fourfold, {busy:.1f} of the machine's at work in the last minute"
-    if busy > cores:
+    cores, before, started, used = machine.cores(), machine.shares(), time.monotonic(), time.process_time()
+    time.sleep(_WATCHED)
+    elapsed, own = time.monotonic() - started, time.process_time() - used
+    # Not the load that the system tells: that is of all cores, also of those which a container does not have.
+    busy = max(0.0, cores - machine.free_cores(before, machine.shares(), elapsed, own))
+    detail = f"{cores} cores for fourfold, {busy:.1f} of them used by other programs"
+    if busy > cores / 2:
         return Finding("processor", Status.NOTE, f"{detail}: answers will be slow", "stop other programs")
     return Finding("processor", Status.OK, detail)
 
@@ -262,6 +267,8 @@ def _network() -> Finding:
 
 def torch_cuda() -> str | None:
     """The CUDA version that the installed torch was built for; None for a build without CUDA, or no torch."""
+    import importlib.metadata
+
     try:
         written = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py")))
     except importlib.metadata.PackageNotFoundError:

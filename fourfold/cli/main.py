@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from fourfold.assistant.files import disk_error
 from fourfold.cli import chat, decide, mcp, serve
 from fourfold.cli import concepts as concept_verbs
 from fourfold.cli import eval as eval_verbs
@@ -76,6 +77,11 @@ def main() -> None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if (said := disk_error(error)) is None:
+            raise
+        print(f"fourfold: {said}", file=sys.stderr)
+        code = 2
     # Typer gives back what a command returned, or the code of an early exit.
     sys.exit(code if isinstance(code, int) else 0)
 

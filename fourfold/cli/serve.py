@@ -129,8 +129,9 @@ def serve(
     from fourfold.serving.api.cors import read_origins
     from fourfold.serving.api.limits import ServerLimits
     from fourfold.serving.api.remote_images import RemoteImages
-    from fourfold.serving.api.server import Server, answering_503, bind, is_loopback
+    from fourfold.serving.api.server import Server, answering_503, bind, end_with_parent, is_loopback
 
+    end_with_parent()
     keys = collect_keys(api_key or [], api_key_file, os.environ, rate_limit)
     if not keys and not allow_unauthenticated and not is_loopback(host):
         raise UserError(
@@ -175,9 +176,6 @@ def serve(
         directory = resolve_model(model)
         refined = chosen_adapter(adapter, strength, store, directory)
 
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
         from fourfold.serving.api.app import create_app
         from fourfold.serving.engine.engine import Engine
 

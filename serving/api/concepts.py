@@ -11,9 +11,12 @@ from pydantic import Field
 from starlette.responses import Response
 
 from fourfold.assistant.images import Attachment, ImageLimits
+from fourfold.assistant.refine import steps
 from fourfold.assistant.refine.concepts.example import MAX_BOXES, Example, to_fields
 from fourfold.assistant.refine.concepts.store import Concept, ConceptStore
 from fourfold.assistant.refine.concepts.transfer import import_lines, line_of
+from fourfold.assistant.refine.registry import Registry
+from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.body import Body, Text
 from fourfold.serving.api.errors import ApiError, require_json
@@ -60,7 +63,7 @@ def concept_routes(concepts: ConceptReadouts, image_limits: ImageLimits) -> APIR
         """Show a thing: from the next question on it is known."""
 
         def work() -> Example:
-            image = Attachment.from_data_uri(body.image, limits=image_limits)
+            image = Attachment.from_data_uri(body.image, limits=image_limits, isolated=True)
             shown = store.show(body.name, image, body.boxes, positive=body.positive, consent=body.consent)
             concepts.library()  # now, so that the next question need not wait for it
             return shown
@@ -91,13 +94,23 @@ def concept_routes(concepts: ConceptReadouts, image_limits: ImageLimits) -> APIR
 
     @router.delete("/{name}")
     async def forget(name: str) -> dict[str, Any]:
-        """Delete a concept for good."""
-        return {"name": name, "deleted": await off_loop(partial(store.forget, name), missing=True)}
+        """Delete a concept for good, and adapters that have learnt it, but for the one in use."""
+
+        def work() -> int:
+            store.get(name)  # before anything is made on the disk
+            return steps.forget_concept(CorrectionStore(store.directory), Registry(store.directory), name)[0]
+
+        return {"name": name, "deleted": await off_loop(work, missing=True)}
 
     @router.delete("/{name}/examples/{id}")
     async def forget_example(name: str, id: str) -> dict[str, Any]:
-        """Delete one example for good."""
-        await off_loop(partial(store.forget_example, id), missing=True)
+        """Delete one example for good, and adapters that have learnt it, but for the one in use."""
+
+        def work() -> None:
+            store.get(name)
+            steps.forget_example(CorrectionStore(store.directory), Registry(store.directory), id)
+
+        await off_loop(work, missing=True)
         return {"id": id, "deleted": 1}
 
     return router

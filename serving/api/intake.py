@@ -116,10 +116,10 @@ class _Reader:
 
     def _attachment(self, url: str, name: str, caps: ImageLimits) -> Attachment:
         if url[:5].lower() == "data:":
-            return Attachment.from_data_uri(url, name, caps)
+            return Attachment.from_data_uri(url, name, caps, isolated=True)
         if self._remote is None:
             raise UserError(
                 f"{name} must be a data URI of the form data:image/png;base64,...; this server fetches no URLs"
             )
         self._deadline = self._deadline or self._remote.deadline()
-        return Attachment(self._remote.fetch(url, self._deadline), name, caps)
+        return Attachment(self._remote.fetch(url, self._deadline), name, caps, isolated=True)

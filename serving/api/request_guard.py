@@ -107,6 +107,9 @@ class RequestGuardMiddleware:
         if self._local_names_only and _host_name(headers.get("host", "")) not in _LOCAL_NAMES:
             message = "this server answers only to localhost; start it with an API key to use another name"
             raise ApiError(403, message, code="host_not_allowed")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy may see the end of the body elsewhere, and what is behind it as another request (RFC 9112, 6.1).
+            raise ApiError(400, "the body has two lengths: leave out content-length or transfer-encoding")
         if path in OPEN_ROUTES:
             return None
         key = None

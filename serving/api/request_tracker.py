@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from fourfold.assistant.images import isolated, isolated_process
 from fourfold.assistant.refine.memory import CorrectionMemory, Recalled
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tools import spell_out_tools
@@ -120,8 +121,9 @@ class RequestTracker:
     ) -> None:
         self._engine, self._limits, self.metrics = engine, limits, metrics
         self._remote, self._memory, self._looking = remote, memory, looking
-        # Two threads decode: Pillow releases the interpreter lock, and more would hold more decoded pictures in memory.
-        self._decoders = ThreadPoolExecutor(2, thread_name_prefix="decode")
+        # As many as there are processes that decode.
+        self._decoders = ThreadPoolExecutor(isolated_process.MOST, thread_name_prefix="decode")
+        self._decoders.submit(isolated.warm)
         # Waiting for other people's servers must not hold up those who bring their images along.
         self._fetchers = ThreadPoolExecutor(4, thread_name_prefix="fetch")
         # Whoever looks waits for the model, too, often for a whole answer: as many as the engine answers at a time.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,22 @@ from fourfold.serving.api.limits import ServerLimits
 
 if TYPE_CHECKING:  # it brings torch, and whoever only binds a port should not wait for that
     from fourfold.serving.api.request_tracker import RequestTracker
+
+
+LIFELINE = "FOURFOLD_LIFELINE"
+"""Environment variable: with any value the server ends when its stdin does, whose other end is its parent's."""
+
+
+def end_with_parent() -> None:
+    """Where `LIFELINE` is set, have SIGTERM come once the parent is gone, however it went."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.get(LIFELINE):
+        threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
 def bind(host: str, port: int) -> socket.socket:

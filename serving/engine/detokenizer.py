@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import decoders
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
-"""Byte-level vocabularies write each byte as one printable character."""
+_PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
+"""Byte-level vocabularies write each byte as one printable character: GPT-2's way, which all of them took over."""
 
 
 class TokenBytes:

@@ -5,7 +5,6 @@ Requests go through one scheduler whoever sends them: a script with a list, a ch
 
 import collections.abc
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -14,18 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.hub.download import checkpoint_name
-from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.loading import DtypeName, Quantization, choose_device, end_tokens, load_checkpoint
+from fourfold.serving.engine.loading import Checkpoint, DtypeName, Quantization, choose_device, load_checkpoint
 from fourfold.serving.engine.logits_processors import bad_word_tokens
 from fourfold.serving.engine.lora_manager import Adapter, LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
-from fourfold.serving.engine.onnx_graph import WeightFormat
+from fourfold.serving.engine.onnx_model import OnnxModel
 from fourfold.serving.engine.prompt import PromptBuilder, PromptImage
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request, Sampling, TokenLogprob
 from fourfold.serving.engine.sampling import Sampler
@@ -51,44 +48,33 @@ __all__ = [
 class Engine:
     """A loaded model that answers. Every method may be called from any thread.
 
-    Use `load`; and `close`, or a `with` block, to free the thread. `decoder` is the format of the language model's
-    weights where onnxruntime computes it, see `choose_format`; None for torch.
+    Use `load`; and `close`, or a `with` block, to free the thread.
     """
 
-    def __init__(
-        self,
-        model: MiniGPTv2ForConditionalGeneration,
-        processor: MiniGPTv2Processor,
-        name: str,
-        *,
-        max_num_seqs: int = 16,
-        max_waiting: int = 64,
-        decoder: WeightFormat | None = None,
-    ) -> None:
-        text = model.config.text_config
-        window = getattr(text, "sliding_window", None)
+    def __init__(self, checkpoint: Checkpoint, name: str, *, max_num_seqs: int = 16, max_waiting: int = 64) -> None:
+        config, base = checkpoint.config, checkpoint.base
         self.model_name = name
-        self.context_length: int = min(text.max_position_embeddings, window or text.max_position_embeddings)
-        self.image_size: int = model.config.vision_config.image_size
-        self.end_ids = end_tokens(model, processor)
-        self.device, self.dtype = model.device, model.model.projector.weight.dtype
-        self.weight_bytes: int = model.get_memory_footprint()
+        self.context_length = checkpoint.context_length
+        self.image_size = checkpoint.image_size
+        self.end_ids = checkpoint.end_ids
+        self.device, self.dtype, self.weight_bytes = base.device, base.dtype, base.weight_bytes
         self.default_adapter = ""
         self.checkpoint: Path | None = None  # where it was loaded from
-        self._tokenizer = processor.tokenizer
-        self._vocab_size: int = text.vocab_size
-        self._prompt_builder = PromptBuilder(processor, self.context_length, self.end_ids)
-        self._grammars = GrammarCompiler(processor.tokenizer, text.vocab_size, self.end_ids)
-        self._adapters = LoRAManager(model)
-        cuda = self.device.type == "cuda"
-        memory = torch.cuda.mem_get_info(self.device)[0] if cuda else machine.memory()[1]
+        self._tokenizer = checkpoint.processor.tokenizer
+        self._vocab_size: int = config.text_config.vocab_size
+        self._prompt_builder = PromptBuilder(checkpoint.processor, self.context_length, self.end_ids)
+        self._grammars = GrammarCompiler(self._tokenizer, self._vocab_size, self.end_ids)
+        cuda = self.device.startswith("cuda")
+        memory = machine.memory()[1] if isinstance(base, OnnxModel) or not cuda else base.free_memory()
         self.model_runner = ModelRunner(
-            model,
-            self.context_length,
+            config,
+            base,
+            checkpoint.load_in_torch,
+            context=self.context_length,
             cache_bytes=memory // 2,
             feature_bytes=min(256 * 2**20, memory // 16),
-            decoder=decoder,
         )
+        self._adapters = LoRAManager(lambda: self.model_runner.in_torch.model)
         self._max_num_seqs = max_num_seqs
         # Not what is free at the time: the same question is read in the same way.
         self._ranking_rows = min(max_num_seqs, self.model_runner.kv_cache.rows_of(self.context_length))
@@ -98,9 +84,8 @@ class Engine:
             prefix_cache_bytes=memory // 8 if cuda else min(512 * 2**20, memory // 8),
             max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
-            max_num_batched_tokens=4096 if cuda else 512,
-            suppress_tokens=model.generation_config.suppress_tokens or (),
-            threads=torch.get_num_threads(),
+            max_num_batched_tokens=4096 if cuda else 256,
+            suppress_tokens=checkpoint.suppress_tokens,
         )
 
     @classmethod
@@ -134,18 +119,8 @@ class Engine:
         directory = Path(directory)
         if not directory.is_dir():
             raise UserError(f"no such checkpoint directory: {directory}")
-        where = choose_device(device)
-        if where.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
-            torch.set_num_threads(machine.cores())
-        model, processor, decoder = load_checkpoint(directory, dtype, where, quantization)
-        engine = cls(
-            model,
-            processor,
-            name or checkpoint_name(directory),
-            max_num_seqs=max_num_seqs,
-            max_waiting=max_waiting,
-            decoder=decoder,
-        )
+        loaded = load_checkpoint(directory, dtype, choose_device(device), quantization)
+        engine = cls(loaded, name or checkpoint_name(directory), max_num_seqs=max_num_seqs, max_waiting=max_waiting)
         engine.checkpoint = directory
         if adapter is not None:
             try:
@@ -252,7 +227,7 @@ class Engine:
     @property
     def declares_tools(self) -> bool:
         """Whether the checkpoint's chat template tells the model which tools there are."""
-        return self._prompt_builder.declares_tools
+        return self._prompt_builder.processor.template.declares_tools
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """The tokens of a request's prompt, which may be longer than the context.
@@ -299,12 +274,12 @@ class Engine:
 
         The picture is encoded once for this and for all that is asked about it, whichever comes first.
         """
-        shown = PromptImage(image, self._prompt_builder.processor)
+        shown = PromptImage(image, self._prompt_builder.processor.pixels)
         if shown.digest not in self.model_runner.feature_cache:
             _ = shown.pixel_values
-        features = self._scheduler.call(lambda: self.model_runner.features_of([shown])[0].float().cpu())
+        features = self._scheduler.call(lambda: self.model_runner.features_of([shown])[0])
         side = math.isqrt(len(features))
-        return features.reshape(side, side, -1).numpy()
+        return features.reshape(side, side, -1)
 
     @property
     def adapters(self) -> list[Adapter]:
@@ -312,6 +287,8 @@ class Engine:
 
     def load_adapter(self, name: str, path: str | Path, *, in_place: bool = False) -> Adapter:
         """Load a LoRA adapter that PEFT saved, `in_place` of the one that has its name; running answers go on as ever.
+
+        The first one has the model loaded in torch, which takes seconds and the memory of a second copy.
 
         Raises:
             UserError: the name is taken, or the adapter does not fit the model.
@@ -380,7 +357,6 @@ class Engine:
                 sampling,
                 prompt.ids,
                 self._vocab_size,
-                self.device,
                 end_ids=end_ids | set(sampling.stop_token_ids),
                 banned=bad_word_tokens(self._tokenizer, sampling.bad_words),
                 grammar=grammar,

@@ -1,31 +1,43 @@
-"""A checkpoint directory to model and processor, in the number format that suits the machine."""
+"""A checkpoint directory to a model that answers, in the number format that suits the machine.
 
+On a CPU that is onnxruntime's, and neither torch nor transformers is imported for it. Whatever is not read here in so
+many words is left to transformers: configurations of other models, tokenizers with code, quantised weights.
+"""
+
+import contextlib
+import ctypes
+import json
 import logging
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, CompressedTensorsConfig, PreTrainedConfig
+import jinja2
+import numpy as np
 
+from fourfold.assistant.checkpoints.damage import told_as_damage
+from fourfold.assistant.checkpoints.mapped_weights import MappedWeights, under, weight_files
 from fourfold.assistant.extras import require
-from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
-from fourfold.assistant.model.bf16 import cast_linears_to_bf16, has_fast_bf16
-from fourfold.assistant.quantization.quiet import quiet
 from fourfold.prompts.errors import UserError, first_line
+from fourfold.serving.engine import onnx_vision_graph
+from fourfold.serving.engine.model_config import ModelConfig
 from fourfold.serving.engine.onnx_decoder import int8_is_good
 from fourfold.serving.engine.onnx_graph import WeightFormat, can_be_built
+from fourfold.serving.engine.onnx_model import OnnxModel, tensor_shapes
+from fourfold.serving.engine.onnx_vision import OnnxVisionTower, choose_tower_format
+from fourfold.serving.engine.processor import Processor, of_transformers, read_processor
+
+if TYPE_CHECKING:
+    from fourfold.serving.engine.torch_model import TorchModel
 
 DtypeName = Literal["auto", "int8", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
 log = logging.getLogger("fourfold.engine")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
-# Low-bit vision towers lose up to 23 points in the literature, the projector is small, and the head is often tied to
-# the embedding table. transformers matches these from the start of a module's full name.
-_SKIPPED = ["model.vision_tower", "model.vision_norm", "model.projector", "lm_head"]
+_DTYPES = ("float32", "bfloat16", "float16")
+_UNREAD = (OSError, ValueError, KeyError, TypeError, AttributeError, jinja2.TemplateError)
+"""What reading raises where a file is missing or damaged, or is transformers' to read."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +45,49 @@ class NumberFormat:
     """How a loaded model keeps its numbers.
 
     Attributes:
-        dtype: of everything that torch computes.
+        dtype: of everything that torch computes, and of what onnxruntime does between products.
         decoder: of the weights of the language model's products where onnxruntime computes it, see `OnnxDecoder`; None
             where torch does.
-        bf16_tower: whether the image tower's products are in bfloat16, between activations in `dtype`.
     """
 
-    dtype: torch.dtype
+    dtype: str
     decoder: WeightFormat | None = None
-    bf16_tower: bool = False
 
 
-def load_checkpoint(
-    directory: Path, dtype: DtypeName, device: torch.device, quantization: Quantization | None
-) -> tuple[MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor, WeightFormat | None]:
-    """The model, ready to use on `device`, its processor, and in which format onnxruntime computes the language model.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        config: of the whole model: a `ModelConfig`, or transformers' own.
+        image_size: pixels of a side.
+        end_ids: tokens that end an answer.
+        suppress_tokens: tokens that are never drawn.
+        base: computes the model without adapters.
+        load_in_torch: the same model in torch, for adapters; it takes seconds and the memory of a second copy.
+    """
+
+    config: Any
+    image_size: int
+    processor: Processor
+    end_ids: frozenset[int]
+    suppress_tokens: tuple[int, ...]
+    base: "OnnxModel | TorchModel"
+    load_in_torch: "Callable[[], TorchModel]"
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return context_length(self.config.text_config)
+
+
+def load_checkpoint(directory: Path, dtype: DtypeName, device: str, quantization: Quantization | None) -> Checkpoint:
+    """The model, ready to use on `device`, and what goes with it.
 
     Args:
         directory: a checkpoint; `resolve_model` has looked whether it is whole.
         dtype: see `choose_format`.
+        device: see `choose_device`.
         quantization: of the language model, by bitsandbytes.
 
     Raises:
@@ -59,85 +95,50 @@ def load_checkpoint(
     """
     if quantization is not None:
         require("bitsandbytes", f"--quantization {quantization}")
-    config = _load_config(directory)
-    processor = _load_processor(directory, config)
-    number_format = choose_format(dtype, config, device, quantization)
-    if stored := getattr(config, "quantization_config", None):
-        _check_stored(directory, stored, quantization)
-        model = _load_stored(directory, number_format.dtype, device)
+    again = "copy or download it again"
+    with told_as_damage(directory, again):
+        config = _load_config(directory)
+        processor = _load_processor(directory, config)
+        number_format = choose_format(dtype, config, device, quantization)
+        vision = config.vision_config if isinstance(config, ModelConfig) else config.vision_config.to_dict()
+    decoder = number_format.decoder
+    tower_in_torch = decoder is None or not onnx_vision_graph.can_be_built(vision)
+
+    def load_in_torch() -> "TorchModel":
+        from fourfold.serving.engine import torch_loading
+
+        bf16_tower = decoder == "int8" and tower_in_torch
+        model = torch_loading.load_in_torch(directory, number_format.dtype, device, quantization, bf16_tower=bf16_tower)
+        if not tower_in_torch:
+            model.forget_tower()
+        return model
+
+    with told_as_damage(directory, again):
+        end_ids, suppress_tokens = _generation(directory, processor)
+    if decoder is None:
+        base: OnnxModel | TorchModel = load_in_torch()
     else:
-        model = _load_model(directory, number_format.dtype, device, quantization)
-    if number_format.bf16_tower:
-        cast_linears_to_bf16(model.model.vision_tower)
-    return model, processor, number_format.decoder
+        with told_as_damage(directory, again):
+            base = _in_onnxruntime(directory, config, vision, decoder)
+    return Checkpoint(config, vision["image_size"], processor, end_ids, suppress_tokens, base, load_in_torch)
 
 
-def _load_config(directory: Path) -> MiniGPTv2Config:
+def _load_config(directory: Path) -> Any:
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except UserError:
-        raise
-    except _BROKEN as error:
-        raise UserError(f"cannot read {directory / 'config.json'}: {first_line(error)}") from error
-    if not isinstance(config, MiniGPTv2Config):
-        raise UserError(f"{directory} holds a model of type {config.model_type!r}, not {MiniGPTv2Config.model_type!r}")
-    return config
+        return ModelConfig.from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    except _UNREAD:
+        from fourfold.serving.engine.torch_loading import load_config
+
+        return load_config(directory)
 
 
-def _load_model(
-    directory: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization | None, **options: object
-) -> MiniGPTv2ForConditionalGeneration:
-    if quantization is not None:
-        options = {"quantization_config": _quantization_config(quantization, dtype), "device_map": {"": str(device)}}
+def _load_processor(directory: Path, config: Any) -> Processor:
     try:
-        model, report = MiniGPTv2ForConditionalGeneration.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, output_loading_info=True, **options
-        )
-    except ImportError as error:
-        raise UserError(f"{quantization} needs bitsandbytes: {first_line(error)}") from error
-    except _BROKEN as error:
-        raise UserError(f"cannot load the weights of {directory}: {first_line(error)}") from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(f"the checkpoint {directory} lacks {len(missing)} weights, the first is {missing[0]}")
-    return (model if quantization else model.to(device)).eval()
+        processor = read_processor(directory)
+    except _UNREAD:
+        from fourfold.serving.engine.torch_loading import load_processor
 
-
-def _check_stored(directory: Path, stored: dict[str, Any], quantization: Quantization | None) -> None:
-    method = stored.get("quant_method")
-    if method != "compressed-tensors":
-        raise UserError(
-            f"{directory} is quantised by {method!r}, which is not loaded here; make one by `fourfold quantize` of the "
-            "checkpoint it was made of"
-        )
-    if quantization is not None:
-        raise UserError(f"{directory} is quantised already; leave out --quantization {quantization}")
-    if find_spec("compressed_tensors") is None:
-        raise UserError(f"{directory} is quantised, which needs compressed-tensors: pip install compressed-tensors")
-
-
-def _load_stored(directory: Path, dtype: torch.dtype, device: torch.device) -> MiniGPTv2ForConditionalGeneration:
-    """A checkpoint of `fourfold quantize`, its rounded weights as ordinary ones: what is rounded here is the storage.
-
-    Neither torch nor onnxruntime computes in these formats. Activations of int8 stay whole numbers in vLLM alone.
-    """
-    from compressed_tensors.quantization import disable_quantization
-
-    with quiet():
-        model = _load_model(
-            directory, dtype, device, None, quantization_config=CompressedTensorsConfig(dequantize=True)
-        )
-    model.apply(disable_quantization)
-    return model
-
-
-def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Processor:
-    try:
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except _BROKEN as error:
-        raise UserError(f"cannot load the processor of {directory}: {first_line(error)}") from error
-    if not isinstance(processor, MiniGPTv2Processor) or not processor.chat_template:
-        raise UserError(f"{directory} has no MiniGPT-v2 processor with a chat template")
+        processor = of_transformers(load_processor(directory))
     if processor.num_image_tokens != config.image_seq_length or processor.image_token_id != config.image_token_id:
         raise UserError(
             f"the processor of {directory} writes {processor.num_image_tokens} image tokens (id "
@@ -146,17 +147,76 @@ def _load_processor(directory: Path, config: MiniGPTv2Config) -> MiniGPTv2Proces
     return processor
 
 
-def end_tokens(model: MiniGPTv2ForConditionalGeneration, processor: MiniGPTv2Processor) -> frozenset[int]:
-    """Tokens that end an answer: of the generation configuration, else the tokenizer's."""
-    ids = model.generation_config.eos_token_id
+def _in_onnxruntime(directory: Path, config: Any, vision: Mapping[str, Any], decoder: WeightFormat) -> OnnxModel:
+    if getattr(config, "quantization_config", None):
+        from fourfold.serving.engine import torch_loading
+
+        in_torch = torch_loading.load_in_torch(directory, "float32", "cpu", None, bf16_tower=False)
+        held = in_torch.tensors()
+        _check_shapes({name: array.shape for name, array in held.items()}, config, directory)
+        return _build(held, config, vision, decoder)
+    try:
+        tensors = MappedWeights(weight_files(directory))
+        _check_shapes({name: tensors.shape(name) for name in tensors}, config, directory)
+        model = _build(tensors, config, vision, decoder)
+    except UserError:
+        raise
+    except _UNREAD as error:
+        raise UserError(f"cannot load the weights of {directory}: {first_line(error)}") from error
+    tensors.forget_pages()
+    _give_memory_back()
+    return model
+
+
+def _check_shapes(held: Mapping[str, tuple[int, ...]], config: Any, directory: Path) -> None:
+    wanted = tensor_shapes(config)
+    if missing := sorted(wanted.keys() - held.keys()):
+        raise UserError(f"the checkpoint {directory} lacks {len(missing)} weights, the first is {missing[0]}")
+    for name, shape in wanted.items():
+        if held[name] != shape:
+            raise UserError(
+                f"cannot load the weights of {directory}: {name} is {held[name]}, and by config.json {shape}"
+            )
+
+
+def _give_memory_back() -> None:
+    """What was needed for building the graphs, and glibc would keep for the next to ask for it."""
+    with contextlib.suppress(OSError, AttributeError):  # on another system, or with another library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _build(
+    tensors: Mapping[str, np.ndarray], config: Any, vision: Mapping[str, Any], decoder: WeightFormat
+) -> OnnxModel:
+    tower = None
+    if onnx_vision_graph.can_be_built(vision):
+        weights = choose_tower_format() if decoder == "int8" else "float32"
+        tower = OnnxVisionTower(under("model.vision_tower", tensors), vision, weights)
+    return OnnxModel(tensors, config, decoder, tower, context=context_length(config.text_config))
+
+
+def context_length(config: Any) -> int:
+    """Tokens that prompt and answer may have together, by the configuration of the language model."""
+    longest: int = config.max_position_embeddings
+    return min(longest, getattr(config, "sliding_window", None) or longest)
+
+
+def _generation(directory: Path, processor: Processor) -> tuple[frozenset[int], tuple[int, ...]]:
+    """Tokens that end an answer (of the generation's configuration, else the tokenizer's), and those never drawn."""
+    try:
+        settings = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        settings = {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {directory / 'generation_config.json'}: {first_line(error)}") from error
+    ids = settings.get("eos_token_id")
     if ids is None:
         ids = processor.tokenizer.eos_token_id
-    return frozenset([ids] if isinstance(ids, int) else ids or [])
+    ends = frozenset([ids] if isinstance(ids, int) else ids or [])
+    return ends, tuple(settings.get("suppress_tokens") or ())
 
 
-def choose_format(
-    name: DtypeName, config: PreTrainedConfig, device: torch.device, quantization: Quantization | None = None
-) -> NumberFormat:
+def choose_format(name: DtypeName, config: Any, device: str, quantization: Quantization | None = None) -> NumberFormat:
     """The number format to load a model in.
 
     onnxruntime computes the language model where it is a plain LLaMA on a CPU, in float32 or with int8 weights, and
@@ -164,9 +224,9 @@ def choose_format(
 
     Args:
         name: "auto" takes bfloat16 on CUDA where the device has it, else float16; on a CPU int8 for the language
-            model where the processor is good at it, and float32 for the rest but the image tower's products, which
-            are bfloat16 where the processor has instructions for them ("int8" the same).
-        config: of the model.
+            model where the processor is good at it, and float32 for the rest but the image tower's products, whose
+            format is chosen for the processor ("int8" the same).
+        config: of the model, with transformers' names.
         device: to load on.
         quantization: by bitsandbytes.
 
@@ -175,40 +235,31 @@ def choose_format(
     """
     if name not in ("auto", "int8", *_DTYPES):
         raise UserError(f"no dtype is called {name!r}; there are: auto, int8, {', '.join(_DTYPES)}")
-    if name == "auto" and device.type == "cuda":
-        return NumberFormat(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    dtype = _DTYPES.get(name, torch.float32)
-    possible = device.type == "cpu" and quantization is None and can_be_built(config.text_config)
+    if name == "auto" and device.startswith("cuda"):
+        import torch
+
+        return NumberFormat("bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+    dtype = name if name in _DTYPES else "float32"
+    possible = device == "cpu" and quantization is None and can_be_built(config.text_config)
     if name == "int8" and not possible:
         raise UserError("int8 is for plain LLaMA language models on a CPU, without bitsandbytes; choose another dtype")
-    if not possible or dtype != torch.float32:
+    if not possible or dtype != "float32":
         return NumberFormat(dtype)
     if name == "int8" or (name == "auto" and int8_is_good()):
-        return NumberFormat(dtype, "int8", bf16_tower=has_fast_bf16(device))
+        return NumberFormat(dtype, "int8")
     return NumberFormat(dtype, "float32")
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation, or LLM.int8(); what is not quantised is kept and computed in `dtype`."""
-    # It warns that an optional kernel package, fetched from the network, is absent.
-    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_SKIPPED)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_SKIPPED,
-    )
-
-
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> str:
     """The device of a name; "auto" for CUDA where there is one, else for Apple's MPS, else for the CPU.
 
     Raises:
         UserError: there is no such device, or not here.
     """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -221,4 +272,11 @@ def choose_device(name: str) -> torch.device:
         if not torch.backends.mps.is_available():
             raise UserError("there is no MPS device here; ask for the device cpu, or for none")
         log.warning("computing on Apple's MPS, which nobody has tried with fourfold; the device cpu is what is tested")
-    return device
+    return name
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch has to be asked, which takes a second to import: there is a driver of NVIDIA or AMD, or macOS."""
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    found = sys.platform in ("darwin", "win32") or any(Path(driver).exists() for driver in drivers)
+    return found or "torch" in sys.modules

@@ -3,39 +3,43 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
-LogitsProcessor = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+LogitsProcessor = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 """From logits (vocabulary,), float32, and the answer's tokens so far to the logits that count."""
 
 
-def logit_bias(bias: Sequence[tuple[int, float]], device: torch.device) -> LogitsProcessor:
+def logit_bias(bias: Sequence[tuple[int, float]]) -> LogitsProcessor:
     """Add to the logits of single tokens."""
-    tokens = torch.tensor([token for token, _ in bias], device=device)
-    added = torch.tensor([value for _, value in bias], dtype=torch.float32, device=device)
-    return lambda logits, token_ids: logits.index_add(0, tokens, added)
+    tokens = [token for token, _ in bias]
+    added = np.array([value for _, value in bias], np.float32)
 
-
-def repetition_penalty(
-    penalty: float, prompt_ids: Sequence[int], vocabulary: int, device: torch.device
-) -> LogitsProcessor:
-    """Divide positive and multiply negative logits of what the prompt or the answer holds (Keskar et al. 2019)."""
-    seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-    seen[torch.tensor(prompt_ids, device=device)] = True
-
-    def process(logits: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
-        if token_ids:
-            seen[token_ids[-1]] = True
-        return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    def process(logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
+        logits = logits.copy()
+        np.add.at(logits, tokens, added)  # a token may be there twice
+        return logits
 
     return process
 
 
-def output_penalties(presence: float, frequency: float, vocabulary: int, device: torch.device) -> LogitsProcessor:
-    """OpenAI's penalties: for having been said at all, and for each time it was."""
-    counts = torch.zeros(vocabulary, device=device)
+def repetition_penalty(penalty: float, prompt_ids: Sequence[int], vocabulary: int) -> LogitsProcessor:
+    """Divide positive and multiply negative logits of what the prompt or the answer holds (Keskar et al. 2019)."""
+    seen = np.zeros(vocabulary, bool)
+    seen[prompt_ids] = True
 
-    def process(logits: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+    def process(logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
+        if token_ids:
+            seen[token_ids[-1]] = True
+        return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    return process
+
+
+def output_penalties(presence: float, frequency: float, vocabulary: int) -> LogitsProcessor:
+    """OpenAI's penalties: for having been said at all, and for each time it was."""
+    counts = np.zeros(vocabulary, np.float32)
+
+    def process(logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         if token_ids:
             counts[token_ids[-1]] += 1
         return logits - frequency * counts - presence * (counts > 0)
@@ -46,12 +50,13 @@ def output_penalties(presence: float, frequency: float, vocabulary: int, device:
 def ban(banned: Callable[[Sequence[int]], Iterable[int]]) -> LogitsProcessor:
     """Make tokens impossible that depend on the answer so far, unless no other is possible."""
 
-    def process(logits: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+    def process(logits: np.ndarray, token_ids: Sequence[int]) -> np.ndarray:
         tokens = list(banned(token_ids))
         if not tokens:
             return logits
-        without = logits.index_fill(0, torch.tensor(tokens, device=logits.device), -torch.inf)
-        return without if bool(without.isfinite().any()) else logits
+        without = logits.copy()
+        without[tokens] = -np.inf
+        return without if np.isfinite(without).any() else logits
 
     return process
 

@@ -8,12 +8,9 @@ from typing import Any
 
 import peft
 import torch
-from safetensors import SafetensorError
 
 from fourfold.prompts.errors import UserError, first_line
 
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
-"""What PEFT and safetensors raise on files that are no adapter."""
 _LORA = re.compile(r"(.+)\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)(?:\.weight|\.bias)?")
 _TOWER = re.compile(r"(?:^|\.)vision_tower\.")
 _HONOURED = {
@@ -45,7 +42,7 @@ def read_adapter(directory: Path) -> tuple["peft.LoraConfig", dict[str, torch.Te
             key.removeprefix("base_model.model."): tensor
             for key, tensor in peft.load_peft_weights(str(directory), device="cpu").items()
         }
-    except UNREADABLE as error:
+    except Exception as error:  # PEFT and safetensors raise almost anything on files that are no adapter
         raise UserError(f"cannot load the adapter {directory}: {first_line(error)}") from error
     try:
         _check_config(config)
@@ -53,6 +50,9 @@ def read_adapter(directory: Path) -> tuple["peft.LoraConfig", dict[str, torch.Te
         _check_ranks(config, weights)
     except UserError as error:
         raise UserError(f"the adapter {directory} cannot be served: {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        wrong = f"its adapter_config.json holds a value of the wrong kind ({first_line(error)})"
+        raise UserError(f"the adapter {directory} cannot be served: {wrong}; save it again") from None
     config.inference_mode = True
     config.init_lora_weights = True  # the file has the weights
     return config, weights

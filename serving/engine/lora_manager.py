@@ -1,6 +1,7 @@
 """LoRA adapters of a running engine: loaded, chosen by name, unloaded."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,16 @@ class Adapter:
 
 
 class LoRAManager:
-    """The adapters of one model. `load`, `delete` and `use` belong to the model's thread."""
+    """The adapters of one model. `load`, `delete` and `use` belong to the model's thread.
 
-    def __init__(self, model: "MiniGPTv2ForConditionalGeneration") -> None:
+    Args:
+        load_model: gives the model in torch, always the same; asked for when the first adapter comes.
+    """
+
+    def __init__(self, load_model: "Callable[[], MiniGPTv2ForConditionalGeneration]") -> None:
         self.loaded: dict[str, Adapter] = {}
-        self._model = model
+        self._load_model = load_model
+        self._model: Any = None
         self._last_id = BASE
         self._in_use = BASE
         self._live = {BASE}
@@ -99,26 +105,28 @@ class LoRAManager:
 
     def _add(self, name: str, path: Path) -> Adapter:
         import peft
+        import torch
 
-        from fourfold.serving.engine.lora_files import UNREADABLE, check_fit, check_strength, read_adapter
+        from fourfold.serving.engine.lora_files import check_fit, check_strength, read_adapter
 
         check_adapter_files(path)
         config, weights = read_adapter(path)
+        self._model = self._load_model()
         self._last_id += 1
         label = f"fourfold_{self._last_id}"
         try:
-            with warnings.catch_warnings():
+            with torch.inference_mode(), warnings.catch_warnings():
                 # PEFT wonders at a second adapter; several are the point here.
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 peft.inject_adapter_in_model(config, self._model, label)
-            self._model.eval()  # PEFT's new layers come in training mode, with their dropout
-            check_fit(self._needed(label), weights)
-            check_strength(self._scales(label), weights)
-            peft.set_peft_model_state_dict(self._model, weights, label)
+                self._model.eval()  # PEFT's new layers come in training mode, with their dropout
+                check_fit(self._needed(label), weights)
+                check_strength(self._scales(label), weights)
+                peft.set_peft_model_state_dict(self._model, weights, label)
         except UserError as error:
             self._remove_layers(label)
             raise UserError(f"the adapter {path} does not fit this model: {error}") from None
-        except UNREADABLE as error:
+        except Exception as error:  # PEFT trusts its configuration, and whatever is wrong with it must leave no layers
             self._remove_layers(label)
             raise UserError(f"cannot load the adapter {path}: {first_line(error)}") from error
         self._layers = self._tuner_layers()
@@ -173,7 +181,10 @@ class LoRAManager:
         return [module for module in self._model.modules() if isinstance(module, BaseTunerLayer)]
 
     def _remove_layers(self, label: str) -> None:
-        for layer in self._tuner_layers():
-            layer.delete_adapter(label)
+        import torch
+
+        with torch.inference_mode():  # as they were made; PEFT makes weights trainable that it activates
+            for layer in self._tuner_layers():
+                layer.delete_adapter(label)
         getattr(self._model, "peft_config", {}).pop(label, None)
         self._activate(self._in_use)  # PEFT activates another adapter in place of one that goes

@@ -1,16 +1,17 @@
 """The language model's steps through onnxruntime, and whether its int8 is any good here."""
 
+import os
 import timeit
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, get_args
 
 import numpy as np
 import onnxruntime
-import torch
 
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.onnx_graph import WeightFormat, decoder_graph, product_graph
+from fourfold.serving.engine.onnx_graph import DecoderGraph, WeightFormat, decoder_graph, product_graph
+from fourfold.serving.engine.threads import SessionPool
 
 
 class OnnxDecoder:
@@ -20,55 +21,57 @@ class OnnxDecoder:
     go on where the other stopped.
 
     Args:
-        language_model: `LlamaModel` in float32, see `can_be_built`.
+        tensors: of transformers' `LlamaModel` in float32, by its names for them; see `can_be_built`.
         head: (vocabulary, width) of the vocabulary head.
+        config: of the language model, with transformers' names.
         weights: format of the weights of products.
-        kv_cache: in float32.
         context: tokens a row may have.
+        now: threads that may be used, see `SessionPool`.
     """
 
     def __init__(
         self,
-        language_model: Any,
-        head: torch.Tensor,
+        tensors: Mapping[str, np.ndarray],
+        head: np.ndarray,
+        config: Any,
         weights: WeightFormat,
-        kv_cache: KVCache,
+        *,
         context: int,
-        threads: int,
+        now: Callable[[], int] | None = None,
     ) -> None:
-        graph = decoder_graph(language_model, head, weights, context)
+        graph: DecoderGraph | None = decoder_graph(tensors, head, config, weights, context)
+        assert graph is not None
         # What a step reads at least: limits of speed are told from it. Of the rotations it reads a line.
         self.weight_bytes = sum(a.nbytes for name, a in graph.weights.items() if name not in ("cosines", "sines"))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors; it warns of what it chose itself
-        options.enable_mem_pattern = False  # one would be kept for every length of prompt
-        # Between steps the cores belong to torch and to the other programs.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
-        options.add_external_initializers(list(graph.weights), values)
-        self._session = onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
-        self._kv_cache = kv_cache
-        self._table = language_model.embed_tokens.weight.detach().numpy()
+
+        def make(threads: int) -> onnxruntime.InferenceSession:
+            nonlocal graph
+            # onnxruntime lays the weights out anew, so the first session's are not kept for the next.
+            taken, graph = graph or decoder_graph(tensors, head, config, weights, context), None
+            return _session(taken, threads)
+
+        self._sessions = SessionPool(make, now=now, nbytes=2 * self.weight_bytes)
+        self._table = tensors["embed_tokens.weight"]
         self._vocabulary = len(head)
         self._decode_call: _Call | None = None
 
-    def step(self, inputs: Sequence[StepInput]) -> torch.Tensor:
+    def step(self, kv_cache: KVCache, inputs: Sequence[StepInput]) -> np.ndarray:
         """Run the new tokens of all rows through the language model.
 
         Args:
+            kv_cache: of numpy, in float32.
             inputs: those with a single new token first.
 
         Returns:
             Logits (kept positions, vocabulary) in the order of `inputs`, to be used before the next step.
         """
-        lengths = self._kv_cache.lengths
-        parts: list[torch.Tensor] = []
+        lengths = kv_cache.lengths
+        parts: list[np.ndarray] = []
         decodes = [entry for entry in inputs if entry.count == 1]
         for run in _neighbours(decodes):
-            call = self._decode_call_for(run[0].row, len(run))
+            call = self._decode_call_for(kv_cache, run[0].row, len(run))
             for place, entry in enumerate(run):
-                call.embeds[place, 0] = self._table[entry.token] if entry.embeds is None else entry.embeds[0].numpy()
+                call.embeds[place, 0] = self._table[entry.token] if entry.embeds is None else entry.embeds[0]
             logits = call.run([lengths[entry.row] + 1 for entry in run])
             parts.append(logits if all(entry.keep for entry in run) else logits[[entry.keep == 1 for entry in run]])
             # Another run of the same step must not write over what is returned.
@@ -77,22 +80,23 @@ class OnnxDecoder:
             assert entry.embeds is not None
             # Logits of at least one position, since products of nothing are not everywhere allowed for.
             kept = np.arange(entry.count - max(entry.keep, 1), entry.count)
-            embeds = np.ascontiguousarray(entry.embeds.numpy())[None]
-            logits = self._call(entry.row, embeds, kept).run([lengths[entry.row] + entry.count])
+            embeds = np.ascontiguousarray(entry.embeds)[None]
+            logits = self._call(kv_cache, entry.row, embeds, kept).run([lengths[entry.row] + entry.count])
             parts.append(logits[len(kept) - entry.keep :])
         for entry in inputs:
             lengths[entry.row] += entry.count
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _decode_call_for(self, row: int, rows: int) -> "_Call":
+    def _decode_call_for(self, kv_cache: KVCache, row: int, rows: int) -> "_Call":
         """Buffers for a token each of neighbouring rows: those of the last step, where they fit."""
-        if self._decode_call is None or self._decode_call.place != _place(self._kv_cache, row, rows):
+        call, session = self._decode_call, self._sessions.session()
+        if call is None or call.session is not session or call.place != _place(kv_cache, row, rows):
             embeds = np.empty((rows, 1, self._table.shape[1]), np.float32)
-            self._decode_call = self._call(row, embeds, np.arange(rows))
+            self._decode_call = self._call(kv_cache, row, embeds, np.arange(rows))
         return self._decode_call
 
-    def _call(self, row: int, embeds: np.ndarray, kept: np.ndarray) -> "_Call":
-        return _Call(self._session, self._kv_cache, row, embeds, kept, self._vocabulary)
+    def _call(self, kv_cache: KVCache, row: int, embeds: np.ndarray, kept: np.ndarray) -> "_Call":
+        return _Call(self._sessions.session(), kv_cache, row, embeds, kept, self._vocabulary)
 
 
 class _Call:
@@ -117,30 +121,45 @@ class _Call:
         self.embeds = embeds
         self._last, self._total = np.empty(rows, np.int32), np.empty((), np.int32)
         self._kept = kept
-        self._logits = torch.empty(len(kept), vocabulary)
-        self._session, self._binding = session, session.io_binding()
+        self._logits = np.empty((len(kept), vocabulary), np.float32)
+        self.session, self._binding = session, session.io_binding()
         inputs = {"embeds": embeds, "last": self._last, "total": self._total, "kept": kept}
         for name, array in inputs.items():
             _bind(self._binding.bind_input, name, array)
-        _bind(self._binding.bind_output, "logits", self._logits.numpy())
+        _bind(self._binding.bind_output, "logits", self._logits)
         for layer in range(kv_cache.layers):
-            for name, tensor in zip(("keys", "values"), kv_cache.layer(layer), strict=True):
-                array = tensor[row : row + rows].numpy()
+            for name, whole in zip(("keys", "values"), kv_cache.layer(layer), strict=True):
+                array = whole[row : row + rows]
                 _bind(self._binding.bind_input, f"{name}.{layer}", array)
                 _bind(self._binding.bind_output, f"new_{name}.{layer}", array)
 
-    def run(self, ends: Sequence[int]) -> torch.Tensor:
+    def run(self, ends: Sequence[int]) -> np.ndarray:
         """Logits (kept, vocabulary), where each row has so many tokens with the new ones."""
         self._last[:] = [end - 1 for end in ends]
         self._total[...] = max(ends)
-        self._session.run_with_iobinding(self._binding)
+        self.session.run_with_iobinding(self._binding)
         return self._logits
+
+
+def _session(graph: DecoderGraph, threads: int) -> onnxruntime.InferenceSession:
+    # Its attention by tiles reads one query left over in a tile by another kernel, as of a prompt of 129 tokens: the
+    # answer would depend on what was cached. Up to some thousand tokens it is no faster.
+    os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; it warns of what it chose itself
+    options.enable_mem_pattern = False  # one would be kept for every length of prompt
+    # Between steps the cores belong to the other programs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+    options.add_external_initializers(list(graph.weights), values)
+    return onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
 def _place(kv_cache: KVCache, row: int, rows: int) -> tuple[object, ...]:
     """Differs wherever buffers have to be bound anew; an address alone may be given to a larger cache."""
     keys = kv_cache.layer(0)[0]
-    return keys.data_ptr(), keys.shape, row, rows
+    return keys.ctypes.data, keys.shape, row, rows
 
 
 def _neighbours(inputs: Sequence[StepInput]) -> list[list[StepInput]]:
@@ -166,21 +185,16 @@ def int8_is_good() -> bool:
     """
     outputs, inputs = 4096, 1024
     # The largest sums that can come up: where a kernel adds in 16 bits, they show it.
-    weight = torch.ones(outputs, inputs)
+    weight = np.ones((outputs, inputs), np.float32)
     weight[1::2] = -1
+    feeds = {"inputs": np.ones((1, inputs), np.float32)}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(product_graph(weight), options, providers=["CPUExecutionProvider"])
-    ones = torch.ones(1, inputs)
-    feeds = {"inputs": ones.numpy()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        exact = torch.nn.functional.linear(ones, weight)
-        found = torch.from_numpy(session.run(None, feeds)[0])
-        right = torch.allclose(found, exact, rtol=0.02)
-        int8 = min(timeit.repeat(lambda: session.run(None, feeds), number=1, repeat=7))
-        float32 = min(timeit.repeat(lambda: torch.nn.functional.linear(ones, weight), number=1, repeat=7))
-    finally:
-        torch.set_num_threads(threads)
-    return right and int8 < float32
+    seconds, found = [], []
+    for number_format in get_args(WeightFormat):
+        graph = product_graph(weight, number_format)
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        found.append(session.run(None, feeds)[0])
+        seconds.append(min(timeit.repeat(partial(session.run, None, feeds), number=1, repeat=7)))
+    (exact, int8), (in_float32, in_int8) = found, seconds
+    return bool(np.allclose(int8, exact, rtol=0.02)) and in_int8 < in_float32

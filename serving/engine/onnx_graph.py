@@ -6,22 +6,22 @@ into the caller's keys and values (GroupQueryAttention), addition with the norm 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
-from transformers import PreTrainedConfig
+
+from fourfold.serving.engine.rotary import FIXED, rotations
 
 WeightFormat = Literal["float32", "int8"]
 BLOCK = 32
 """Neighbouring inputs of a product that share a scale, in int8: of its weights, and of what is multiplied with them."""
 
 _CONTRIB = "com.microsoft"
-# The angle of a position does not depend on how long the text is.
-_FIXED_ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
+_AT_ONCE = 2**15  # blocks that are put into int8 in one go, so that what lies in between stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,18 @@ class DecoderGraph:
     weights: dict[str, np.ndarray]
 
 
-def can_be_built(config: PreTrainedConfig) -> bool:
-    """Whether a language model is a plain LLaMA, of which `decoder_graph` knows every operator."""
+def can_be_built(config: Any) -> bool:
+    """Whether a language model is a plain LLaMA, of which `decoder_graph` knows every operator.
+
+    Args:
+        config: of the language model, with transformers' names.
+    """
     rotation = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type == "llama"
         and config.hidden_act == "silu"
         and not (config.attention_bias or config.mlp_bias)
-        and rotation.get("rope_type", "default") in _FIXED_ROTATIONS
+        and rotation.get("rope_type", "default") in FIXED
         and rotation.get("partial_rotary_factor", 1) == 1
         and config.head_dim % 16 == 0
         and all(size % BLOCK == 0 for size in (config.hidden_size, config.intermediate_size))
@@ -55,28 +59,35 @@ def can_be_built(config: PreTrainedConfig) -> bool:
     )
 
 
-def decoder_graph(language_model: Any, head: torch.Tensor, weights: WeightFormat, context: int) -> DecoderGraph:
-    """The graph of a transformers LLaMA.
+def decoder_graph(
+    tensors: Mapping[str, np.ndarray], head: np.ndarray, config: Any, weights: WeightFormat, context: int
+) -> DecoderGraph:
+    """The graph of a LLaMA.
 
     Args:
-        language_model: `LlamaModel` in float32 on the CPU, without adapters.
+        tensors: of transformers' `LlamaModel` in float32, by its names for them.
         head: (vocabulary, width) of the vocabulary head.
+        config: of the language model, with transformers' names.
         weights: in which format products keep theirs.
         context: positions that it may be asked about.
     """
-    return _Writer(language_model, head, weights).write(context)
+    return _Writer(tensors, head, config, weights).write(context)
 
 
-def product_graph(weight: torch.Tensor) -> bytes:
-    """`inputs` (rows, inputs) times the transpose of an int8 `weight` (outputs, inputs), alone: to try it out."""
-    quantised, scales = quantise(weight)
-    constants = [
-        onnx.numpy_helper.from_array(quantised.numpy(), "weight"),
-        onnx.numpy_helper.from_array(scales.numpy(), "scales"),
-    ]
-    node = helper.make_node(
-        "MatMulNBits", ["inputs", "weight", "scales"], ["outputs"], domain=_CONTRIB, **_int8(weight)
-    )
+def product_graph(weight: np.ndarray, weights: WeightFormat) -> bytes:
+    """`inputs` (rows, inputs) times the transpose of a `weight` (outputs, inputs), alone: to try it out."""
+    if weights == "int8":
+        quantised, scales = quantise(weight)
+        constants = [
+            onnx.numpy_helper.from_array(quantised, "weight"),
+            onnx.numpy_helper.from_array(scales, "scales"),
+        ]
+        node = helper.make_node(
+            "MatMulNBits", ["inputs", "weight", "scales"], ["outputs"], domain=_CONTRIB, **_int8(weight)
+        )
+    else:
+        constants = [onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight")]
+        node = helper.make_node("MatMul", ["inputs", "weight"], ["outputs"])
     inputs, outputs = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
         for name, size in (("inputs", weight.shape[1]), ("outputs", weight.shape[0]))
@@ -84,10 +95,39 @@ def product_graph(weight: torch.Tensor) -> bytes:
     return _serialised(helper.make_graph([node], "product", [inputs], [outputs], constants))
 
 
+def projector_graph(tensors: Mapping[str, np.ndarray], fold: int, epsilon: float) -> bytes:
+    """`features` (images, patches, vision width) to `projected` (images, tokens of an image, text width), in float32.
+
+    Args:
+        tensors: of the whole model, by its names for them.
+        fold: neighbouring patches that become one token.
+        epsilon: of the norm before that.
+    """
+    matrix = tensors["model.projector.weight"].T
+    constants = {
+        "norm.weight": tensors["model.vision_norm.weight"],
+        "norm.bias": tensors["model.vision_norm.bias"],
+        "weight": np.ascontiguousarray(matrix),
+        "bias": tensors["model.projector.bias"],
+        "folded.shape": np.array([0, -1, len(matrix)]),  # 0: as many images as there are
+    }
+    nodes = [
+        helper.make_node(
+            "LayerNormalization", ["features", "norm.weight", "norm.bias"], ["normed"], axis=-1, epsilon=epsilon
+        ),
+        helper.make_node("Reshape", ["normed", "folded.shape"], ["folded"]),
+        helper.make_node("MatMul", ["folded", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["projected"]),
+    ]
+    inputs = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["images", "patches", len(matrix) // fold])
+    outputs = helper.make_tensor_value_info("projected", TensorProto.FLOAT, ["images", "tokens", matrix.shape[1]])
+    values = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
+    return _serialised(helper.make_graph(nodes, "projector", [inputs], [outputs], values))
+
+
 class _Writer:
-    def __init__(self, language_model: Any, head: torch.Tensor, weights: WeightFormat) -> None:
-        self._model, self._head, self._format = language_model, head, weights
-        self._config = language_model.config
+    def __init__(self, tensors: Mapping[str, np.ndarray], head: np.ndarray, config: Any, weights: WeightFormat) -> None:
+        self._tensors, self._head, self._config, self._format = tensors, head, config, weights
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._weights: dict[str, np.ndarray] = {}
@@ -116,17 +156,18 @@ class _Writer:
 
     def _layers(self) -> str:
         """All layers; the name of the last norm's output."""
+        layers = range(self._config.num_hidden_layers)
         norms = [
-            norm for layer in self._model.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+            f"layers.{layer}.{norm}" for layer in layers for norm in ("input_layernorm", "post_attention_layernorm")
         ]
-        norms.append(self._model.norm)
-        names = [self._constant(f"norm.{number}", norm.weight) for number, norm in enumerate(norms)]
+        norms.append("norm")
+        names = [self._constant(f"norm.{place}", self._tensors[f"{norm}.weight"]) for place, norm in enumerate(norms)]
         epsilon = self._config.rms_norm_eps
         residual = "embeds"
         normed = self._add("SimplifiedLayerNormalization", ["embeds", names[0]], "normed", axis=-1, epsilon=epsilon)
-        for number, layer in enumerate(self._model.layers):
+        for number in layers:
             for part, branch in enumerate((self._attention, self._mlp)):
-                added = branch(number, layer, normed)
+                added = branch(number, normed)
                 name = f"{number}.{part}"
                 self._node(
                     "SkipSimplifiedLayerNormalization",
@@ -137,9 +178,9 @@ class _Writer:
                 normed, residual = f"normed.{name}", f"residual.{name}"
         return normed
 
-    def _attention(self, number: int, layer: Any, normed: str) -> str:
-        attention, config = layer.self_attn, self._config
-        projections = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+    def _attention(self, number: int, normed: str) -> str:
+        config, layer = self._config, f"layers.{number}.self_attn"
+        projections = [self._tensors[f"{layer}.{name}_proj.weight"] for name in "qkv"]
         packed = self._product(normed, f"qkv.{number}", projections)
         self._node(
             "GroupQueryAttention",
@@ -147,30 +188,30 @@ class _Writer:
             [f"attended.{number}", f"new_keys.{number}", f"new_values.{number}"],
             num_heads=config.num_attention_heads,
             kv_num_heads=config.num_key_value_heads,
-            scale=float(attention.scaling),
+            scale=config.head_dim**-0.5,
             do_rotary=1,
         )
-        return self._product(f"attended.{number}", f"attention.{number}", [attention.o_proj.weight])
+        return self._product(f"attended.{number}", f"attention.{number}", [self._tensors[f"{layer}.o_proj.weight"]])
 
-    def _mlp(self, number: int, layer: Any, normed: str) -> str:
-        gate = self._product(normed, f"gate.{number}", [layer.mlp.gate_proj.weight])
-        up = self._product(normed, f"up.{number}", [layer.mlp.up_proj.weight])
+    def _mlp(self, number: int, normed: str) -> str:
+        layer = f"layers.{number}.mlp"
+        gate = self._product(normed, f"gate.{number}", [self._tensors[f"{layer}.gate_proj.weight"]])
+        up = self._product(normed, f"up.{number}", [self._tensors[f"{layer}.up_proj.weight"]])
         self._node("QuickGelu", [gate], [f"gated.{number}"], alpha=1.0)  # x * sigmoid(1 x), which is SiLU
         inner = self._add("Mul", [f"gated.{number}", up], f"inner.{number}")
-        return self._product(inner, f"mlp.{number}", [layer.mlp.down_proj.weight])
+        return self._product(inner, f"mlp.{number}", [self._tensors[f"{layer}.down_proj.weight"]])
 
     def _rotations(self, context: int) -> None:
-        """Cosines and sines (context, head size / 2) of every position, as the model itself computes them."""
-        positions = torch.arange(context)[None]
-        for name, table in zip(("cosines", "sines"), self._model.rotary_emb(torch.zeros(1), positions), strict=True):
-            self._weight(name, table[0, :, : self._config.head_dim // 2])
+        """Cosines and sines (context, head size / 2) of every position."""
+        for name, table in zip(("cosines", "sines"), rotations(self._config, context), strict=True):
+            self._weight(name, table)
 
-    def _product(self, inputs: str, output: str, weights: list[torch.Tensor]) -> str:
+    def _product(self, inputs: str, output: str, weights: list[np.ndarray]) -> str:
         """Multiply with the transpose of weights (outputs, inputs), several laid end to end."""
-        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        weight = np.concatenate(weights) if len(weights) > 1 else weights[0]
         if self._format == "float32":
-            return self._add("MatMul", [inputs, self._weight(f"{output}.weight", weight.detach().t())], output)
-        quantised, scales = quantise(weight.detach())
+            return self._add("MatMul", [inputs, self._weight(f"{output}.weight", weight.T)], output)
+        quantised, scales = quantise(weight)
         names = [inputs, self._weight(f"{output}.weight", quantised), self._weight(f"{output}.scales", scales)]
         self._node("MatMulNBits", names, [output], **_int8(weight))
         return output
@@ -184,14 +225,13 @@ class _Writer:
         """An operator of onnxruntime's own."""
         self._nodes.append(helper.make_node(operator, inputs, outputs, domain=_CONTRIB, **attributes))
 
-    def _constant(self, name: str, value: "torch.Tensor | np.ndarray") -> str:
-        array = value.detach().float().numpy() if isinstance(value, torch.Tensor) else value
-        self._constants.append(onnx.numpy_helper.from_array(array, name))
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        self._constants.append(onnx.numpy_helper.from_array(value, name))
         return name
 
-    def _weight(self, name: str, value: torch.Tensor) -> str:
+    def _weight(self, name: str, value: np.ndarray) -> str:
         """A tensor that the graph refers to: inside, all together could be at most 2 GiB."""
-        array = value.contiguous().numpy()
+        array = np.ascontiguousarray(value)
         proto = TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
@@ -204,18 +244,25 @@ class _Writer:
         return name
 
 
-def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, inputs) to (outputs, blocks, `BLOCK`) uint8 around 128, and their scales (outputs, blocks).
 
     weight = (quantised - 128) * scale, with the scale of a block its largest magnitude / 127.
     """
-    blocks = weight.reshape(weight.shape[0], -1, BLOCK)
-    scales = blocks.abs().amax(-1) / 127
-    steps = blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[..., None]
-    return steps.round_().add_(128).to(torch.uint8), scales
+    quantised = np.empty((weight.size // BLOCK, BLOCK), np.uint8)
+    scales = np.empty(len(quantised), np.float32)
+    for begin in range(0, len(scales), _AT_ONCE):
+        blocks = weight.reshape(-1, BLOCK)[begin : begin + _AT_ONCE]
+        # The largest of each block by rows of all blocks: numpy is ten times slower along a short last axis.
+        largest = np.abs(blocks.T, order="C").max(0) / np.float32(127)
+        steps = blocks / np.maximum(largest, np.finfo(np.float32).tiny)[:, None]
+        np.rint(steps, out=steps)
+        steps += 128
+        quantised[begin : begin + _AT_ONCE], scales[begin : begin + _AT_ONCE] = steps, largest
+    return quantised.reshape(len(weight), -1, BLOCK), scales.reshape(len(weight), -1)
 
 
-def _int8(weight: torch.Tensor) -> dict[str, Any]:
+def _int8(weight: np.ndarray) -> dict[str, Any]:
     """Attributes of MatMulNBits for a weight (outputs, inputs)."""
     # Accuracy level 4: what is multiplied is put into int8 as well, block by block, and sums are integers.
     return {"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}

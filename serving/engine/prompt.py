@@ -1,38 +1,36 @@
 """A conversation to what the model reads: tokens, and images known by what they show."""
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jinja2
-import torch
+import numpy as np
 from PIL import Image
-from transformers import BatchFeature
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from fourfold.assistant.model import MiniGPTv2Processor
-from fourfold.prompts.errors import UserError
+from fourfold.prompts.errors import UserError, first_line
 from fourfold.serving.engine.cache import PromptKey, image_digest
+from fourfold.serving.engine.processor import Processor
 
 Messages = list[dict[str, Any]]
 
-# transformers keeps one compiled template for all, which notes where answers stand and is not made for threads.
-_RENDERING = threading.Lock()
-
 
 class PromptImage:
-    """An image of a prompt; resized and normalised when first needed."""
+    """An image of a prompt; resized and normalised when first needed.
 
-    def __init__(self, image: Image.Image, processor: MiniGPTv2Processor) -> None:
+    Args:
+        pixels: does that, see `Processor`.
+    """
+
+    def __init__(self, image: Image.Image, pixels: Callable[[Image.Image], np.ndarray]) -> None:
         self.digest = image_digest(image)
-        self._image, self._processor = image, processor
+        self._image, self._pixels = image, pixels
 
     @cached_property
-    def pixel_values(self) -> torch.Tensor:
+    def pixel_values(self) -> np.ndarray:
         """(1, 3, image size, image size), float32."""
-        return self._processor.image_processor(images=[self._image], return_tensors="pt")["pixel_values"]
+        return self._pixels(self._image)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class PromptBuilder:
         end_ids: tokens that end an answer.
     """
 
-    def __init__(self, processor: MiniGPTv2Processor, context: int, end_ids: frozenset[int]) -> None:
+    def __init__(self, processor: Processor, context: int, end_ids: frozenset[int]) -> None:
         self.processor, self.context, self.end_ids = processor, context, end_ids
 
     def prompt(
@@ -86,12 +84,6 @@ class PromptBuilder:
         opened = bool((template or {}).get("add_generation_prompt", True))
         text = self._expand(self._render(messages, template or {}, add_generation_prompt=opened)[0], images)
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    @cached_property
-    def declares_tools(self) -> bool:
-        """Whether the chat template tells the model which tools there are."""
-        words = jinja2.Environment().lex(self.processor.chat_template)
-        return any(kind == "name" and word == "tools" for _, kind, word in words)
 
     def candidates(
         self,
@@ -124,7 +116,7 @@ class PromptBuilder:
         known = {} if known is None else known
         for image in images_of(messages):
             if id(image) not in known:
-                known[id(image)] = PromptImage(image, self.processor)
+                known[id(image)] = PromptImage(image, self.processor.pixels)
         return [known[id(image)] for image in images_of(messages)]
 
     def _candidate(
@@ -147,21 +139,17 @@ class PromptBuilder:
         self, messages: Messages, template: Mapping[str, Any], *, add_generation_prompt: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
-        with _RENDERING:
-            texts, spans = render_jinja_template(
-                conversations=[messages],
-                chat_template=self.processor.chat_template,
-                return_assistant_tokens_mask=True,
-                **self.processor.tokenizer.special_tokens_map,
-                **{**template, "add_generation_prompt": add_generation_prompt},
-            )
-        return texts[0], spans[0]
+        variables = {**template, "add_generation_prompt": add_generation_prompt}
+        try:
+            return self.processor.template.render(messages, **variables)
+        except jinja2.TemplateError as error:
+            raise UserError(f"the chat template refuses the conversation: {first_line(error)}") from None
 
     def _expand(self, text: str, images: int) -> str:
         token = self.processor.image_token
         if (found := text.count(token)) != images:
             raise UserError(f"the chat template made room for {found} images, the messages bring {images}")
-        return text.replace(token, self.processor.replace_image_token(BatchFeature(), 0))
+        return text.replace(token, token * self.processor.num_image_tokens)
 
     def _prompt(self, ids: list[int], images: list[PromptImage]) -> Prompt:
         if len(ids) >= self.context:

@@ -6,14 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
 
-from fourfold.serving.engine.cache import Prefix, PrefixCache, shared_length
+from fourfold.serving.engine.cache import shared_length
 from fourfold.serving.engine.kv_cache import StepInput
 from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
+from fourfold.serving.engine.prefix_cache import Prefix, PrefixCache
 from fourfold.serving.engine.prompt import Prompt
 from fourfold.serving.engine.requests import EngineClosed, QueueFull
 from fourfold.serving.engine.sampling import draw_tokens
@@ -25,6 +27,8 @@ _LEAST_READ = 2
 """Tokens of a prompt that are read together at least: attention to several positions adds up in another order than to
 one, and an answer must not depend on what was cached. What was drawn token by token is read again for the same reason
 before it is kept."""
+_WORTH_WAITING = 8
+"""Tokens: for fewer a request does not wait for another one that is reading them. About what a step costs more."""
 _QUIET = 0.1
 """Seconds without a request after which a finished answer is read, for a question that follows it."""
 _READ_AHEAD = 64
@@ -54,7 +58,7 @@ class _Row:
     """A request that holds a row of the KV cache; its row's number is its place in the scheduler's list."""
 
     sequence: Sequence
-    embeds: torch.Tensor | None  # of the part of the prompt that is still to be read
+    embeds: np.ndarray | None  # of the part of the prompt that is still to be read
 
 
 class Scheduler:
@@ -67,7 +71,6 @@ class Scheduler:
         max_num_batched_tokens: new tokens of a step, beyond which a long prompt is read over several steps so that
             others go on meanwhile. A new image counts as its patches.
         suppress_tokens: never drawn.
-        threads: of torch, for this thread.
     """
 
     def __init__(
@@ -80,7 +83,6 @@ class Scheduler:
         max_waiting: int,
         max_num_batched_tokens: int,
         suppress_tokens: Iterable[int],
-        threads: int,
     ) -> None:
         self.stats = Stats()
         self._runner = runner
@@ -88,9 +90,7 @@ class Scheduler:
         self.prefix_cache = PrefixCache(prefix_cache_bytes)
         self._max_num_seqs, self._max_waiting = max_num_seqs, max_waiting
         self._max_num_batched_tokens = max_num_batched_tokens
-        suppressed = sorted(suppress_tokens)
-        self._suppressed = torch.tensor(suppressed, device=runner.device) if suppressed else None
-        self._threads = threads
+        self._suppressed = sorted(suppress_tokens)
         self._rows: list[_Row] = []
         self._waiting: deque[Sequence] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
@@ -144,22 +144,20 @@ class Scheduler:
     # What follows runs on the model's thread.
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)
-        with torch.inference_mode():
-            while self._wait():
-                self._answer_calls()
-                try:
-                    if not (self._rows or self._waiting):
-                        self._read_ahead()
-                    self._drop_cancelled()
-                    self._evict_idle()
-                    self._admit()
-                    self.stats.running = len(self._rows)
-                    self._step()
-                    self.stats.running = len(self._rows)
-                except Exception as error:  # out of memory, say: it is this batch's end, not the engine's
-                    self._fail_rows(error)
-            self._fail_all(EngineClosed("the engine was closed"))
+        while self._wait():
+            self._answer_calls()
+            try:
+                if not (self._rows or self._waiting):
+                    self._read_ahead()
+                self._drop_cancelled()
+                self._evict_idle()
+                self._admit()
+                self.stats.running = len(self._rows)
+                self._step()
+                self.stats.running = len(self._rows)
+            except Exception as error:  # out of memory, say: it is this batch's end, not the engine's
+                self._fail_rows(error)
+        self._fail_all(EngineClosed("the engine was closed"))
 
     def _wait(self) -> bool:
         """Until there is something to do; False where that is to end."""
@@ -206,18 +204,19 @@ class Scheduler:
     def _admit(self) -> None:
         """Give rows to waiting requests, first come first served, until a step's worth of new tokens is gathered."""
         gathered = sum(len(row.embeds) for row in self._rows if row.embeds is not None)
-        while self._waiting and len(self._rows) < self._max_num_seqs and gathered < self._max_num_batched_tokens:
-            sequence = self._waiting[0]
-            known, common = self.prefix_cache.longest(sequence.lora_id, sequence.prompt.keys)
-            if self._worth_waiting(sequence, common):
+        for sequence in list(self._waiting):
+            if len(self._rows) >= self._max_num_seqs or gathered >= self._max_num_batched_tokens:
                 break
+            known = self.prefix_cache.longest(sequence.lora_id, sequence.prompt.keys[:-_LEAST_READ])
+            if self._worth_waiting(sequence, known.length):
+                continue
             row = _Row(sequence, None)
             encoded = self._runner.images_encoded
             try:
                 if not self._runner.kv_cache.admit(len(sequence.prompt.ids) + sequence.sampling.max_tokens):
                     break
                 self._rows.append(row)
-                gathered += self._begin(row, known, max(min(common, len(sequence.prompt.ids) - _LEAST_READ), 0))
+                gathered += self._begin(row, known)
             except Exception as error:  # of this request alone
                 if row in self._rows:
                     self._leave(row)
@@ -225,10 +224,10 @@ class Scheduler:
                 self.stats.failed += 1
             gathered += (self._runner.images_encoded - encoded) * self._runner.patches
             with self._changed:
-                self._waiting.popleft()
+                self._waiting.remove(sequence)
                 self.stats.waiting = len(self._waiting)
 
-    def _begin(self, row: _Row, known: Prefix | None, common: int) -> int:
+    def _begin(self, row: _Row, known: Prefix) -> int:
         """Fill a new row with what is known of its prompt, and embed the rest.
 
         That is at least the last token, whose logits are wanted, and the one before. Returns how many are to be read.
@@ -236,26 +235,27 @@ class Scheduler:
         sequence = row.sequence
         started = time.perf_counter()
         sequence.timings["queue"] = started - sequence.queued
-        if known is not None and common:
-            self._runner.kv_cache.write(len(self._rows) - 1, known.stored, common)
-        sequence.cached_tokens = common
+        for part in known.parts:
+            self._runner.kv_cache.append(len(self._rows) - 1, part)
+        sequence.cached_tokens = known.length
         self._adapters.use(sequence.lora_id)
-        row.embeds = self._runner.embed(sequence.prompt, common)
+        row.embeds = self._runner.embed(sequence.prompt, known.length, sequence.lora_id)
         self.stats.images_encoded, self.stats.images_reused = self._runner.images_encoded, self._runner.images_reused
         sequence.timings["vision"] = time.perf_counter() - started
         self.stats.prompt_tokens += len(sequence.prompt.ids)
-        self.stats.cached_prompt_tokens += common
+        self.stats.cached_prompt_tokens += known.length
         return len(row.embeds)
 
     def _worth_waiting(self, sequence: Sequence, common: int) -> bool:
-        """Whether another row is just reading most of what this request would have to read."""
-        keys = sequence.prompt.keys
-        for row in self._rows:
-            if row.embeds is not None and row.sequence.lora_id == sequence.lora_id:
-                shared = shared_length(row.sequence.prompt.keys, keys)
-                if shared - common > (len(keys) - common) / 2:
-                    return True
-        return False
+        """Whether another row is just reading what this request would have to read again.
+
+        It costs no time: that row's tokens are read before this one's in any case.
+        """
+        return any(
+            shared_length(row.sequence.prompt.keys, sequence.prompt.keys) - common >= _WORTH_WAITING
+            for row in self._rows
+            if row.embeds is not None and row.sequence.lora_id == sequence.lora_id
+        )
 
     def _step(self) -> None:
         """One forward pass for the rows of each adapter, and the tokens that come of it."""
@@ -307,32 +307,31 @@ class Scheduler:
 
     def _keep_prefix(self, row: _Row) -> None:
         """Keep the keys and values of a row's prompt for requests that begin alike."""
-        lora_id, keys = row.sequence.lora_id, row.sequence.prompt.keys
-        if not self.prefix_cache.covers(lora_id, keys):
-            self.prefix_cache.put(lora_id, keys, self._runner.kv_cache.read(self._rows.index(row)))
+        read = partial(self._runner.kv_cache.read, self._rows.index(row))
+        self.prefix_cache.put(row.sequence.lora_id, row.sequence.prompt.keys, read)
 
     def _read_ahead(self) -> None:
         """Read the last answer as part of the prompt that it will be of a question which follows it."""
         if not self._answered:
             return
         lora_id, prompt = self._answered.pop()
-        known, read = self.prefix_cache.longest(lora_id, prompt.keys)
-        left = prompt.keys[read:]
-        if known is None or len(left) < _LEAST_READ or any(isinstance(key, bytes) for key in left):
+        known = self.prefix_cache.longest(lora_id, prompt.keys)
+        left = prompt.keys[known.length :]
+        if not known.length or len(left) < _LEAST_READ or any(isinstance(key, bytes) for key in left):
             return  # nothing to gain, or forgotten with its images
         if not self._runner.kv_cache.admit(len(prompt.ids)):
             return
         kv_cache, row = self._runner.kv_cache, len(self._runner.kv_cache.lengths) - 1
         try:
-            kv_cache.write(row, known.stored, read)
+            for part in known.parts:
+                kv_cache.append(row, part)
             self._adapters.use(lora_id)
-            embeds = self._runner.embed(prompt, read)
+            embeds = self._runner.embed(prompt, known.length, lora_id)
             while len(embeds) and not self._waiting:
                 chunk = embeds[: _chunk_length(len(embeds), _READ_AHEAD)]
                 self._runner.step([StepInput(row, chunk, keep=0)], lora_id)
                 embeds = embeds[len(chunk) :]
-            read = kv_cache.lengths[row]
-            self.prefix_cache.put(lora_id, prompt.keys[:read], kv_cache.read(row))
+            self.prefix_cache.put(lora_id, prompt.keys[: kv_cache.lengths[row]], partial(kv_cache.read, row))
         finally:
             kv_cache.remove(row)
 

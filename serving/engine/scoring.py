@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
+import numpy as np
 
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, with_tag
-from fourfold.serving.engine.cache import PrefixCache, shared_length
+from fourfold.serving.engine.cache import shared_length
 from fourfold.serving.engine.kv_cache import StepInput
 from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
+from fourfold.serving.engine.prefix_cache import PrefixCache, joined
 from fourfold.serving.engine.prompt import Messages, Prompt, PromptBuilder, PromptImage, images_of
 from fourfold.serving.engine.requests import QueueFull
+from fourfold.serving.engine.sampling import log_softmax
 from fourfold.serving.engine.scheduler import Scheduler
 
 _SLICE = 512
@@ -130,7 +132,7 @@ class Ranker:
             return Ranking(refusal="two of the answers read the same to this model")
         return candidates
 
-    def _read_context(self) -> tuple[Prompt, torch.Tensor]:
+    def _read_context(self) -> tuple[Prompt, Any]:
         """The prompt that all questions share, and its keys and values."""
         # Questions about pictures begin with a tag, which is read with them once; one that has none is read without.
         seen = bool(self.context and images_of(self.context))
@@ -145,32 +147,30 @@ class Ranker:
         known = self.scheduler.call(lambda: self.scheduler.prefix_cache.exact(self.lora_id, shared.keys))
         if known is not None:
             self.cached_tokens = length
-            return shared, known.stored
+            return shared, known
         for image in shared.images:  # resized here, not on the model's thread
             if image.digest not in self.runner.feature_cache:
                 _ = image.pixel_values
         embeds = self.scheduler.call(lambda: self._embed(prompts[0], length))
-        stored: torch.Tensor | None = None
+        stored: Any = None
         for begin in range(0, length, _SLICE):
             stored = self.scheduler.call(partial(self._read_on, embeds[: begin + _SLICE], stored))
         assert stored is not None
-        self.scheduler.call(lambda: self.scheduler.prefix_cache.put(self.lora_id, shared.keys, stored))
+        self.scheduler.call(lambda: self.scheduler.prefix_cache.put_exact(self.lora_id, shared.keys, stored))
         return shared, stored
 
-    def _embed(self, prompt: Prompt, length: int) -> torch.Tensor:
+    def _embed(self, prompt: Prompt, length: int) -> np.ndarray:
         self.adapters.use(self.lora_id)
-        embeds = self.runner.embed(prompt, 0)[:length]
+        embeds = self.runner.embed(prompt, 0, self.lora_id)[:length]
         stats = self.scheduler.stats
         stats.images_encoded, stats.images_reused = self.runner.images_encoded, self.runner.images_reused
         return embeds
 
-    def _read_on(self, embeds: torch.Tensor, stored: torch.Tensor | None) -> torch.Tensor:
+    def _read_on(self, embeds: np.ndarray, stored: Any) -> Any:
         self.adapters.use(self.lora_id)
         return _read_on(self.runner, self.lora_id, embeds, stored)
 
-    def _rank(
-        self, questions: Sequence[Ranking | list[Candidate]], shared: Prompt, stored: torch.Tensor
-    ) -> list[Ranking]:
+    def _rank(self, questions: Sequence[Ranking | list[Candidate]], shared: Prompt, stored: Any) -> list[Ranking]:
         def run() -> list[Ranking]:
             self.adapters.use(self.lora_id)
             return rank_candidates(self.runner, self.lora_id, questions, shared, stored, self.rows)
@@ -200,13 +200,11 @@ def mean_log_likelihoods(
     prompt, _ = candidates[0]
     length = max(_split(candidates) - _TAIL, 0)
     shared = Prompt(prompt.ids[:length], prompt.keys[:length], prompt.images)
-    known, common = prefix_cache.longest(lora_id, shared.keys)
-    if known is not None and common == length:
-        stored = known.stored
-    else:
-        before = known.stored[:, :, :, :common] if known is not None else None
-        stored = _read_on(runner, lora_id, runner.embed(prompt, 0)[:length], before)
-        prefix_cache.put(lora_id, shared.keys, stored)
+    known = prefix_cache.longest(lora_id, shared.keys)
+    stored = joined(known.parts) if known.length else None
+    if known.length < length:
+        stored = _read_on(runner, lora_id, runner.embed(prompt, 0, lora_id)[:length], stored)
+        prefix_cache.put(lora_id, shared.keys, lambda start: joined([stored[:, :, :, start:]]))
     (ranking,) = rank_candidates(runner, lora_id, [candidates], shared, stored, rows)
     return ranking.means
 
@@ -216,7 +214,7 @@ def rank_candidates(
     lora_id: int,
     questions: Sequence[Ranking | Sequence[Candidate]],
     shared: Prompt,
-    stored: torch.Tensor,
+    stored: Any,
     rows: int,
 ) -> list[Ranking]:
     """Rank the candidates of questions that begin alike; those that have a ranking already keep it.
@@ -265,10 +263,10 @@ def _rank_one(
     """Read a question once, and each candidate of more than a token behind it."""
     kv_cache = runner.kv_cache
     head = candidates[0][0]
-    embeds = runner.embed(head, begin)[: split - begin]
-    first = runner.step([StepInput(row, embeds)], lora_id).float().log_softmax(-1)
+    embeds = runner.embed(head, begin, lora_id)[: split - begin]
+    first = log_softmax(runner.step([StepInput(row, embeds)], lora_id))
     read = split - begin
-    found: list[torch.Tensor | None] = [None] * len(candidates)
+    found: list[np.ndarray | None] = [None] * len(candidates)
     longer = [number for number, (prompt, _) in enumerate(candidates) if len(prompt.ids) > split + 1]
     before = kv_cache.read(row) if len(longer) > 1 and rows > 1 else None
     for place in range(0, len(longer), rows):
@@ -284,23 +282,23 @@ def _rank_one(
                     own = _admit(runner, len(prompt.ids))
                     kv_cache.write(own, before, split)
                 # The last token's own successor is of no interest.
-                tail = runner.embed(prompt, split)[:-1]
+                tail = runner.embed(prompt, split, lora_id)[:-1]
                 entries.append((number, StepInput(own, tail, keep=len(tail))))
                 read += len(tail)
             entries.sort(key=lambda pair: pair[1].count > 1)
-            logits = runner.step([entry for _, entry in entries], lora_id).float().log_softmax(-1)
-            rest = iter(logits.split([entry.keep for _, entry in entries]))
-            for number, _ in entries:
-                found[number] = next(rest)
+            logs = log_softmax(runner.step([entry for _, entry in entries], lora_id))
+            ends = np.cumsum([entry.keep for _, entry in entries])
+            for (number, _), rest in zip(entries, np.split(logs, ends[:-1]), strict=True):
+                found[number] = rest
         finally:
             while len(kv_cache.lengths) > occupied:
                 kv_cache.remove(len(kv_cache.lengths) - 1)
         kv_cache.truncate(row, split)
     told = []
     for (prompt, start), more in zip(candidates, found, strict=True):
-        logs = first if more is None else torch.cat((first, more))
-        ids = torch.tensor(prompt.ids[start:], device=runner.device)
-        told.append(tuple(logs[start - split :].gather(1, ids[:, None])[:, 0].tolist()))
+        logs = first if more is None else np.concatenate((first, more))
+        ids = prompt.ids[start:]
+        told.append(tuple(logs[range(start - split, len(logs)), ids].tolist()))
     if not all(math.isfinite(value) for tokens in told for value in tokens):
         return Ranking(tokens=read, refusal="the model gives no probability for these answers")
     return Ranking(tuple(told), read)
@@ -312,7 +310,7 @@ def _split(candidates: Sequence[Candidate]) -> int:
     return min(min(shared_length(prompt.keys, other.keys), first) for other, first in candidates)
 
 
-def _read_on(runner: ModelRunner, lora_id: int, embeds: torch.Tensor, stored: torch.Tensor | None) -> torch.Tensor:
+def _read_on(runner: ModelRunner, lora_id: int, embeds: np.ndarray, stored: Any) -> Any:
     """Keys and values of a prompt with these embeddings, whose first positions have those that are `stored`."""
     row = _admit(runner, len(embeds))
     try:

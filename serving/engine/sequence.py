@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
+import numpy as np
 
 from fourfold.serving.engine.detokenizer import IncrementalDetokenizer, TokenBytes
 from fourfold.serving.engine.prompt import Prompt
@@ -95,7 +95,7 @@ class Sequence:
         """Whether all that is left of it is known, and no step of the model is needed to say it."""
         return bool(self._forced_tokens) and self.sampling.logprobs is None and not self.sampling.ignore_eos
 
-    def take(self, token_id: int, logits: torch.Tensor) -> bool:
+    def take(self, token_id: int, logits: np.ndarray) -> bool:
         """Add a drawn token, with the logits (vocabulary,) it was drawn from; True when the answer is at its end.
 
         Of an answer that is known already its next token takes the place of the drawn one.
@@ -156,7 +156,7 @@ class Sequence:
             # Whoever listened is gone (a closed event loop, say): nobody else's answer may suffer for it.
             self.cancelled = True
 
-    def _logprob(self, token_id: int, logits: torch.Tensor) -> TokenLogprob:
+    def _logprob(self, token_id: int, logits: np.ndarray) -> TokenLogprob:
         own, top = top_logprobs(logits, token_id, self.sampling.logprobs or 0)
         listed = tuple(self._token(token, value) for token, value in top)
         return self._token(token_id, own, listed)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fourfold.assistant.grounding.grammar import box_grammar
 from fourfold.prompts.errors import UserError
@@ -47,15 +46,15 @@ class Grammar:
     def __init__(self, matcher: "LLMatcher", vocabulary: int) -> None:
         self._matcher, self._vocabulary = matcher, vocabulary
 
-    def allowed(self) -> torch.Tensor:
-        """(vocabulary,) bool, on the CPU: the tokens that may come next, an end token where the answer may end.
+    def allowed(self) -> np.ndarray:
+        """(vocabulary,) bool: the tokens that may come next, an end token where the answer may end.
 
         Raises:
             GrammarError: finding them out is more work than one answer may cause.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
-        return torch.from_numpy(np.unpackbits(bits, count=self._vocabulary, bitorder="little")).bool()
+        return np.unpackbits(bits, count=self._vocabulary, bitorder="little").view(bool)
 
     def advance(self, token_id: int) -> None:
         """Go on with a token.
@@ -76,7 +75,7 @@ class GrammarCompiler:
     """Grammars of one tokenizer. Thread-safe.
 
     Args:
-        tokenizer: of transformers, a fast one.
+        tokenizer: with a `backend_tokenizer` of the package tokenizers.
         vocabulary: width of the logits.
         end_ids: tokens that end an answer.
     """
@@ -134,11 +133,12 @@ class GrammarCompiler:
         return matcher
 
     def _ll_tokenizer(self) -> Any:
-        from llguidance.hf import from_tokenizer
+        from llguidance import LLTokenizer
 
         with self._lock:
             if self._prepared is None:
-                self._prepared = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._end_ids)
+                source = self._tokenizer.backend_tokenizer.to_str()
+                self._prepared = LLTokenizer(source, n_vocab=self._vocabulary, eos_token=self._end_ids)
             return self._prepared
 
     def _place(self, wanted: StructuredOutputs, why: str) -> str:

@@ -138,15 +138,12 @@ def local_model(
     """
 
     def load() -> "tuple[Engine, Looking | None]":
-        from transformers.utils import logging
-
         from fourfold.assistant.checkpoints.resolve import resolve_model
         from fourfold.assistant.refine.concepts.store import ConceptStore
         from fourfold.assistant.refine.store import default_directory
         from fourfold.serving.engine.engine import Engine
         from fourfold.serving.looking import Looking
 
-        logging.disable_progress_bar()
         directory = resolve_model(model)
         engine = Engine.load(directory, quantization=quantization, device=device)
         looking = Looking.load(engine, directory, ConceptStore(store or default_directory())) if eyes else None

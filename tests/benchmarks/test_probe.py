@@ -1,13 +1,21 @@
-"""The probe of servers, asked of ours with the tiny model: every call is answered."""
+"""The probe of servers, asked of ours with the tiny model: every check is passed; and of one that does all wrong."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.probe import PROBES, Asked, probe, table
+from benchmarks.probe import GROUPS, probe, tables
+from benchmarks.probe.__main__ import trap
+from benchmarks.probe.asked import Asked
+from benchmarks.questions import jpeg, picture
+from fourfold.assistant.images import Attachment
 from fourfold.serving.engine.engine import Engine
-from tests.serving.api.live import Live, data_uri, live_server
+from tests.serving.api.live import Live, live_server
+
+PHOTO = Attachment(jpeg(picture()), "picture")
+NOT_OURS = {"completions (legacy)": "no: 404"}
+"""What is not served here, and why it is asked all the same: the others' figures would be too low."""
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +24,20 @@ def live(tiny_checkpoint: Path) -> Iterator[Live]:
         yield server
 
 
-def test_ours_answers_every_call(live: Live) -> None:
-    found = probe(Asked(live.url, "tiny", data_uri(size=(300, 200), kind="JPEG")))
-    assert {name: answer for name, answer in found.items() if answer != "yes"} == {}
+def test_ours_passes_every_check(live: Live, tiny_checkpoint: Path) -> None:
+    with trap() as (address, trapped):
+        found = probe(Asked(live.url, "tiny", PHOTO, tiny_checkpoint, address, trapped))
+    assert {name: answer for name, answer in found.items() if answer != "yes"} == NOT_OURS
+    assert trapped == []
+    assert len(found) == sum(map(len, GROUPS.values())) >= 60  # no name stands twice
 
 
-def test_who_is_not_there_is_told(live: Live) -> None:
-    found = probe(Asked(f"{live.url}/nowhere", "tiny", data_uri()))
-    assert found["chat"] == "no: 404" and found["health"] == "no: accepted, not done"
-    shown = table({"nowhere": found}).splitlines()
-    assert len(shown) == len(PROBES) + 2 and shown[2] == "| chat | no: 404 |"
+def test_who_is_not_there_passes_only_what_harms_nobody(live: Live, tiny_checkpoint: Path) -> None:
+    found = probe(Asked(f"{live.url}/nowhere", "tiny", PHOTO, tiny_checkpoint))
+    passed = {name for name, answer in found.items() if answer == "yes"}
+    assert found["an answer"] == "no: 404" and found["health"] == "no"
+    assert passed == {  # by the server that is there, or by any
+        "unknown model: 404", "no such route: 404, in JSON", "request's own id kept", "curl: `Expect: 100-continue`",
+    }  # fmt: skip
+    shown = list(tables({"nowhere": found}))
+    assert shown[0] == "|  | checks | nowhere |" and len(shown) > len(found)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +33,8 @@ def fresh_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOURFOLD_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FOURFOLD_OFFLINE", raising=False)
     monkeypatch.setattr(machine, "gpus", list)
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
+    monkeypatch.setattr(doctor, "_WATCHED", 0.0)
+    monkeypatch.setattr(machine, "free_cores", lambda *readings: 100.0)
     monkeypatch.setattr(machine, "memory", lambda: (8_000_000_000, 6_000_000_000))
 
 
@@ -186,7 +186,7 @@ def test_a_full_disk_cannot_take_the_model(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_little_memory_and_a_busy_machine_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "memory", lambda: (2_000_000_000, 1_000_000_000))
-    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 1000.0, 1000.0))
+    monkeypatch.setattr(machine, "free_cores", lambda *readings: 0.0)
     assert finding("memory").status is Status.NOTE
     assert finding("processor").status is Status.NOTE
 

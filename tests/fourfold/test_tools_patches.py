@@ -15,7 +15,7 @@ from fourfold.assistant.patches.mask_head import MaskHead
 from fourfold.assistant.patches.tower import Tower
 from fourfold.assistant.readouts import ReadoutLibrary, concept_readout, save_library
 from fourfold.assistant.readouts.annotations import read_annotations
-from fourfold.assistant.readouts.box_head import BoxHead
+from fourfold.assistant.readouts.box_head import SHAPES, BoxHead
 from fourfold.assistant.readouts.calibration import EVIDENCE, BoxCalibration, PresenceCalibration
 from fourfold.assistant.readouts.domain import Moments
 from fourfold.assistant.training.data.surfaces import DEFECTS, make_surface
@@ -53,7 +53,7 @@ def library(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         tower_fingerprint(tiny_checkpoint),
         (replace(concept_readout("dog", examples, domain), kind="noun"),),
         {"photos": domain},
-        BoxHead(),
+        BoxHead({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}),
         PresenceCalibration({kind: np.zeros(EVIDENCE + 1, np.float32) for kind in ("noun", "concept")}),
         BoxCalibration(),
     )

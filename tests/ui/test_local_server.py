@@ -1,9 +1,11 @@
 """The page's own children: the server that answers and the steps of refinement."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fourfold.assistant.refine.store import CorrectionStore
@@ -34,6 +36,24 @@ def test_a_server_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
     finally:
         server.stop()
     assert server.state == "stopped"
+
+
+def test_a_server_ends_with_a_page_that_is_killed(tiny_checkpoint: Path) -> None:
+    """Else one that nobody knows of would keep its memory until the machine is started anew."""
+    start = (
+        "import sys, time\nfrom fourfold.ui.state.local_server import LocalServer\n"
+        "LocalServer(sys.argv[1]).start()\nprint(flush=True)\ntime.sleep(600)"
+    )
+    page = psutil.Popen([sys.executable, "-c", start, str(tiny_checkpoint)], stdout=subprocess.PIPE)
+    assert page.stdout is not None
+    page.stdout.readline()
+    servers = page.children()
+    page.kill()
+    page.communicate()
+    gone, left = psutil.wait_procs(servers, timeout=60)
+    for server in left:
+        server.kill()
+    assert len(gone) == 1 and not left
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

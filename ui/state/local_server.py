@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Literal
 
+from fourfold.serving.api.server import LIFELINE
+
 ServerState = Literal["stopped", "starting", "ready", "failed"]
 
 CURRENT = "current"
@@ -31,6 +33,8 @@ def complaint(said: Sequence[str]) -> str:
 
 class LocalServer:
     """A server on a free loopback port with a key of its own, so that nobody else on this machine can use it.
+
+    It ends with the process that started it, also where that one is killed.
 
     Args:
         model: checkpoint directory; None for the default model.
@@ -86,10 +90,9 @@ class LocalServer:
             if self.store is not None:
                 command += ["--memory", "--store", str(self.store)]
             # By the environment: the arguments of a process can be read by everybody.
-            environment = {**os.environ, "FOURFOLD_ADMIN_KEY": self.key}
-            process = subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace"
-            )
+            environment = {**os.environ, "FOURFOLD_ADMIN_KEY": self.key, LIFELINE: "stdin"}
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            process = subprocess.Popen(command, env=environment, text=True, errors="replace", **pipes)
             self._process = process
             for stream in (process.stdout, process.stderr):
                 threading.Thread(target=self._listen, args=(process, stream), daemon=True).start()

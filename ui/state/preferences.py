@@ -54,7 +54,7 @@ class Preferences(BaseModel):
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with replacing(path) as part:
-                    part.touch(0o600)
+                    part.chmod(0o600)
                     part.write_text(self.model_dump_json(indent=1), "utf-8")
 
     @property

@@ -11,7 +11,7 @@ from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.memory import CorrectionMemory
 from fourfold.assistant.refine.record import Correction
 from fourfold.assistant.refine.registry import Registry
-from fourfold.assistant.refine.steps import forget
+from fourfold.assistant.refine.steps import forget, forget_concept, forget_example
 from fourfold.assistant.refine.store import CorrectionStore
 from fourfold.prompts.errors import UserError
 from fourfold.ui.state.answering import drop
@@ -225,6 +225,22 @@ class Session:
         still = forget(self.store, self.registry, record)
         self.bring_back(record)
         return still
+
+    def forget_concept(self, name: str) -> str | None:
+        """Delete what was shown for good; what it returns and what goes with it, as for `forget`.
+
+        Raises:
+            UserError: no concept has this name.
+        """
+        return forget_concept(self.store, self.registry, name)[1]
+
+    def forget_example(self, id: str) -> str | None:
+        """The same for one example of it.
+
+        Raises:
+            UserError: there is no such example.
+        """
+        return forget_example(self.store, self.registry, id)
 
     def bring_back(self, record: str) -> None:
         """Have the model's own answer stand again where a correction stands in place of it."""

@@ -16,6 +16,8 @@ from fourfold.ui.state.eyes import knows_what_was_shown
 from fourfold.ui.state.session import Session
 from fourfold.ui.views.markdown import plain
 
+LEARNT = "Adapters have learnt it. Those are deleted too, but for the one in use, which stays until replaced."
+"""What to say before something is forgotten."""
 _PICTURES = 6  # of one concept
 
 
@@ -117,8 +119,7 @@ def _show_concept(found: Session, concept: Concept, number: int) -> None:
                     if len(concept.examples) > 1 and st.button(
                         "Forget this one", key=f"forget-example-{example.id}", type="tertiary"
                     ):
-                        found.concepts.forget_example(example.id)
-                        st.rerun()
+                        _try(found, lambda id=example.id: _forgotten(found, found.forget_example(id)))
         with st.container(horizontal=True, vertical_alignment="bottom"):
             new = st.text_input("Name", concept.name, max_chars=60, key=f"rename-{number}-{concept.name}", width=240)
             if st.button("Rename", key=f"rename-go-{number}") and new.strip() != concept.name:
@@ -130,11 +131,19 @@ def _show_concept(found: Session, concept: Concept, number: int) -> None:
 @st.dialog("Forget the thing")
 def _forget(found: Session, name: str) -> None:
     st.markdown(f"**{plain(name)}** is deleted for good, with its pictures where nothing else has them.")
+    examples = [example.id for example in found.concepts.get(name).examples]
+    if found.registry.holding(examples):
+        st.markdown(LEARNT)
     with st.container(horizontal=True):
         if st.button("Forget", type="primary", icon=":material/delete:", key="forget-really"):
-            _try(found, lambda: found.concepts.forget(name))
+            _try(found, lambda: _forgotten(found, found.forget_concept(name)))
         if st.button("Keep", key="forget-not"):
             st.rerun()
+
+
+def _forgotten(found: Session, still: str | None) -> None:
+    if still:
+        found.notices.append(f"Forgotten. The adapter {still} still holds it: train again, or roll back.")
 
 
 def _try(found: Session, change: Callable[[], object]) -> None:

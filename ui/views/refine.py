@@ -16,7 +16,7 @@ from fourfold.ui.state.refine_jobs import last
 from fourfold.ui.state.session import Session
 from fourfold.ui.state.wording import as_made, in_words
 from fourfold.ui.views.components import zipped
-from fourfold.ui.views.concepts import show_concepts
+from fourfold.ui.views.concepts import LEARNT, show_concepts
 from fourfold.ui.views.learning import show_job, show_learning
 from fourfold.ui.views.live import show_live
 from fourfold.ui.views.markdown import plain
@@ -140,9 +140,7 @@ def _forget(found: Session, id: str) -> None:
     st.markdown("It is deleted for good, with its picture where no other correction has it.")
     holding = found.registry.holding([id])
     if holding:
-        st.markdown(
-            "Adapters have learnt it. Those are deleted too, but for the one in use, which stays until replaced."
-        )
+        st.markdown(LEARNT)
     with st.container(horizontal=True):
         if st.button("Forget", type="primary", icon=":material/delete:", key="forget-really"):
             still = found.forget(id)

@@ -7,6 +7,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import SentencePieceExtractor, generate_merges
 
+from fourfold.assistant.checkpoints.damage import told_as_damage
 from fourfold.assistant.model import IMAGE_TOKEN
 from fourfold.prompts.errors import UserError
 
@@ -61,17 +62,18 @@ def release_tokenizer(model_file: Path, vocabulary: int) -> PreTrainedTokenizerF
             f"{model_file} has {len(proto.pieces)} tokens, the language model {vocabulary}: take both from one model"
         )
 
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
-    vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
-    merges = generate_merges({piece: vocab[piece] for piece in scores}, scores)
-    unk, bos, eos = (piece.piece for piece in proto.pieces[:3])
-    backend = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=unk, fuse_unk=True, byte_fallback=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    backend.add_special_tokens([AddedToken(token, normalized=False) for token in (unk, bos, eos, IMAGE_TOKEN)])
-    _compare_with_sentencepiece(backend, model_file)
+    with told_as_damage(model_file):
+        scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
+        vocab = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+        merges = generate_merges({piece: vocab[piece] for piece in scores}, scores)
+        unk, bos, eos = (piece.piece for piece in proto.pieces[:3])
+        backend = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=unk, fuse_unk=True, byte_fallback=True))
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+        backend.add_special_tokens([AddedToken(token, normalized=False) for token in (unk, bos, eos, IMAGE_TOKEN)])
+        _compare_with_sentencepiece(backend, model_file)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token=unk,

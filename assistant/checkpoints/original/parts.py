@@ -1,5 +1,7 @@
 """The release's three parts, opened, checked against each other, and turned into our model's tensors."""
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, LlamaConfig, PreTrainedTokenizerFast
 
+from fourfold.assistant.checkpoints.damage import check_sizes, told_as_damage
 from fourfold.assistant.checkpoints.original.llama_tokenizer import release_tokenizer
 from fourfold.assistant.checkpoints.original.release import (
     LORA_ALPHA,
@@ -60,7 +63,10 @@ class ReleaseParts:
     @property
     def alpha(self) -> float:
         """LoRA's alpha: of the file's configuration, else the release's."""
-        return float(_model_settings(self.beside).get("lora_alpha", LORA_ALPHA))
+        alpha = _model_settings(self.beside).get("lora_alpha", LORA_ALPHA)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+            raise UserError(f"{self.trained.paths[0]} says lora_alpha {str(alpha)[:40]!r}, which is no number above 0")
+        return float(alpha)
 
     @property
     def scale(self) -> float:
@@ -87,7 +93,7 @@ class ReleaseParts:
         Args:
             merge: add the LoRA to the weights.
         """
-        with torch.device("meta"):
+        with told_as_damage(self.language.paths[0].parent / "config.json"), torch.device("meta"):
             model = MiniGPTv2ForConditionalGeneration(self.config)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if self.config.tie_word_embeddings:
@@ -209,8 +215,12 @@ def open_release(checkpoint: Path, llama: Path, vision: Path, image_size: int) -
 
 def _llama_config(directory: Path) -> LlamaConfig:
     try:
+        told = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        check_sizes(told, directory / "config.json")
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a configuration that says what no model has: almost anything
         raise UserError(f"{directory} has no usable config.json of a language model; download it again") from error
     if not isinstance(config, LlamaConfig):
         raise UserError(f"{directory} holds a {config.model_type}; MiniGPT-v2 needs Llama-2-7b-chat")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Blip2VisionConfig, LlamaConfig, LlamaForCausalLM
 
+from fourfold.assistant.checkpoints.damage import told_as_damage
 from fourfold.assistant.checkpoints.original.tensor_files import Shape, TensorFiles, shorten
 from fourfold.prompts.errors import UserError
 
@@ -131,7 +132,7 @@ def require_llama(files: TensorFiles, config: LlamaConfig) -> None:
     Raises:
         UserError: a key is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
+    with told_as_damage(files.paths[0].parent / "config.json"), torch.device("meta"):
         expected = {key: tuple(value.shape) for key, value in LlamaForCausalLM(config).state_dict().items()}
     if config.tie_word_embeddings and "lm_head.weight" not in files.shapes:
         del expected["lm_head.weight"]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from fourfold.assistant.checkpoints.damage import told_as_damage
 from fourfold.assistant.files import replacing
 from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.errors import UserError
@@ -93,11 +95,13 @@ def _weight_files(title: str, directory: Path) -> tuple[Path, ...]:
         if (directory / index).is_file():
             try:
                 names = sorted(set(json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
+                if any(name != Path(name).name or not name.isprintable() for name in names):
+                    raise ValueError("a name that is a path")
+                missing = [name for name in names if not (directory / name).is_file()]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(f"{title}: {directory / index} is not an index of shards; download it again") from error
-            missing = [name for name in names if not (directory / name).is_file()]
             if missing:
-                raise UserError(f"{title}: {directory} lacks {', '.join(missing)}; download the rest of it")
+                raise UserError(f"{title}: {directory} lacks {shorten(missing)}; download the rest of it")
             return tuple(directory / name for name in names)
         if (directory / single).is_file():
             return (directory / single,)
@@ -117,13 +121,19 @@ def _open_safetensors(path: Path) -> tuple[dict[str, Shape], Callable[[str], tor
         opened = safe_open(path, framework="pt")
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}, opened.get_tensor  # noqa: SIM118
+    shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+
+    def read(key: str) -> torch.Tensor:
+        with told_as_damage(path):  # numbers of a kind that torch has no name for
+            return opened.get_tensor(key)
+
+    return shapes, read
 
 
 def _reader_of(title: str, path: Path, content: Any) -> tuple[dict[str, Shape], Callable[[str], torch.Tensor]]:
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{title}: {path} holds no named tensors but {type(content).__name__}")
-    others = [key for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise UserError(f"{title}: {path} holds other things than tensors: {shorten(others)}")
     return {key: tuple(value.shape) for key, value in content.items()}, content.__getitem__
@@ -131,22 +141,31 @@ def _reader_of(title: str, path: Path, content: Any) -> tuple[dict[str, Shape], 
 
 def _unpickle(path: Path) -> Any:
     _refuse_other_files(path)
-    try:
+    with told_as_damage(path):
+        _refuse_packed(path)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # the format before PyTorch 1.6
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds Python objects besides tensors (often its configuration, an OmegaConf object), which could "
-            'run code when opened. Where you trust it, save the tensors alone: python -c "import torch; '
-            f"m = torch.load('{path}', map_location='cpu', weights_only=False); "
-            "torch.save({'model': m['model']}, 'tensors.pth')\" and convert tensors.pth"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged or incomplete ({_first_line(error)}); download it again") from error
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap can only be used" not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)  # the format before PyTorch 1.6
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{path} holds Python objects besides tensors (often its configuration, an OmegaConf object), which "
+                'could run code when opened. Where you trust it, save the tensors alone: python -c "import torch; '
+                f"m = torch.load('{path}', map_location='cpu', weights_only=False); "
+                "torch.save({'model': m['model']}, 'tensors.pth')\" and convert tensors.pth"
+            ) from error
+
+
+def _refuse_packed(path: Path) -> None:
+    """PyTorch packs nothing; a file that unpacks to a thousand times its size is a trap."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                    raise UserError(f"{path} was packed once more ({member.filename[:60]!r}), which PyTorch never does")
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -170,10 +189,6 @@ def shorten(keys: Iterable[str], most: int = 10) -> str:
     listed = list(keys)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
 @dataclass(frozen=True)

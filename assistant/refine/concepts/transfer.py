@@ -111,7 +111,7 @@ def _read(line: bytes, directory: Path | None) -> tuple[Example, Attachment]:
     if not isinstance(where, str) or not where:
         raise UserError("image must be the path of an image file, or a data URI")
     if where.startswith("data:"):
-        image = Attachment.from_data_uri(where)
+        image = Attachment.from_data_uri(where, isolated=directory is None)  # over HTTP
     elif directory is None:
         raise UserError("image must be a data URI")
     else:

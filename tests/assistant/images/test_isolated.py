@@ -3,8 +3,11 @@
 import base64
 import io
 import os
+import re
 import struct
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,13 @@ from fourfold.assistant.images import (
     ImageLimits,
     image_url,
     isolated,
+    isolated_process,
     load_image_bytes,
     load_image_file,
     split_page,
 )
 from fourfold.prompts.errors import UserError
+from tests.assistant.images.planted import planted_faults, with_fault
 from tests.assistant.pictures import encode, pixels, scene
 
 CASES = Path(os.environ.get("FOURFOLD_CASES", "../shared/cases")) / "images"
@@ -111,6 +116,123 @@ class TestPictures:
             load_image_bytes(large)
         monkeypatch.undo()
         assert load_image_bytes(large).size == (60, 40)
+
+
+class TestOfStrangers:
+    """Whatever a decoder does with a stranger's file, it is that file's refusal and nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def _holes(self, tmp_path: Path) -> Iterator[None]:
+        with planted_faults(tmp_path):
+            yield
+
+    @staticmethod
+    def shown(data: bytes) -> Image.Image:
+        return Attachment(data, "p.x", isolated=True).decode()
+
+    @pytest.mark.parametrize(("kind", "fault"), [("PNG", "segfault"), ("JPEG", "abort"), ("AVIF", "exit")])
+    def test_a_crash_costs_one_picture(self, kind: str, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+        data = encode(scene(), kind)
+        with pytest.raises(UserError, match=r"^p\.x is damaged: its decoder crashed; save it as JPEG or PNG anew$"):
+            self.shown(with_fault(data, fault))
+        died = {"abort": "SIGABRT", "segfault": "SIGSEGV", "exit": "code 3"}[fault]
+        assert caplog.messages == [f"a decoder died ({died}); its picture was refused"]
+        assert self.shown(data).tobytes() == load_image_bytes(data).tobytes()
+
+    def test_those_beside_it_are_not_harmed(self) -> None:
+        good, bad = encode(scene(300, 200)), with_fault(encode(scene()), "abort")
+        with ThreadPoolExecutor(6) as threads:
+            done = list(threads.map(lambda number: self.outcome(bad if number % 3 == 0 else good), range(12)))
+        assert done == ["is damaged" if number % 3 == 0 else scene(300, 200).tobytes() for number in range(12)]
+
+    def outcome(self, data: bytes) -> object:
+        try:
+            return self.shown(data).tobytes()
+        except UserError as error:
+            return " ".join(str(error).split(":")[0].split()[1:])
+
+    @pytest.mark.parametrize("data", [encode(scene()), avif(scene())], ids=["png", "avif"])
+    def test_time_and_memory_are_bounded(self, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(isolated, "SECONDS", 0.2 if data[:4] == b"\x89PNG" else 1)  # of a fork whole ones count
+        for fault in ("endless", "hog"):
+            with pytest.raises(UserError, match=r"^p\.x takes too much memory"):
+                self.shown(with_fault(data, fault))
+        assert self.shown(data).size == (48, 32)
+
+    def test_what_keeps_memory_ends(self) -> None:
+        good = encode(scene())
+        first = self.process_of(good)
+        assert self.process_of(good) == first
+        assert self.shown(with_fault(good, "leak")).tobytes() == scene().tobytes()
+        assert self.process_of(good) != first
+
+    def test_one_that_was_killed_while_it_waited_costs_nothing(self) -> None:
+        good = encode(scene())
+        first = self.process_of(good)
+        os.kill(first, 9)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+        assert self.process_of(good) != first
+
+    def process_of(self, data: bytes) -> int:
+        """Of the one that decoded it; one after the other there is but one."""
+        assert self.shown(data).tobytes() == scene().tobytes()
+        with isolated_process.process() as process:
+            pid = process._process.pid
+        return pid
+
+
+class TestSame:
+    """A picture is the same wherever it is decoded, and so is what is said of a bad one."""
+
+    @pytest.mark.parametrize(
+        ("kind", "modes"),
+        [
+            ("PNG", ["RGB", "RGBA", "L", "1", "P", "I;16"]),
+            ("JPEG", ["RGB", "L", "CMYK"]),
+            ("WEBP", ["RGB", "RGBA"]),
+            ("GIF", ["P", "L"]),
+            ("BMP", ["RGB", "1"]),
+            ("TIFF", ["RGB", "RGBA", "I;16", "CMYK"]),
+        ],
+    )
+    def test_pictures(self, kind: str, modes: list[str]) -> None:
+        for mode in modes:
+            data = encode(scene(120, 90).convert("L" if mode == "I;16" else "RGB").convert(mode), kind)
+            self.compare(data)
+
+    def compare(self, data: bytes) -> None:
+        here, apart = Attachment(data), Attachment(data, isolated=True)
+        for side in (None, 12):
+            image, other = here.decode(side), apart.decode(side)
+            assert (other.mode, other.size, other.info, other.tobytes()) == (
+                image.mode,
+                image.size,
+                image.info,
+                image.tobytes(),
+            )
+        assert apart.hashes == here.hashes
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"x", b"GIF89a", encode(scene())[:90], encode(scene(), "JPEG")[:300], b"<svg/>", bytes(2000)]
+    )
+    def test_complaints(self, data: bytes) -> None:
+        for limits in (ImageLimits(), ImageLimits(bytes=100), ImageLimits(pixels=100)):
+            said = set()
+            for isolated_too in (False, True):
+                with pytest.raises(UserError) as error:
+                    load_image_bytes(data, "a picture", limits, isolated=isolated_too)
+                said.add(re.sub("0x[0-9a-f]+", "", str(error.value)))
+            assert len(said) == 1
+
+    def test_it_has_no_secrets_of_the_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FOURFOLD_ADMIN_KEY", "a-secret-0123456789")
+        isolated_process.close()
+        isolated.warm()
+        with isolated_process.process() as process:
+            environment = Path(f"/proc/{process._process.pid}/environ")
+            if not environment.exists():
+                pytest.skip("the system does not show the environment of a process")
+            assert b"secret" not in environment.read_bytes()
 
 
 class TestDocuments:

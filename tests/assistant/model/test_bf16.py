@@ -1,10 +1,13 @@
 import torch
+from PIL import Image
 from torch import nn
+from transformers import SiglipVisionConfig
 
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.assistant.model.bf16 import BF16Linear, cast_linears_to_bf16
-from fourfold.serving.engine import loading
+from fourfold.serving.engine import torch_loading
 from fourfold.serving.engine.engine import Engine
-from tests.tiny import tiny_model
+from tests.tiny import save_tiny_checkpoint, tiny_config, tiny_model
 
 
 def test_a_bf16_layer_takes_and_gives_float32_and_is_near():
@@ -29,12 +32,18 @@ def test_every_linear_layer_below_is_replaced_and_nothing_else():
     assert 0 < (near - exact).norm() / exact.norm() < 0.02
 
 
-def test_the_engine_casts_the_tower_where_int8_is_taken_and_the_processor_can(tiny_checkpoint, monkeypatch):
-    for can in (True, False):
-        monkeypatch.setattr(loading, "has_fast_bf16", lambda device, can=can: can)
-        with Engine.load(tiny_checkpoint, dtype="int8", device="cpu") as engine:
-            tower = engine.model_runner.model.model.vision_tower
-            assert any(isinstance(module, BF16Linear) for module in tower.modules()) is can
-    with Engine.load(tiny_checkpoint, dtype="float32", device="cpu") as engine:
-        tower = engine.model_runner.model.model.vision_tower
-        assert not any(isinstance(module, BF16Linear) for module in tower.modules())
+def test_the_engine_casts_a_tower_of_torchs_where_int8_is_taken_and_the_processor_can(tmp_path, monkeypatch):
+    """A tower that onnxruntime does not compute here: SigLIP's."""
+    config = tiny_config(vocab_size=401)
+    sizes = {name: getattr(config.vision_config, name) for name in ("hidden_size", "image_size", "patch_size")}
+    config.vision_config = SiglipVisionConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    torch.manual_seed(0)
+    save_tiny_checkpoint(tmp_path)
+    MiniGPTv2ForConditionalGeneration(config).save_pretrained(tmp_path)
+    for dtype, can in (("int8", True), ("int8", False), ("float32", True)):
+        monkeypatch.setattr(torch_loading, "has_fast_bf16", lambda device, can=can: can)
+        with Engine.load(tmp_path, dtype=dtype, device="cpu") as engine:
+            assert engine.vision_features(Image.new("RGB", (50, 40))).shape == (4, 4, 32)
+            tower = engine.model_runner.in_torch.model.model.vision_tower
+            cast = any(isinstance(module, BF16Linear) for module in tower.modules())
+            assert cast is (can and dtype == "int8")

@@ -11,7 +11,7 @@ import pytest
 
 from fourfold.serving.api.limits import ServerLimits
 from fourfold.serving.engine.engine import Engine
-from tests.serving.api.live import HOT, Live, live_server
+from tests.serving.api.live import HOT, Live, data_uri, image_part, live_server, text_part
 from tests.serving.engine.conversations import slow_down, wait_for
 
 
@@ -51,6 +51,18 @@ class TestLoad:
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"
+
+    def test_sixty_four_clients_with_new_pictures_are_all_answered(self, live: Live, tiny_engine: Engine) -> None:
+        """As many as may wait by default."""
+        people, encoded = 64, tiny_engine.stats.images_encoded
+
+        def ask(number: int) -> int:
+            picture = image_part(data_uri(f"#{number + 1:06x}", (48, 64)))
+            return live.chat([picture, text_part("what is it?")]).status_code
+
+        with concurrent.futures.ThreadPoolExecutor(people) as pool:
+            assert set(pool.map(ask, range(people))) == {200}
+        assert tiny_engine.stats.images_encoded - encoded == people
 
     def test_leaving_stops_the_answer(self, live: Live, tiny_engine: Engine) -> None:
         body = {"messages": [{"role": "user", "content": "go on"}], "max_tokens": 1000, **HOT}

@@ -64,6 +64,17 @@ def test_adapters_are_chosen_by_name_within_one_batch(
         assert scores[0] != pytest.approx(scores[1], abs=1e-3)
 
 
+def test_adapters_never_share_what_was_read(checkpoint: Path, adapter: Path, other_adapter: Path) -> None:
+    with load(checkpoint) as fresh:
+        fresh.load_adapter("first", adapter)
+        fresh.load_adapter("second", other_adapter)
+        for name in ("", "first", "second"):
+            asked = [Request(conversations()[0], Sampling(max_tokens=2), adapter=name) for _ in range(2)]
+            first, second = (completion.cached_tokens for completion in fresh.generate(asked))
+            assert first == 0 and second > 0
+        assert fresh.stats.images_encoded == 1  # features of a picture are nobody's
+
+
 def test_unloading_restores_the_answer_and_frees_the_name(checkpoint: Path, adapter: Path, other_adapter: Path) -> None:
     messages = conversations()[1]
     with load(checkpoint, adapter=adapter) as fresh:

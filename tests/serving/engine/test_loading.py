@@ -8,18 +8,17 @@ import bitsandbytes
 import pytest
 import torch
 
-from fourfold.assistant import machine
-from fourfold.assistant.model.bf16 import has_fast_bf16
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine import loading, onnx_decoder
 from fourfold.serving.engine.engine import Engine, EngineClosed, Request, Sampling
 from fourfold.serving.engine.loading import NumberFormat, Quantization, choose_device, choose_format
 from fourfold.serving.engine.onnx_decoder import int8_is_good
+from fourfold.serving.engine.threads import threads
 from tests.serving.engine.conversations import Reference, ask, conversations, load
 from tests.serving.engine.test_adapters import save_adapter
 from tests.tiny import save_tiny_checkpoint, tiny_config
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 LINEAR = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8bitLt}
 
 
@@ -83,17 +82,17 @@ def test_a_device_is_chosen_of_those_that_are_there(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto").type == "cpu"
+    assert choose_device("auto") == "cpu"
     for absent in ("cuda", "mps"):
         with pytest.raises(UserError, match=f"no {absent.upper()} device"):
             choose_device(absent)
     assert not caplog.records
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto").type == choose_device("mps").type == "mps"
+    assert choose_device("auto") == choose_device("mps") == "mps"
     assert "nobody has tried" in caplog.text
-    assert choose_device("cpu").type == "cpu"
+    assert choose_device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto").type == "cuda"
+    assert choose_device("auto") == "cuda"
 
 
 def test_bfloat16_answers_about_as_float32_does(tiny_checkpoint: Path) -> None:
@@ -101,7 +100,7 @@ def test_bfloat16_answers_about_as_float32_does(tiny_checkpoint: Path) -> None:
     reference = Reference(tiny_checkpoint)
     with Engine.load(tiny_checkpoint, dtype="bfloat16", device="cpu") as low:
         completion = ask(low, messages, max_tokens=6, logprobs=0)
-        assert low.dtype == torch.bfloat16
+        assert low.dtype == "bfloat16"
     reference.check_logprobs(messages, completion, 0.1)
 
 
@@ -142,34 +141,30 @@ def test_the_window_of_a_sliding_attention_bounds_the_context(tmp_path: Path) ->
         assert windowed.context_length == 100
 
 
-def test_threads_are_the_machines_cores_unless_the_environment_says(
+def test_torch_computes_on_the_threads_that_may_be_used_now(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.setattr(machine, "cores", lambda: 3)
-    try:
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        load(tiny_checkpoint).close()
-        assert torch.get_num_threads() == 3
-        torch.set_num_threads(2)
-        monkeypatch.setenv("OMP_NUM_THREADS", "2")
-        load(tiny_checkpoint).close()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    seen = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    with Engine.load(tiny_checkpoint, dtype="bfloat16", device="cpu") as engine:
+        for number in (5, 3):
+            monkeypatch.setattr(threads, "now", lambda number=number: number)
+            seen.clear()
+            ask(engine, conversations()[0], max_tokens=1)
+            assert set(seen) == {number}
 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_int8_is_taken_where_the_processor_is_good_at_it(good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "int8_is_good", lambda: good)
     chosen = choose_format("auto", tiny_config(), CPU)
-    assert chosen == NumberFormat(torch.float32, "int8" if good else "float32", good and has_fast_bf16(CPU))
+    assert chosen == NumberFormat("float32", "int8" if good else "float32")
 
 
 def test_a_named_format_is_taken_as_it_is() -> None:
-    assert choose_format("int8", tiny_config(), CPU) == NumberFormat(torch.float32, "int8", has_fast_bf16(CPU))
-    assert choose_format("float32", tiny_config(), CPU) == NumberFormat(torch.float32, "float32")
-    assert choose_format("bfloat16", tiny_config(), CPU) == NumberFormat(torch.bfloat16)
+    assert choose_format("int8", tiny_config(), CPU) == NumberFormat("float32", "int8")
+    assert choose_format("float32", tiny_config(), CPU) == NumberFormat("float32", "float32")
+    assert choose_format("bfloat16", tiny_config(), CPU) == NumberFormat("bfloat16")
     with pytest.raises(UserError, match="int8, float32, bfloat16, float16"):
         choose_format("float8", tiny_config(), CPU)  # type: ignore[arg-type]
 
@@ -177,8 +172,8 @@ def test_a_named_format_is_taken_as_it_is() -> None:
 def test_other_language_models_and_bitsandbytes_are_torchs() -> None:
     biased = tiny_config()
     biased.text_config.attention_bias = True
-    assert choose_format("auto", biased, CPU) == NumberFormat(torch.float32)
-    assert choose_format("auto", tiny_config(), CPU, "4bit") == NumberFormat(torch.float32)
+    assert choose_format("auto", biased, CPU) == NumberFormat("float32")
+    assert choose_format("auto", tiny_config(), CPU, "4bit") == NumberFormat("float32")
     for config, quantization in ((biased, None), (tiny_config(), "8bit")):
         with pytest.raises(UserError, match="plain LLaMA"):
             choose_format("int8", config, CPU, quantization)  # type: ignore[arg-type]
@@ -189,7 +184,8 @@ def test_a_kernel_that_adds_up_wrongly_is_found_out(monkeypatch: pytest.MonkeyPa
     assert answer == int8_is_good()
     # A graph with other weights stands for a kernel whose sums overflow.
     exact = onnx_decoder.product_graph
-    monkeypatch.setattr(onnx_decoder, "product_graph", lambda weight: exact(weight * 0.9))
+    factor = {"int8": 0.9, "float32": 1}
+    monkeypatch.setattr(onnx_decoder, "product_graph", lambda weight, kind: exact(weight * factor[kind], kind))
     int8_is_good.cache_clear()
     try:
         assert int8_is_good() is False
@@ -210,7 +206,7 @@ def test_only_the_language_model_is_quantised_and_it_answers(
     tiny_checkpoint: Path, quantization: Quantization, tmp_path: Path
 ) -> None:
     with Engine.load(tiny_checkpoint, quantization=quantization, dtype="float32", device="cpu") as engine:
-        model = engine.model_runner.model
+        model = engine.model_runner.in_torch.model
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear):
                 expected = "language_model" in name
@@ -238,6 +234,6 @@ def test_four_bit_weights_take_less_room(tiny_checkpoint: Path) -> None:
         with Engine.load(tiny_checkpoint, quantization=quantization, dtype="float32", device="cpu") as engine:  # type: ignore[arg-type]
             sizes[quantization] = engine.weight_bytes
     with Engine.load(tiny_checkpoint, dtype="float32", device="cpu") as engine:
-        layers = engine.model_runner.model.model.language_model.layers
+        layers = engine.model_runner.in_torch.model.model.language_model.layers
         linear = sum(module.weight.nbytes for module in layers.modules() if isinstance(module, torch.nn.Linear))
     assert sizes["4bit"] < sizes[None] - 0.8 * linear

@@ -9,12 +9,10 @@ from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Sampling, StructuredOutputs
 from fourfold.serving.engine.sampling import Sampler, draw_tokens, top_logprobs
 
-CPU = torch.device("cpu")
-
 
 def draws(sampling: Sampling, logits: torch.Tensor, count: int, prompt: tuple[int, ...] = (0,)) -> list[int]:
-    sampler = Sampler(sampling, list(prompt), len(logits), CPU)
-    return [sampler.draw(logits) for _ in range(count)]
+    sampler = Sampler(sampling, list(prompt), len(logits))
+    return [sampler.draw(logits.numpy()) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -76,21 +74,21 @@ def test_the_penalty_divides_positive_and_multiplies_negative_logits_of_what_was
 def test_rows_of_a_batch_are_drawn_as_they_would_be_alone() -> None:
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     ways = [Sampling(), Sampling(temperature=1, seed=3), Sampling(repetition_penalty=1.5), Sampling()]
-    together = [Sampler(sampling, [0], 50, CPU) for sampling in ways]
-    alone = [Sampler(sampling, [0], 50, CPU) for sampling in ways]
+    together = [Sampler(sampling, [0], 50) for sampling in ways]
+    alone = [Sampler(sampling, [0], 50) for sampling in ways]
     for _ in range(5):
-        expected = [sampler.draw(row) for sampler, row in zip(alone, logits, strict=True)]
-        assert draw_tokens(logits, together) == expected
+        expected = [sampler.draw(row.numpy()) for sampler, row in zip(alone, logits, strict=True)]
+        assert draw_tokens(logits.numpy(), together) == expected
 
 
 def test_logprobs_are_of_the_plain_softmax_and_ordered() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0])
-    own, top = top_logprobs(logits, 0, 2)
+    own, top = top_logprobs(logits.numpy(), 0, 2)
     expected = torch.log_softmax(logits, -1).tolist()
     assert own == pytest.approx(expected[0])
     assert [token for token, _ in top] == [1, 2]
     assert [value for _, value in top] == pytest.approx([expected[1], expected[2]])
-    assert top_logprobs(logits, 1, 0)[1] == []
+    assert top_logprobs(logits.numpy(), 1, 0)[1] == []
 
 
 PROMPT = [3, 8, 8]
@@ -129,12 +127,12 @@ def test_draws_are_from_what_transformers_would_leave(
     for place in (0, 2):
         counts = torch.zeros(40)
         for seed in range(1500):
-            sampler = Sampler(Sampling(temperature=temperature, seed=seed, **options), PROMPT, 40, CPU)
+            sampler = Sampler(Sampling(temperature=temperature, seed=seed, **options), PROMPT, 40)
             for row in rows[:place]:
-                sampler.draw(row)
+                sampler.draw(row.numpy())
                 if "repetition_penalty" in options:  # what came before must be the same in every trial
                     sampler._drawn[-1] = 11
-            counts[sampler.draw(rows[place])] += 1
+            counts[sampler.draw(rows[place].numpy())] += 1
         ids = torch.tensor([PROMPT + [11] * place])
         scores = rows[place : place + 1].clone()
         for process in chain:
@@ -168,13 +166,13 @@ def test_bad_words_and_min_tokens_as_transformers_has_them() -> None:
     ]
     rows = torch.randn(400, 10, generator=torch.Generator().manual_seed(0))
     rows[:, [2, 4, 1]] += 1.5
-    sampler = Sampler(Sampling(min_tokens=6), [0], 10, CPU, end_ids=(1, 9), banned=words)
+    sampler = Sampler(Sampling(min_tokens=6), [0], 10, end_ids=(1, 9), banned=words)
     ids = [0]
     for row in rows:
         scores = row[None].clone()
         for peer in peers:
             scores = peer(torch.tensor([ids]), scores)
-        assert sampler.draw(row) == int(scores.argmax())
+        assert sampler.draw(row.numpy()) == int(scores.argmax())
         ids.append(sampler._drawn[-1])
     assert not {1, 9} & set(ids[1:7]) and {1, 9} & set(ids[7:])
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_a_long_prompt_is_read_in_pieces_while_others_go_on(fresh: Engine, refer
     long = fresh.submit(Request(words, Sampling(max_tokens=8)), lambda piece: seen.append(len(running.token_ids)))
     asked.set()
     assert ended.wait(20)
-    assert len(long.prompt.ids) > 512  # what a step reads at most on a CPU
+    assert len(long.prompt.ids) > 2 * 256  # what a step reads at most on a CPU
     assert long.token_ids == reference.greedy(words, 8)
     assert seen[0] >= 3  # one token before it came, one in each of the steps that read it
     assert running.token_ids == reference.greedy(conversations()[2], 300)
@@ -121,6 +122,42 @@ def test_several_answers_to_one_question_share_its_reading(fresh: Engine) -> Non
     )
     assert fresh.stats.images_encoded == 1
     assert len({tuple(completion.token_ids) for completion in completions}) > 1
+
+
+def test_questions_about_a_new_picture_asked_at_once_read_it_once(fresh: Engine, reference: Reference) -> None:
+    words = ("what is in the picture?", "describe it.", "is it red?", "how are you?", "yes", "0", "hello world", "car")
+    asked = [[user(f"describe this image in detail. {text}", [picture(0)])] for text in words]
+    completions = fresh.generate([Request(messages, Sampling(max_tokens=1)) for messages in asked])
+    assert fresh.stats.images_encoded == 1
+    cached = sorted(completion.cached_tokens for completion in completions)
+    assert cached[0] == 0 and cached[1] >= 4  # one has read its four tokens, nobody else
+    assert fresh.stats.cached_prompt_tokens == sum(cached)
+    # What they share is kept once.
+    prompts = [fresh.prompt_tokens(Request(messages)) for messages in asked]
+    beginnings = {tuple(ids[:end]) for ids in prompts for end in range(1, len(ids) + 1)}
+    kept = fresh._scheduler.prefix_cache.nbytes / fresh.model_runner.kv_cache.token_bytes
+    assert kept == len(beginnings) <= sum(map(len, prompts)) - sum(cached)
+    for messages in asked:
+        assert ask(fresh, messages, max_tokens=4).token_ids == reference.greedy(messages, 4)
+
+
+def test_who_asks_first_gets_the_first_piece_first(checkpoint: Path) -> None:
+    people, rows = 40, 4
+    begun: list[int] = []
+
+    def listen(number: int, piece: Any) -> None:
+        if number not in begun:
+            begun.append(number)
+
+    with load(checkpoint, max_num_seqs=rows) as crowded:
+        # Long ones and short ones, with pictures and without, some of which read what others are reading.
+        asked = [
+            Request(conversations()[number * 7 % 4], Sampling(max_tokens=number % 5 + 1)) for number in range(people)
+        ]
+        sequences = [crowded.submit(request, partial(listen, number)) for number, request in enumerate(asked)]
+        wait_for(lambda: crowded.stats.finished == people)
+        assert all(len(sequence.token_ids) == number % 5 + 1 for number, sequence in enumerate(sequences))
+    assert max(abs(place - number) for place, number in enumerate(begun)) < rows  # those of one step are one
 
 
 def test_a_full_queue_refuses(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +236,10 @@ def test_what_goes_wrong_with_one_request_is_its_own(fresh: Engine, monkeypatch:
     running = fresh.submit(Request(conversations()[2], Sampling(max_tokens=50)))
     embed = fresh.model_runner.embed
 
-    def fail_for_images(prompt: Any, start: int) -> Any:
+    def fail_for_images(prompt: Any, start: int, lora_id: int) -> Any:
         if prompt.images:
             raise RuntimeError("no such luck")
-        return embed(prompt, start)
+        return embed(prompt, start, lora_id)
 
     monkeypatch.setattr(fresh.model_runner, "embed", fail_for_images)
     with pytest.raises(RuntimeError, match="no such luck"):

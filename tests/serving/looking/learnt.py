@@ -25,7 +25,7 @@ def scene(seed: int, *things: str) -> tuple[Image.Image, dict[str, Box]]:
     return picture, boxes
 
 
-def learnt_library(engine: Engine, pictures: int = 300) -> ReadoutLibrary:
+def learnt_library(engine: Engine, pictures: int = 300, steps: int = 80) -> ReadoutLibrary:
     """Learnt from pictures of one or two of the things in `PAINT`."""
     shown, examples = [], []
     for seed in range(pictures):
@@ -34,7 +34,5 @@ def learnt_library(engine: Engine, pictures: int = 300) -> ReadoutLibrary:
         shown.append(picture)
         named = tuple(NamedThing((thing,), (boxes[thing],)) for thing in things)
         examples.append(Example(str(seed), named, vocabulary=frozenset(PAINT)))
-    processor, model = engine._prompt_builder.processor, engine.model_runner.model.model
-    pixels = processor.image_processor(images=shown, return_tensors="pt")["pixel_values"]
-    features = model.encode_images(pixels).reshape(pictures, 4, 4, -1).numpy()
-    return learn_library(examples, lambda key: normalised(features[int(key)]), "tiny", steps=80)
+    features = [engine.vision_features(picture) for picture in shown]
+    return learn_library(examples, lambda key: normalised(features[int(key)]), "tiny", steps=steps)

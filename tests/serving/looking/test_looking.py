@@ -1,6 +1,7 @@
 """What the eyes see is said in place of what the model guesses, in its form and with its accounting."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fourfold.assistant.grounding import Box, format_box, parse
+from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.tools.results import Count
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction
@@ -179,12 +181,12 @@ def test_the_picture_is_encoded_once(tiny_engine: Engine, library: ScriptedLibra
     np.testing.assert_allclose(features.std(-1), 1, atol=1e-2)
 
 
-def test_features_are_those_of_the_models_own_tower(tiny_engine: Engine) -> None:
+def test_features_are_those_of_the_models_own_tower(tiny_engine: Engine, tiny_checkpoint: Path) -> None:
     picture = Image.effect_noise((64, 48), 70).convert("RGB")
     features = tiny_engine.vision_features(picture)
-    processor = tiny_engine._prompt_builder.processor
+    processor = MiniGPTv2Processor.from_pretrained(tiny_checkpoint)
     pixels = processor.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
-    direct = tiny_engine.model_runner.model.model.encode_images(pixels)[0]
+    direct = MiniGPTv2ForConditionalGeneration.from_pretrained(tiny_checkpoint).model.encode_images(pixels)[0]
     np.testing.assert_allclose(features.reshape(16, 32), direct.numpy(), atol=1e-5)
 
 

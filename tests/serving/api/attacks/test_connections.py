@@ -104,6 +104,14 @@ class TestConnections:
         assert not answer or int(answer.split()[1]) < 500
         assert httpx.get(f"{quick.url}/health").status_code == 200
 
+    def test_what_is_behind_a_body_of_two_lengths_is_no_request(self, quick: Live) -> None:
+        hidden = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        lengths = b"content-length: %d\r\ntransfer-encoding: chunked\r\n\r\n" % (5 + len(hidden))
+        answer = raw(quick.port, head + lengths + b"0\r\n\r\n" + hidden)
+        assert answer.startswith(b"HTTP/1.1 400 ") and b"two lengths" in answer
+        assert answer.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answer.lower()
+
     def test_names_of_other_hosts(self, live: Live) -> None:
         """A web page can make its own name point here; without keys, its visitors' browsers must get nothing."""
         for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::2]", "10.0.0.1"):
