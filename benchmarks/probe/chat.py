@@ -19,7 +19,8 @@ SCHEMA = {
 }
 COLOURS = ("red", "blue")
 _FORM: Any = {"type": "json_schema", "json_schema": {"name": "colour", "schema": SCHEMA, "strict": True}}
-_PAINT: Any = [{"type": "function", "function": {"name": "paint", "description": "Paint it.", "parameters": SCHEMA}}]
+PAINT: Any = {"name": "paint", "description": "Paint it.", "parameters": SCHEMA, "strict": True}
+_PAINT: Any = [{"type": "function", "function": PAINT}]
 _NAMED: Any = {"type": "function", "function": {"name": "paint"}}
 
 

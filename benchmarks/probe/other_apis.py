@@ -7,11 +7,10 @@ from typing import Any
 import openai
 
 from benchmarks.probe.asked import CHAT, HELLO, Asked, Check
-from benchmarks.probe.chat import COLOURS, SCHEMA
+from benchmarks.probe.chat import COLOURS, PAINT, SCHEMA
 
 _FORM = {"format": {"type": "json_schema", "name": "colour", "schema": SCHEMA, "strict": True}}
-_FUNCTION: Any = {"type": "function", "name": "paint", "parameters": SCHEMA, "strict": True}
-_TOOL: Any = {"name": "paint", "description": "Paint it.", "input_schema": SCHEMA}
+_TOOL: Any = {"name": "paint", "description": "Paint it.", "input_schema": SCHEMA, "strict": True}
 
 
 def _events(asked: Asked) -> bool:
@@ -45,7 +44,7 @@ def _responses_picture(asked: Asked) -> bool:
 
 
 def _responses_tool(asked: Asked) -> bool:
-    answer = asked.respond(tools=[_FUNCTION], tool_choice="required", max_output_tokens=60)
+    answer = asked.respond(tools=[{"type": "function", **PAINT}], tool_choice="required", max_output_tokens=60)
     (call,) = [item for item in answer.output if item.type == "function_call"]
     return call.name == "paint" and json.loads(call.arguments)["colour"] in COLOURS
 
@@ -118,10 +117,9 @@ def _system(asked: Asked) -> bool:
 
 
 def _stop_sequence(asked: Asked) -> bool:
-    greedy = {"temperature": 0}  # which the package has given up, and the API has not
-    text = asked.message(extra_body=greedy).content[0].text
+    text = asked.message().content[0].text
     stop = text[3:6]
-    answer = asked.message(extra_body=greedy, stop_sequences=[stop])
+    answer = asked.message(stop_sequences=[stop])
     said = "".join(block.text for block in answer.content)
     named = answer.stop_reason == "stop_sequence" and answer.stop_sequence == stop
     return named and said == text[: text.index(stop)]
@@ -188,7 +186,7 @@ def _structured(asked: Asked) -> bool:
 
 
 def _bound(asked: Asked) -> bool:
-    tool = {"type": "function", "function": {"name": "paint", "description": "Paint it.", "parameters": SCHEMA}}
+    tool = {"type": "function", "function": PAINT}
     (call,) = asked.langchain.bind_tools([tool], tool_choice="paint").invoke("Paint it.").tool_calls
     return call["name"] == "paint" and call["args"]["colour"] in COLOURS
 

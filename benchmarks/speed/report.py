@@ -140,9 +140,9 @@ def kept_results(results: Path = RESULTS) -> list[dict[str, Any]]:
 def write_pages(root: Path = ROOT) -> None:
     """Put the tables of all kept results between the marks of docs/performance.md; of the newest, of README.md."""
     found = kept_results(root / "benchmarks" / "results")
-    _replace(root / "docs" / "performance.md", "measured", measured(found))
+    put_between(root / "docs" / "performance.md", "measured", measured(found))
     newest = max((one for one in found if _has_servers(one)), key=lambda one: ("before" not in one, one["date"]))
-    _replace(root / "README.md", "speed", [conditions(newest), "", *servers(newest)])
+    put_between(root / "README.md", "speed", [conditions(newest), "", *servers(newest)])
 
 
 def conditions(result: Mapping[str, Any]) -> str:
@@ -247,7 +247,8 @@ def _row(name: str, figure: Mapping[str, Any]) -> list[str]:
     return [name, f"{value:.3g} {figure['unit']}", limit, share]
 
 
-def _replace(page: Path, mark: str, lines: Iterator[str] | list[str]) -> None:
+def put_between(page: Path, mark: str, lines: Iterator[str] | list[str]) -> None:
+    """Exchange what stands in a page between the two comments of a mark."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     before, rest = page.read_text(encoding="utf-8").split(begin)
     write_text(page, "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{rest.split(end)[1]}"]))

@@ -122,8 +122,8 @@ class Session:
             case "/show" | "/not":
                 self._teach(argument, positive=command == "/show")
             case "/concepts":
-                told = [described(concept) for concept in self._concepts().list()] or ["nothing was shown yet"]
-                self._console.print("\n".join(told), style="dim", markup=False)
+                known = [described(concept) for concept in self._concepts().list()] or ["nothing was shown yet"]
+                self._console.print("\n".join(known), style="dim", markup=False)
             case "/forget":
                 for told in forgotten(self._concepts(), argument.strip()):
                     self._console.print(told, style="dim", markup=False)

@@ -78,9 +78,9 @@ def main() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if (said := disk_error(error)) is None:
+        if (full := disk_error(error)) is None:
             raise
-        print(f"fourfold: {said}", file=sys.stderr)
+        print(f"fourfold: {full}", file=sys.stderr)
         code = 2
     # Typer gives back what a command returned, or the code of an early exit.
     sys.exit(code if isinstance(code, int) else 0)

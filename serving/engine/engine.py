@@ -20,7 +20,7 @@ from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.loading import Checkpoint, DtypeName, Quantization, choose_device, load_checkpoint
 from fourfold.serving.engine.logits_processors import bad_word_tokens
-from fourfold.serving.engine.lora_manager import Adapter, LoRAManager
+from fourfold.serving.engine.lora_manager import Adapter, LoRAManager, check_adapter_files
 from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.onnx_model import OnnxModel
 from fourfold.serving.engine.prompt import PromptBuilder, PromptImage
@@ -75,6 +75,7 @@ class Engine:
             feature_bytes=min(256 * 2**20, memory // 16),
         )
         self._adapters = LoRAManager(lambda: self.model_runner.in_torch.model)
+        self._loading = threading.Lock()
         self._max_num_seqs = max_num_seqs
         # Not what is free at the time: the same question is read in the same way.
         self._ranking_rows = min(max_num_seqs, self.model_runner.kv_cache.rows_of(self.context_length))
@@ -293,12 +294,24 @@ class Engine:
         Raises:
             UserError: the name is taken, or the adapter does not fit the model.
         """
+        self._load_in_torch_for(Path(path))
         if not in_place:
             return self._scheduler.call(lambda: self._adapters.load(name, Path(path)))
         adapter, superseded = self._scheduler.call(lambda: self._adapters.replace(name, Path(path)))
         if superseded is not None:
             self._scheduler.evict_when_idle(superseded.lora_id)
         return adapter
+
+    def _load_in_torch_for(self, adapter: Path) -> None:
+        """In the asker's thread, before the first adapter: running answers need not wait for it."""
+        if self._adapters.loaded:
+            return
+        from fourfold.serving.engine.lora_files import read_adapter
+
+        check_adapter_files(adapter)
+        read_adapter(adapter)  # one that is none costs nothing
+        with self._loading:
+            _ = self.model_runner.in_torch
 
     def unload_adapter(self, name: str) -> None:
         """Accept no new request for an adapter; its memory is freed when the last answer that uses it is ready.

@@ -4,8 +4,6 @@ On a CPU that is onnxruntime's, and neither torch nor transformers is imported f
 many words is left to transformers: configurations of other models, tokenizers with code, quantised weights.
 """
 
-import contextlib
-import ctypes
 import json
 import logging
 import sys
@@ -158,14 +156,11 @@ def _in_onnxruntime(directory: Path, config: Any, vision: Mapping[str, Any], dec
     try:
         tensors = MappedWeights(weight_files(directory))
         _check_shapes({name: tensors.shape(name) for name in tensors}, config, directory)
-        model = _build(tensors, config, vision, decoder)
+        return _build(tensors, config, vision, decoder)
     except UserError:
         raise
     except _UNREAD as error:
         raise UserError(f"cannot load the weights of {directory}: {first_line(error)}") from error
-    tensors.forget_pages()
-    _give_memory_back()
-    return model
 
 
 def _check_shapes(held: Mapping[str, tuple[int, ...]], config: Any, directory: Path) -> None:
@@ -177,12 +172,6 @@ def _check_shapes(held: Mapping[str, tuple[int, ...]], config: Any, directory: P
             raise UserError(
                 f"cannot load the weights of {directory}: {name} is {held[name]}, and by config.json {shape}"
             )
-
-
-def _give_memory_back() -> None:
-    """What was needed for building the graphs, and glibc would keep for the next to ask for it."""
-    with contextlib.suppress(OSError, AttributeError):  # on another system, or with another library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _build(

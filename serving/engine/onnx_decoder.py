@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import onnxruntime
 
+from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
 from fourfold.serving.engine.onnx_graph import DecoderGraph, WeightFormat, decoder_graph, product_graph
 from fourfold.serving.engine.threads import SessionPool
@@ -48,7 +49,10 @@ class OnnxDecoder:
             nonlocal graph
             # onnxruntime lays the weights out anew, so the first session's are not kept for the next.
             taken, graph = graph or decoder_graph(tensors, head, config, weights, context), None
-            return _session(taken, threads)
+            session = _session(taken, threads)
+            del taken
+            give_memory_back(tensors)
+            return session
 
         self._sessions = SessionPool(make, now=now, nbytes=2 * self.weight_bytes)
         self._table = tensors["embed_tokens.weight"]
@@ -92,8 +96,8 @@ class OnnxDecoder:
         call, session = self._decode_call, self._sessions.session()
         if call is None or call.session is not session or call.place != _place(kv_cache, row, rows):
             embeds = np.empty((rows, 1, self._table.shape[1]), np.float32)
-            self._decode_call = self._call(kv_cache, row, embeds, np.arange(rows))
-        return self._decode_call
+            call = self._decode_call = self._call(kv_cache, row, embeds, np.arange(rows))
+        return call
 
     def _call(self, kv_cache: KVCache, row: int, embeds: np.ndarray, kept: np.ndarray) -> "_Call":
         return _Call(self._sessions.session(), kv_cache, row, embeds, kept, self._vocabulary)

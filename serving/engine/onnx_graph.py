@@ -147,15 +147,12 @@ class _Writer:
                 inputs.append(helper.make_tensor_value_info(f"{name}.{layer}", TensorProto.FLOAT, shape))
                 outputs.append(helper.make_tensor_value_info(f"new_{name}.{layer}", TensorProto.FLOAT, shape))
         self._rotations(context)
-        hidden = self._layers()
-        flat = self._add("Reshape", [hidden, self._constant("flat", np.array([-1, config.hidden_size]))], "flattened")
-        kept = self._add("Gather", [flat, "kept"], "kept_hidden", axis=0)
-        self._product(kept, "logits", [self._head])
+        self._product(self._layers(), "logits", [self._head])
         graph = helper.make_graph(self._nodes, "decoder", inputs, outputs, self._constants)
         return DecoderGraph(_serialised(graph), self._weights)
 
     def _layers(self) -> str:
-        """All layers; the name of the last norm's output."""
+        """All layers; the name of the last norm's output, of the positions that are kept."""
         layers = range(self._config.num_hidden_layers)
         norms = [
             f"layers.{layer}.{norm}" for layer in layers for norm in ("input_layernorm", "post_attention_layernorm")
@@ -167,6 +164,8 @@ class _Writer:
         normed = self._add("SimplifiedLayerNormalization", ["embeds", names[0]], "normed", axis=-1, epsilon=epsilon)
         for number in layers:
             for part, branch in enumerate((self._attention, self._mlp)):
+                if part and number == layers[-1]:  # no position reads another one's from here on
+                    normed, residual = self._kept(normed), self._kept(residual)
                 added = branch(number, normed)
                 name = f"{number}.{part}"
                 self._node(
@@ -177,6 +176,12 @@ class _Writer:
                 )
                 normed, residual = f"normed.{name}", f"residual.{name}"
         return normed
+
+    def _kept(self, hidden: str) -> str:
+        """Of (rows, tokens, width) the kept positions (positions, width)."""
+        shape = self._constant(f"{hidden}.shape", np.array([-1, self._config.hidden_size]))
+        flat = self._add("Reshape", [hidden, shape], f"{hidden}.flat")
+        return self._add("Gather", [flat, "kept"], f"{hidden}.kept", axis=0)
 
     def _attention(self, number: int, normed: str) -> str:
         config, layer = self._config, f"layers.{number}.self_attn"

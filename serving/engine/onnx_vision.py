@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import onnxruntime
 
+from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
 from fourfold.serving.engine.onnx_vision_graph import TowerFormat, TowerGraph, product_graph, tower_graph
 from fourfold.serving.engine.threads import SessionPool
 
@@ -41,7 +42,10 @@ class OnnxVisionTower:
             nonlocal graph
             # onnxruntime lays the weights out anew, so the first session's are not kept for the next.
             taken, graph = graph or tower_graph(tensors, config, weights), None
-            return _session(taken, threads)
+            session = _session(taken, threads)
+            del taken
+            give_memory_back(tensors)
+            return session
 
         self._sessions = SessionPool(make, now=now, nbytes=2 * self.weight_bytes)
 

@@ -1,5 +1,6 @@
 """A conversation to what the model reads: tokens, and images known by what they show."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,9 @@ from fourfold.serving.engine.cache import PromptKey, image_digest
 from fourfold.serving.engine.processor import Processor
 
 Messages = list[dict[str, Any]]
+# Of characters: values of a tool's arguments may hold them, and no tokenizer takes one. As many stay as there were, so
+# that spans keep their places.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 class PromptImage:
@@ -141,9 +145,10 @@ class PromptBuilder:
         """The conversation as text, with one placeholder an image, and where in it the assistant's answers stand."""
         variables = {**template, "add_generation_prompt": add_generation_prompt}
         try:
-            return self.processor.template.render(messages, **variables)
+            text, spans = self.processor.template.render(messages, **variables)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template refuses the conversation: {first_line(error)}") from None
+        return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text), spans
 
     def _expand(self, text: str, images: int) -> str:
         token = self.processor.image_token

@@ -6,6 +6,7 @@ No answer depends on it: results of the graphs are the same to the last bit for 
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -25,14 +26,14 @@ _HALF_LIFE = 0.4
 """Seconds after which what was seen counts half: nothing follows from a burst that is shorter."""
 _STALE = 2.0
 """Seconds after which a look is no news of what happens now."""
-_KEPT = 60.0
+_KEPT = 20.0
 """Seconds for which a session is kept that another has taken over from."""
 _PAUSE = 2.0
 """Seconds between building two sessions, at least."""
 
 
 class Threads:
-    """Follows what other programs leave free. Any thread may ask.
+    """Follows what other programs leave free while steps are made, from all cores on. Any thread may ask.
 
     Args:
         shares: of the machine, see `machine.shares`.
@@ -48,9 +49,10 @@ class Threads:
     ) -> None:
         self._shares, self._own, self._clock = shares, own, clock
         self._looking = threading.Lock()
-        self._free: float | None = None  # cores, of late; None until the first look
         self._watch()
+        self._at = self._due = -math.inf  # what others do while a model is loaded is no news of what they do later
         self._number = self.limit
+        self._free = float(self.limit)  # cores, of late
 
     def now(self) -> int:
         """Threads for the next step, from 1 to `limit`; looks at the machine a few times a second at most."""
@@ -78,10 +80,9 @@ class Threads:
         self._watch()
         elapsed, used = self._at - at, self._used - used
         same = [share.cores for share in seen] == [share.cores for share in self._seen]
-        if same and (elapsed < _STALE or self._free is None):
+        if same and elapsed < _STALE:
             free = machine.free_cores(seen, self._seen, elapsed, used)
-            before = free if self._free is None else self._free
-            self._free = free + (before - free) * 0.5 ** (elapsed / _HALF_LIFE)
+            self._free = free + (self._free - free) * 0.5 ** (elapsed / _HALF_LIFE)
             self._number = _follow(self._number, self._free, self.limit)
         self._number = min(self._number, self.limit)
 
@@ -103,7 +104,7 @@ class SessionPool:
         self, make: Callable[[int], "InferenceSession"], *, now: Callable[[], int] | None = None, nbytes: int = 0
     ) -> None:
         self._make, self._now, self._nbytes = make, now or threads.now, nbytes
-        number = self._now()
+        number = threads.limit if now is None else now()
         self._sessions = [(number, make(number))]  # the one in use, and at most one more
         self._builder: threading.Thread | None = None
         self._built: tuple[int, InferenceSession] | None = None

@@ -39,5 +39,12 @@ def test_who_is_not_there_passes_only_what_harms_nobody(live: Live, tiny_checkpo
     assert passed == {  # by the server that is there, or by any
         "unknown model: 404", "no such route: 404, in JSON", "request's own id kept", "curl: `Expect: 100-continue`",
     }  # fmt: skip
-    shown = list(tables({"nowhere": found}))
-    assert shown[0] == "|  | checks | nowhere |" and len(shown) > len(found)
+
+
+def test_the_tables_say_who_fails_where() -> None:
+    all_yes = {name: "yes" for checks in GROUPS.values() for name in checks}
+    shown = list(tables({"fourfold": all_yes, "vllm serve": {**all_yes, "health": "no: 404"}}))
+    assert shown[0] == "|  | checks | fourfold | vLLM |"
+    assert "| Operators | 4 | 4 | 3 |" in shown and "| health | yes | no: 404 |" in shown
+    assert [line for line in shown if "| metrics |" in line] == []  # which both pass
+    assert "metrics" in shown[-1] and "health" not in shown[-1]

@@ -10,6 +10,7 @@ Every round is a line of `rounds.jsonl`; the counts are in `summary.json`. The e
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.files import write_text
+from fourfold.eval.report.render import markdown_table
 from tests.chaos.clock import ClockJumps
 from tests.chaos.disk import DiskFaults, ForeignFiles
 from tests.chaos.endpoints import EndpointFaults
@@ -32,6 +34,7 @@ from tests.chaos.rounds import Kind, Outcome
 from tests.chaos.server import ServerKills
 from tests.chaos.stores import StoreKills
 from tests.chaos.training import TrainingKills
+from tests.pages import TRUST, replace_part
 
 
 def all_kinds(out: Path) -> list[Kind]:
@@ -53,9 +56,18 @@ def all_kinds(out: Path) -> list[Kind]:
     ]
 
 
+_WORK = (
+    *("fourfold.cli.main", "fourfold.assistant.training.trainer", "fourfold.assistant.refine.training.learn"),
+    *("fourfold.eval.tasks.benchmark_run", "fourfold.serving.api.app", "fourfold.serving.engine.engine"),
+    *("matplotlib.pyplot", "tests.ui.test_page"),
+)
+"""What commands import that work; none of it starts a thread, which a fork would not take along."""
+
+
 def run(kind: Kind, seed: int, number: int, out: Path) -> Outcome:
     """One round; its folder is kept where it found a problem."""
     folder = out / f"{kind.name}-{number}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed in it
     folder.mkdir(parents=True)
     try:
         outcome = kind.round(random.Random(f"{seed} {kind.name} {number}"), folder)
@@ -75,6 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder; a run that is there is gone on with")
     parser.add_argument("--kind", action="append", help="only this kind; may be given often")
     parser.add_argument("--round", type=int, help="only the round of this number")
+    parser.add_argument("--document", action="store_true", help="write the table of docs/trust.md")
     parser.add_argument("--rounds", type=int, help="so many rounds of each kind, however long they take")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,6 +97,9 @@ def main() -> None:
         kinds = [kind for kind in kinds if kind.name in given.kind]
         if not kinds:
             parser.error(f"there are: {', '.join(kind.name for kind in all_kinds(given.out))}")
+    if any(kind.name != StoreKills.name for kind in kinds):
+        for name in _WORK:
+            importlib.import_module(name)
     log = given.out / "rounds.jsonl"
     before = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     number = 1 + max((line["round"] for line in before if line["seed"] == given.seed), default=-1)
@@ -105,7 +121,23 @@ def main() -> None:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         number += 1
-    sys.exit(1 if summarise(log)["problems"] else 0)
+    found = summarise(log)
+    if given.document:
+        replace_part(TRUST, "chaos", table(found))
+    sys.exit(1 if found["problems"] else 0)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Markdown of a summary."""
+    rows = [[f"killed: {name}", number] for name, number in sorted(found["kills_by_kind"].items())]
+    rows += [[name, number] for name, number in sorted(found["faults_by_kind"].items())]
+    seeds = ", ".join(map(str, found["seeds"]))
+    return [
+        f"{found['kills']:,} kills and {found['faults']:,} other faults in {found['rounds']} rounds, "
+        f"{found['minutes']:.0f} minutes, seed {seeds}; problems left: {len(found['problems'])}.",
+        "",
+        *markdown_table(["fault", "times"], rows, numbers=[1]),
+    ]
 
 
 def summarise(log: Path) -> dict[str, Any]:

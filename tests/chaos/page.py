@@ -54,7 +54,7 @@ def sit(url: str, data: Path, acknowledged: Path) -> None:
         number, last = len(turns()) - 1, turns()[-1]
         if f"again-{last.position}" in keys(app):  # its process ended before there was an answer
             press(app, f"again-{last.position}")
-        until(app, lambda app, at=last.position: f"up-{at}" in keys(app))  # type: ignore[misc]
+        until(app, lambda app, at=last.position: f"down-{at}" in keys(app))  # type: ignore[misc]
         tell("answered", number)
         if number % 2 == 0 and "corrected" not in turns()[-1].figures:
             press(app, f"down-{last.position}")

@@ -22,12 +22,12 @@ from fourfold.assistant.refine.concepts.store import ConceptStore
 from fourfold.assistant.refine.record import CorrectedBox
 from fourfold.assistant.refine.store import CorrectionStore
 from tests.assistant.refine.corrections import correction, encoded, picture
-from tests.chaos.process import Process, kills
+from tests.chaos.process import Process, count_operations, kills
 from tests.chaos.rounds import Outcome
 
 Operation = tuple[str, dict[str, Any]]
 OPERATIONS = 40
-_SECONDS = 0.25  # kills of a process that writes come within
+_BETWEEN_KILLS = 10  # operations, in whose time a process that writes is killed
 
 
 def script(dice: random.Random, length: int = OPERATIONS) -> list[Operation]:
@@ -174,12 +174,16 @@ class StoreKills:
             undisturbed.do(operation)
             states.append(undisturbed.state())
         (folder / "killed").mkdir()
+        (folder / "tried").mkdir()
+        (folder / "trying").touch()
+        try_out = partial(write, folder / "tried", todo[:_BETWEEN_KILLS], folder / "trying")
+        seconds, operations, _ = count_operations(try_out, folder / "log.txt")
         done = 0
         while done < len(todo):
             acknowledged = folder / "acknowledged"
             acknowledged.write_bytes(b"")
             work = partial(write, folder / "killed", todo[done:], acknowledged)
-            process = Process(work, folder / "log.txt", kills(dice, _SECONDS, 0))
+            process = Process(work, folder / "log.txt", kills(dice, seconds, operations))
             code = process.kill_when_due()
             told = done + len(acknowledged.read_bytes())
             if code == 0:

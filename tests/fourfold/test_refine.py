@@ -319,6 +319,22 @@ def test_without_rebuilding_it_says_what_still_holds_it(refine: Workshop) -> Non
     assert refine("forget", "zz")[0] == 2
 
 
+def test_forgetting_that_was_interrupted_is_gone_on_with(refine: Workshop) -> None:
+    """Killed once the correction was gone, the command left an adapter that has learnt it, and refused to go on."""
+    fill(refine.store)
+    registry = Registry(refine.store.directory)
+    unused = refine.json("train")["revision"]
+    refine("forget", "c0", "--no-rebuild")
+    old = refine.json("train")["revision"]
+    refine("promote", "--force")
+    refine.store.forget("c1")
+    told = refine.json("forget", "c1")
+    assert told["current"] == told["rebuilt"] not in (None, old, unused)
+    assert registry.holding(["c0", "c1"]) == []
+    code, _, err = refine("forget", "c1")
+    assert code == 2 and "was forgotten on" in err
+
+
 def test_an_adapter_that_nobody_uses_goes_with_its_correction(refine: Workshop) -> None:
     fill(refine.store)
     refine("train")

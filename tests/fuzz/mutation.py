@@ -152,7 +152,7 @@ class Mutator:
         return self.random.choice(([old], {"a": old}, list(old)))
 
     def _flip(self, data: bytearray) -> None:
-        count = min(self.random.choice((1, 1, 2, 4, 8, 16, 64)), len(data))
+        count = min(self.random.choice((1, 1, 2, 4, 8, 32, 128)), len(data))
         # Headers are where decoders decide: half of the time near one place.
         start, width = 0, len(data)
         if self.random.random() < 0.5:

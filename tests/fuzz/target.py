@@ -25,12 +25,14 @@ class Target:
         run: takes an input in, as the product does; it may raise a `UserError`, and nothing else.
         mutate: an input to another.
         longest: bytes of an input.
+        close: ends what it runs in; more than once does no harm.
     """
 
     seeds: Sequence[bytes]
     run: Callable[[bytes], object]
     mutate: Callable[[Mutator, bytes], bytes] = Mutator.bytes
     longest: int = 2**16
+    close: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)

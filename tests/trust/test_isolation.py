@@ -194,16 +194,46 @@ class Clients(RuleBasedStateMachine):
         assert any(same(ask, got, one) for one in wanted), f"{ask.name}: {got} in place of {wanted}"
 
 
-def test_random_clients(world: World) -> None:
+def machine(of: World) -> type[Clients]:
     class Machine(Clients):
-        pass
+        world = of
 
-    Machine.world = world
+    return Machine
+
+
+def test_every_kind_of_client_while_everything_changes_once(world: World) -> None:
+    """What `test_random_clients` draws at random, all of it and in one order."""
+    clients, names, several = machine(world)(), list(ASKS), STREAMS[:2]
+    clients.start()
+    try:
+        clients.play(names[::2], several, None)
+        changes: list[tuple[Callable[[list[str]], None], list[str]]] = [
+            (lambda mix: clients.load("tuned", "A", mix), names[1::8]),
+            (lambda mix: clients.show("Rex", 0, mix), names[3::8]),
+            (lambda mix: clients.correct(0, "the car is red", mix), names[5::8]),
+            (lambda mix: clients.load("tuned", "B", mix), names[7::8]),
+        ]
+        for change, mix in changes:
+            change(mix)
+        clients.play(names[1::2], several, None)
+        gone = clients.situation
+        clients.play(names[2::8], [], lambda: clients.admin("DELETE", "/v1/concepts/Rex"), shown=())
+        body = {"lora_name": "tuned"}
+        clients.play(names[4::8], [], lambda: clients.admin("POST", "/v1/unload_lora_adapter", body), adapters=())
+        [record] = clients.records.values()
+        clients.play(names[6::8], [], lambda: clients.corrections.forget(record), corrected=())
+        assert gone != clients.situation == Situation()
+        clients.play(names, several, None)
+    finally:
+        clients.teardown()
+
+
+def test_random_clients(world: World) -> None:
     run_state_machine_as_test(
-        Machine,
+        machine(world),
         settings=settings(
-            max_examples=EXAMPLES or 3,
-            stateful_step_count=20 if EXAMPLES else 8,
+            max_examples=EXAMPLES or 1,
+            stateful_step_count=20 if EXAMPLES else 10,
             deadline=None,
             derandomize=not EXAMPLES,
             database=None,

@@ -113,6 +113,22 @@ def test_a_correction_stands_in_place_of_the_answer_and_answers_the_same_questio
     assert not any(b"SECRETNUMBER" in file.read_bytes() for file in files)
 
 
+def test_a_correction_takes_the_place_of_all_that_there_are_of_its_answer(settings: Settings) -> None:
+    """Killed after a second one was kept and before the first was forgotten, a page leaves two."""
+    history = ChatHistory(settings.history)
+    name = history.create()
+    history.append(name, [question("How many bananas are there?"), AIMessage("1")])
+    store = CorrectionStore(settings.corrections)
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many bananas are there?"}]}
+    ]
+    for right in ("20", "21"):
+        store.add(Correction(messages=messages, rejected="1", chosen=right), TABLE)
+    correct(page(c=name), 0, "22")
+    assert [record.chosen for record in store.list()] == ["22"]
+    assert history.messages(name)[-1].text == "22"
+
+
 def test_a_correction_that_was_forgotten_elsewhere_can_be_taken_back(settings: Settings) -> None:
     history = ChatHistory(settings.history)
     name = history.create()

@@ -24,7 +24,7 @@ def correct(
     remember: bool,
     consent: bool,
 ) -> Correction:
-    """Keep a correction, in place of an earlier one of the same answer, and have it stand in place of the answer.
+    """Keep a correction, in place of earlier ones of the same answer, and have it stand in place of the answer.
 
     What the model said stays as the version before it. Takes what `record` does; gives the record as stored.
 
@@ -33,10 +33,11 @@ def correct(
     """
     assert found.conversation is not None and turn.picture is not None
     made = record(turns, turn, verdict="down", consent=consent, remember=remember, words=words, marks=marks)
-    earlier = found.judged.get(said(turn))
+    # Two of them, where a process was killed between the next two steps.
+    earlier = [c.id for c in found.store.list() if (c.image, c.question, c.rejected) == said(turn)]
     kept = found.store.add(made, turn.picture)
-    if earlier is not None:
-        found.forget(earlier.id)
+    for id in earlier:
+        found.forget(id)
     if (right := corrected_answer(kept)) is not None and (words is not None or marks is not None):
         # Forgetting the earlier one may have brought the model's own answer back.
         stored = path_of(found.history.versions(found.conversation))[turn.position + 1]

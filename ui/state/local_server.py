@@ -91,8 +91,15 @@ class LocalServer:
                 command += ["--memory", "--store", str(self.store)]
             # By the environment: the arguments of a process can be read by everybody.
             environment = {**os.environ, "FOURFOLD_ADMIN_KEY": self.key, LIFELINE: "stdin"}
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-            process = subprocess.Popen(command, env=environment, text=True, errors="replace", **pipes)
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                text=True,
+                errors="replace",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
             self._process = process
             for stream in (process.stdout, process.stderr):
                 threading.Thread(target=self._listen, args=(process, stream), daemon=True).start()

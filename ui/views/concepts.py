@@ -1,6 +1,7 @@
 """Things shown once: what the eyes were taught by a drawn box and a name."""
 
 from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
@@ -119,7 +120,7 @@ def _show_concept(found: Session, concept: Concept, number: int) -> None:
                     if len(concept.examples) > 1 and st.button(
                         "Forget this one", key=f"forget-example-{example.id}", type="tertiary"
                     ):
-                        _try(found, lambda id=example.id: _forgotten(found, found.forget_example(id)))
+                        _try(found, partial(_forget_example, found, example.id))
         with st.container(horizontal=True, vertical_alignment="bottom"):
             new = st.text_input("Name", concept.name, max_chars=60, key=f"rename-{number}-{concept.name}", width=240)
             if st.button("Rename", key=f"rename-go-{number}") and new.strip() != concept.name:
@@ -139,6 +140,10 @@ def _forget(found: Session, name: str) -> None:
             _try(found, lambda: _forgotten(found, found.forget_concept(name)))
         if st.button("Keep", key="forget-not"):
             st.rerun()
+
+
+def _forget_example(found: Session, example: str) -> None:
+    _forgotten(found, found.forget_example(example))
 
 
 def _forgotten(found: Session, still: str | None) -> None:

@@ -1,5 +1,6 @@
 """A model's name on the Hub to its files in the Hub's cache on this machine."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from fourfold.assistant.progress import OnProgress, Progress
 from fourfold.prompts.errors import UserError
 
 _NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # No code and no pickles: the class is ours, and nothing of a checkpoint is run.
 _DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*"]
 _WEIGHTS = ["*.safetensors"]
@@ -62,11 +64,39 @@ def download(name: str, on_progress: OnProgress, *, any_architecture: bool = Fal
         _check_kind(name, directory, any_architecture)
         # The same commit, whatever was pushed meanwhile.
         wanted["revision"] = directory.name
+        known = _blobs(directory)
         directory = Path(snapshot_download(**wanted, allow_patterns=[*_DESCRIPTION, *_WEIGHTS]))
+    _check_arrived(name, directory, known)
     if not any(directory.glob("*.safetensors")):
         raise UserError(f"{name} has no *.safetensors weights; fourfold reads no other kind, such as *.bin")
     check_checkpoint(directory, any_architecture=any_architecture)
     return directory
+
+
+def _blobs(snapshot: Path) -> set[str]:
+    """What the cache holds of a repository, by the digest that the Hub gave for it."""
+    return {path.name for path in (snapshot.parent.parent / "blobs").glob("*")}
+
+
+def _check_arrived(name: str, snapshot: Path, known: set[str]) -> None:
+    """See that weights which have just arrived are those that the Hub announced: it names large files by SHA-256.
+
+    Raises:
+        UserError: one is not; it was removed.
+    """
+    for path in snapshot.glob("*.safetensors"):
+        blob = path.resolve()  # where links are not to be had, the cache keeps no digest either
+        if blob.name in known or not _SHA256.fullmatch(blob.name):
+            continue
+        with blob.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != blob.name:
+            blob.unlink()
+            path.unlink()
+            raise UserError(
+                f"{path.name} of {name} is not what the Hub announced (sha256 {found[:12]}…, expected "
+                f"{blob.name[:12]}…); it was removed. Download it again, or check HF_ENDPOINT"
+            )
 
 
 def _check_kind(name: str, directory: Path, any_architecture: bool) -> None:

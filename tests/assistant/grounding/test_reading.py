@@ -19,6 +19,7 @@ from fourfold.assistant.grounding import (
     parse_so_far,
     scale,
 )
+from fourfold.assistant.grounding.arriving import settled
 from fourfold.assistant.grounding.conventions import resized
 
 WIDE, TALL, SQUARE = (640, 428), (427, 640), (500, 500)
@@ -359,6 +360,18 @@ def test_reading_is_linear_in_the_length() -> None:
     ):
         parse(piece * (20_000 // len(piece)), BoxFormat.THOUSAND)
     assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("piece", ["-0.0", "7", "1.-%+", "[1 2", "(", "<a", "{", "&", ",;", "[1,2]", "1 2,"])
+def test_what_has_arrived_is_read_at_once(piece: str) -> None:
+    """A row of numbers without a break can be cut into eight in more ways than there is time for."""
+    text = piece * (4000 // len(piece)) + "wide"
+    began = time.process_time()
+    for box_format in BoxFormat:
+        for end in (len(text), len(text) - 4):
+            parse_so_far(text[:end], box_format, (640, 480))
+            settled(text[:end], box_format)
+    assert time.process_time() - began < 10
 
 
 def test_the_page_has_the_table() -> None:

@@ -140,6 +140,21 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(finished, tiny_recipe, 
         assert torch.equal(tensor, two["trained"][name]), name
 
 
+def test_lines_of_lost_steps_and_a_line_that_was_cut_off_are_dropped(finished, tiny_checkpoint, tiny_recipe, tmp_path):
+    cut_off = '{"step": 20, "held_out": {"scenes/existence": 0.5}'  # it ends as a whole one does
+    _, directory, _, _ = finished
+    shutil.copytree(directory, tmp_path / "saved")
+    whole = (directory / "log.jsonl").read_text()
+    (tmp_path / "saved" / "log.jsonl").write_text(whole + cut_off)
+    _trainer(tiny_recipe, tiny_checkpoint, tmp_path / "saved")
+    assert (tmp_path / "saved" / "log.jsonl").read_text() == whole
+    begun = tmp_path / "begun"  # killed before its first checkpoint
+    begun.mkdir()
+    (begun / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n' + cut_off)
+    _trainer(tiny_recipe, tiny_checkpoint, begun)
+    assert read_log(begun) == []
+
+
 def test_a_run_of_another_recipe_is_refused(finished, tiny_checkpoint, tiny_recipe, tmp_path):
     _, directory, _, _ = finished
     shutil.copytree(directory, tmp_path / "run")

@@ -26,7 +26,13 @@ TARGETS = {
 
 
 def make(name: str, directory: Path) -> Target:
-    """A target, ready to be tried; `directory` is for files of its own."""
-    module, _, function = TARGETS[name].partition(":")
-    made: Target = getattr(importlib.import_module(f"{__name__}.{module}"), function)(directory)
+    """A target, ready to be tried.
+
+    Args:
+        name: one of `TARGETS`, or "package.module:function" of another.
+        directory: for files of its own.
+    """
+    module, _, function = TARGETS.get(name, name).partition(":")
+    place = module if "." in module else f"{__name__}.{module}"
+    made: Target = getattr(importlib.import_module(place), function)(directory)
     return made

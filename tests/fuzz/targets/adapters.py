@@ -52,4 +52,4 @@ def adapters(directory: Path) -> Target:
         named(_CONFIG, json.dumps(plain).encode()),
         named(_CONFIG, json.dumps({**told, "use_dora": True}).encode()),
     ]
-    return Target(seeds, load, by_name([(".json", Mutator.json), (".safetensors", safetensors)]), 2**17)
+    return Target(seeds, load, by_name([(".json", Mutator.json), (".safetensors", safetensors)]), 2**17, engine.close)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ _CHAT: tuple[dict[str, Any], ...] = (
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA}},
     },
     {
-        "messages": _ASKED[:1] + [{"role": "user", "content": "hi"}],
+        "messages": [*_ASKED[:1], {"role": "user", "content": "hi"}],
         "guided_regex": "[a-c]{1,3}",
         "n": 2,
         "temperature": 1,
@@ -192,6 +193,10 @@ class Served:
         self._logged = Logged()
         logging.getLogger("fourfold").addHandler(self._logged)
 
+    def close(self) -> None:
+        logging.getLogger("fourfold").removeHandler(self._logged)
+        self._open.close()
+
     def ask(self, path: str, body: bytes) -> None:
         """Raises UserError: the request was refused. Anything else: the server failed."""
         self._logged.errors.clear()
@@ -205,10 +210,13 @@ class Served:
             raise UserError(message)
 
 
+_served = cache(Served)  # one for all that are asked in one directory
+
+
 def _target(directory: Path, path: str, bodies: tuple[dict[str, Any], ...]) -> Target:
-    served = Served(directory)
+    served = _served(directory)
     seeds = [json.dumps(body).encode() for body in bodies]
-    return Target(seeds, lambda data: served.ask(path, data), Mutator.json)
+    return Target(seeds, lambda data: served.ask(path, data), Mutator.json, close=served.close)
 
 
 def chat(directory: Path) -> Target:

@@ -48,7 +48,7 @@ def look(data: bytes) -> None:
 
 
 def _mutate(mutator: Mutator, data: bytes) -> bytes:
-    changed = mutator.bytes(data)
+    changed = mutator.flips(data) if mutator.random.random() < 0.5 else mutator.bytes(data)
     return png_checksums(changed) if mutator.random.random() < 0.7 else changed
 
 

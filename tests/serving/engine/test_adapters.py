@@ -1,5 +1,6 @@
 """LoRA adapters in a running engine, against PEFT in plain transformers."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,45 @@ def test_adapters_that_do_not_fit_are_refused_and_leave_no_trace(engine: Engine,
         engine.load_adapter("x", broken)
     assert engine.adapters == []
     assert ask(engine, conversations()[0], max_tokens=8).token_ids == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"r": "4"},
+        {"r": 0},
+        {"rank_pattern": [1]},
+        {"alpha_pattern": 7},
+        {"target_modules": None},
+        {"target_modules": "*"},
+        {"target_modules": 3},
+        {"target_modules": "["},
+        {"modules_to_save": [None]},
+        {"modules_to_save": True},
+        {"lora_alpha": [16]},
+        {"lora_dropout": "much"},
+        {"layers_to_transform": {"a": 1}},
+        {"peft_type": ["LORA"]},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_the_wrong_kind_is_refused_and_leaves_no_trace(
+    engine: Engine, adapter: Path, other_adapter: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Also not in the adapters that are loaded: layers that stayed half made had every later one fail."""
+    shutil.copytree(adapter, tmp_path / "odd")
+    settings = tmp_path / "odd" / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **change}))
+    engine.load_adapter("first", adapter)
+    try:
+        asked = Request(conversations()[0], Sampling(max_tokens=4), adapter="first")
+        before = engine.generate([asked])[0].token_ids
+        with pytest.raises(UserError) as raised:
+            engine.load_adapter("odd", tmp_path / "odd")
+        assert "\n" not in str(raised.value)
+        engine.load_adapter("second", other_adapter)
+        engine.unload_adapter("second")
+        assert engine.generate([asked])[0].token_ids == before
+    finally:
+        engine.unload_adapter("first")
+    assert engine.adapters == []

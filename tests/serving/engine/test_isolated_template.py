@@ -1,13 +1,14 @@
 """Chat templates of strangers: the same text as in this process, and nothing worse than a refusal."""
 
 import concurrent.futures
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import psutil
 import pytest
 
 from fourfold.prompts.chat import load_template
@@ -17,8 +18,8 @@ from fourfold.serving.engine.chat_template import ChatTemplate
 from fourfold.serving.engine.isolated_template import IsolatedTemplate, chat_template
 from fourfold.serving.engine.processor import read_processor
 from fourfold.serving.engine.prompt import PromptBuilder
-from tests.serving.engine.conversations import picture
-from tests.tiny import TOOL_TEMPLATE, save_tiny_checkpoint
+from tests.serving.engine.conversations import picture, wait_for
+from tests.tiny import TOOL_TEMPLATE, save_tiny_checkpoint, save_tool_checkpoint
 
 TALK = [
     {"role": "system", "content": "Be brief. 😀 \ud800"},
@@ -92,32 +93,27 @@ def test_a_conversation_and_its_like_at_once() -> None:
     assert found == texts
 
 
+def workers(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if any("template_worker" in word for word in child.cmdline())]
+
+
 def test_a_process_that_was_killed_is_followed_by_another() -> None:
     template = IsolatedTemplate("{{ messages[0].content }}", {})
     assert template.render([{"role": "user", "content": "one"}])[0] == "one"
-    running = isolated_template._process._running
-    assert running is not None
-    os.kill(running.pid, 9)
-    running.wait()
+    [worker] = workers(psutil.Process())
+    worker.kill()
+    psutil.wait_procs([worker], timeout=10)
     assert template.render([{"role": "user", "content": "two"}])[0] == "two"
 
 
 def test_it_ends_with_the_process_that_asks() -> None:
-    code = (
-        "from fourfold.serving.engine import isolated_template as i\n"
-        "i.IsolatedTemplate('x', {})\n"
-        "print(i._process._running.pid, flush=True)\n"
-        "import os; os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    child = int(done.stdout)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        assert not Path(f"/proc/{child}/stat").exists()
+    code = "from fourfold.serving.engine.isolated_template import IsolatedTemplate\nIsolatedTemplate('x', {})\ninput()"
+    asking = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    wait_for(lambda: workers(psutil.Process(asking.pid)))
+    [worker] = workers(psutil.Process(asking.pid))
+    asking.kill()
+    asking.communicate()
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_checkpoint_with_a_hostile_template(tmp_path: Path) -> None:
@@ -141,3 +137,15 @@ def test_a_template_that_refuses_the_conversation(tmp_path: Path) -> None:
     builder = PromptBuilder(read_processor(directory), 512, frozenset([2]))
     with pytest.raises(UserError, match="the chat template refuses the conversation: "):
         builder.tokens([{"role": "system", "content": "x"}])
+
+
+def test_half_a_character_anywhere_in_a_message(tmp_path: Path) -> None:
+    """In a tool's arguments nobody has looked at it before."""
+    directory = save_tool_checkpoint(tmp_path / "checkpoint")
+    builder = PromptBuilder(read_processor(directory), 512, frozenset([2]))
+
+    def talk(value: str) -> list[dict[str, Any]]:
+        call = {"id": "1", "function": {"name": "look", "arguments": {"n": value}}}
+        return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+    assert builder.tokens(talk("\ud800")) == builder.tokens(talk("\N{REPLACEMENT CHARACTER}"))

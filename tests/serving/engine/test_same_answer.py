@@ -1,13 +1,17 @@
 """One request has one answer, to the last bit: whatever was cached, however it was read, whoever shares the batch."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fourfold.assistant.checkpoints.resolve import resolve_model
+from fourfold.serving.engine import threads as module
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
+from fourfold.serving.engine.loading import DtypeName
+from fourfold.serving.engine.threads import threads
 from tests.serving.engine.conversations import Messages, assistant, conversations, picture, user, wait_for
 
 TOKENS = 12
@@ -55,6 +59,24 @@ def test_after_other_questions_about_the_same_picture_and_among_them(engine: Eng
     together = [told(completion) for completion in engine.generate(asked)]
     alone = [told(engine.generate([request])[0]) for request in reversed(asked)][::-1]
     assert together == alone
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_on_any_number_of_threads_also_where_it_changes_meanwhile(
+    source: Path, dtype: DtypeName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    asked = [request for messages in questions() for request in requests(messages)]
+
+    def answers(now: Callable[[], int]) -> list[tuple[object, ...]]:
+        monkeypatch.setattr(threads, "now", now)
+        with Engine.load(source, dtype=dtype, device="cpu") as engine:
+            return [told(completion) for completion in engine.generate(asked)]
+
+    alone = answers(lambda: 1)
+    assert answers(lambda: 2) == alone
+    turn = itertools.cycle([1, 1, 2, 2, 2])
+    assert answers(lambda: next(turn)) == alone
 
 
 def test_a_follow_up_with_and_without_the_conversation_in_the_cache(engine: Engine) -> None:

@@ -141,6 +141,30 @@ def test_questions_about_a_new_picture_asked_at_once_read_it_once(fresh: Engine,
         assert ask(fresh, messages, max_tokens=4).token_ids == reference.greedy(messages, 4)
 
 
+def test_who_waits_for_anothers_reading_holds_nobody_up(fresh: Engine, reference: Reference) -> None:
+    started, asked = threading.Event(), threading.Event()
+    begun: list[int] = []
+
+    def block(piece: Any) -> None:
+        started.set()
+        asked.wait(20)
+
+    running = fresh.submit(Request(conversations()[2], Sampling(max_tokens=50)), block)
+    assert started.wait(20)
+    about = [user(f"describe this image in detail. {text}", [picture(4)]) for text in ("yes", "is it red?")]
+    chats = [[about[0]], [about[1]], [user("hello")]]
+    sequences = [
+        fresh.submit(Request(messages, Sampling(max_tokens=1)), lambda piece, number=number: begun.append(number))
+        for number, messages in enumerate(chats)
+    ]
+    asked.set()
+    wait_for(lambda: len(begun) == 3)
+    running.cancel()
+    assert begun == [0, 2, 1]
+    assert [sequence.token_ids for sequence in sequences] == [reference.greedy(messages, 1) for messages in chats]
+    assert sequences[1].cached_tokens >= 8
+
+
 def test_who_asks_first_gets_the_first_piece_first(checkpoint: Path) -> None:
     people, rows = 40, 4
     begun: list[int] = []

@@ -2,11 +2,14 @@
 
 import itertools
 import logging
+import os
+import platform
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -78,10 +81,12 @@ def test_beside_others_what_they_leave_and_all_again_afterwards() -> None:
     assert changes(numbers) == [1, 2] and numbers.index(2) < 150
 
 
-def test_what_others_used_before_the_engine_was_loaded_counts_at_once() -> None:
-    host = Machine(8, others=5.0)
-    host.wait(0.5)
-    assert host.threads.now() == 3
+def test_what_others_used_while_the_engine_was_loaded_does_not_count() -> None:
+    """It is often one's own page or client that starts as well."""
+    host = Machine(2, others=1.0)
+    host.wait(1)
+    host.others = [0.0]
+    assert set(host.work(5)) == {2}
 
 
 def test_a_full_machine_leaves_one_thread() -> None:
@@ -105,7 +110,7 @@ def test_a_burst_changes_nothing() -> None:
 def test_no_flapping_whatever_others_use(cores: int, others: float) -> None:
     host = Machine(cores, others=others)
     host.work(3)
-    assert len(changes(host.work(30))) == 1
+    assert len(changes(host.work(30))) <= 2, "at most once more, where it is a matter of rounding"
 
 
 def test_two_engines_settle_at_half_each() -> None:
@@ -172,9 +177,10 @@ def test_a_busy_host_is_not_a_busy_container(tmp_path: Path, monkeypatch: pytest
 
     stat(0)
     threads = Threads(own=lambda: 0.0, clock=lambda: clock[0])
-    stat(100)
-    clock[0] = 1.0
-    assert threads.now() == threads.limit == 4
+    threads.now()
+    for clock[0] in (1.0, 2.0, 3.0):
+        stat(round(100 * clock[0]))
+        assert threads.now() == threads.limit == 4
 
 
 def test_a_look_costs_nothing_between_looks() -> None:
@@ -185,27 +191,41 @@ def test_a_look_costs_nothing_between_looks() -> None:
         return [machine.Share(2, 0.0)]
 
     threads = Threads(shares, lambda: 0.0, lambda: 0.1)
+    threads.now()
+    looks.clear()
     for _ in range(1000):
         threads.now()
-    assert len(looks) == 1
+    assert not looks
 
 
-@pytest.mark.skipif(machine.cores() < 2, reason="with one core there is nothing to follow")
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """This thread and the processes that it starts have two cores of the machine."""
+    if not hasattr(os, "sched_setaffinity") or machine.cores() < 2:
+        pytest.skip("there are no two cores to be bound to")
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:2])
+    yield
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.usefixtures("two_cores")
 def test_beside_processes_that_really_work() -> None:
-    """One thread while others work on every core, more again when they have ended."""
+    """One thread while two others work on the two cores, both cores again when they have ended."""
     threads = Threads()
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * machine.cores())]
+    assert threads.limit == 2
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
         wait_for(lambda: threads.now() == 1, seconds=60)
     finally:
         for process in busy:
             process.kill()
             process.wait()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 10
     while threads.now() == 1:
-        if time.monotonic() > end and psutil.cpu_percent(interval=1.0) > 60:
-            pytest.skip("others are using this machine's cores")
-        assert time.monotonic() < end + 20, "waited in vain"
+        if time.monotonic() > end and sum(psutil.cpu_percent(interval=1.0, percpu=True)) > 20:
+            pytest.skip("other programs are using this machine's cores")
+        assert time.monotonic() < end + 30, "waited in vain"
         time.sleep(0.02)
 
 
@@ -281,7 +301,7 @@ def test_the_session_before_goes_when_it_was_not_wanted_for_a_while(clock: list[
     pool.session()
     pool.finish()
     pool.session()
-    clock[0] += 59
+    clock[0] += 19
     pool.session()
     assert before() is not None
     clock[0] += 2
@@ -328,3 +348,15 @@ def test_without_memory_for_another_things_stay_as_they_are(
     pool.session()
     pool.finish()
     assert pool.threads() == 1
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="threads are counted on Linux")
+@pytest.mark.parametrize(("given", "threads"), [(None, 1), ("2", 2)])
+def test_numpy_has_one_thread_unless_the_environment_says(given: str | None, threads: int) -> None:
+    """Its products are small, and a pool of its own would stand in the way of ours."""
+    program = "import fourfold, numpy, os; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "OPENBLAS_"))}
+    if given is not None:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == min(threads, machine.cores())

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fourfold.assistant.files import write_text
+from tests.pages import TRUST, replace_part
 from tests.serving.soak.clients import Surroundings, Told, all_clients
 from tests.serving.soak.server import StartedServer
-from tests.serving.soak.summary import expected, plot, summarise
+from tests.serving.soak.summary import expected, plot, summarise, table
 from tests.serving.soak.teaching import ADAPTER_EVERY, TEACH_EVERY, Operator, Teacher, make_adapters
 
 SAMPLE_EVERY = 10.0  # seconds
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
     parser.add_argument("--model", help="a checkpoint directory; default: fourfold-mini")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plot", type=Path, help="where the picture goes; default: OUT/soak.png")
+    parser.add_argument("--document", action="store_true", help="write the table and the picture of docs/trust.md")
     parser.add_argument("--summary", action="store_true", help="of a run that is there already")
     given = parser.parse_args()
     if not given.summary:
@@ -118,7 +119,10 @@ def main() -> None:
         soak(given.out, given.hours * 3600, given.model, given.seed)
     found = summarise(given.out)
     write_text(given.out / "summary.json", json.dumps(found, indent=1) + "\n")
-    plot(given.out, found, given.plot or given.out / "soak.png")
+    plot(given.out, found, given.out / "soak.png")
+    if given.document:
+        replace_part(TRUST, "soak", table(found))
+        plot(given.out, found, TRUST.parent / "images" / "soak.png")
     print(json.dumps({name: value for name, value in found.items() if name != "windows"}, indent=1))
     good = not found["server_errors"] and not found["event_troubles"] and all(map(expected, found["not_expected"]))
     sys.exit(0 if good else 1)

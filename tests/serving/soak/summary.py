@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fourfold.assistant.files import replacing
+from fourfold.eval.report.render import markdown_table
 
 WARM_UP = 1 / 3
 """Part of the run in which caches fill and which no slope is taken of."""
@@ -121,6 +122,42 @@ def summarise(out: Path) -> dict[str, Any]:
         "last": {name: value for name, value in last.items() if name != "resident"},
         "processor_share": round(last["processor_seconds"] / seconds, 2),
     }
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Markdown of a summary: a line on the run, and its figures."""
+    first = found["first_token_s"] or {}
+    last, events = found["last"], found["events"]
+
+    def per_hour(name: str, unit: str) -> str:
+        told = found["slopes_per_hour"][name]
+        return f"{told[0]:+.1f} {unit} an hour ({told[1]:+.1f} to {told[2]:+.1f})" if told else "not enough samples"
+
+    memory = found["resident_mib"]
+    grown = f"{memory['at_the_end_of_warm_up']:.0f} MiB after warm-up, {memory['last']:.0f} at the end"
+    rows = [
+        ["requests", f"{found['requests']:,}: " + ", ".join(f"{n:,} × {s}" for s, n in found["statuses"].items())],
+        ["errors (5xx, broken connections)", found["server_errors"]],
+        ["answers that were wrong, and other statuses", len(found["not_expected"])],
+        ["first words, p50 / p95 / p99", " / ".join(f"{first.get(f'p{at}')}" for at in PERCENTILES) + " s"],
+        ["resident memory", grown],
+        ["… its slope after warm-up", per_hour("resident", "MiB")],
+        ["open files, slope", f"{last['open_files']}, {per_hour('open_files', '')}"],
+        ["threads, slope", f"{last['threads']}, {per_hour('threads', '')}"],
+        ["temporary files at the end", last["temporary_files"]],
+        ["adapters promoted / rolled back", f"{events.get('promote', 0)} / {events.get('rollback', 0)}"],
+        ["corrections / things shown once", f"{events.get('corrected', 0)} / {events.get('shown', 0)}"],
+        ["… remembered and asked again", found["from_memory"]],
+        ["what of these failed", len(found["event_troubles"])],
+        ["stores", f"{last['store'] / MIB:.1f} MiB, conversations {last['history'] / MIB:.2f} MiB"],
+        ["processor", f"{100 * found['processor_share']:.0f} % of a core"],
+    ]
+    return [
+        f"{found['began']}, commit {found['commit']}, {found['model']}, {found['minutes']:.0f} minutes, one thread, "
+        f"{found['cores']} cores, load before {found['load_before']:.1f}:",
+        "",
+        *markdown_table(["", ""], rows),
+    ]
 
 
 def expected(told: dict[str, Any]) -> bool:

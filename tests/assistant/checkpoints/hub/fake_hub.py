@@ -22,6 +22,8 @@ class FakeHub:
         private: repositories that were made, and whether they are private.
         token: that pushing needs.
         status: answered to everything, for a Hub that is broken.
+        large: files that are named by their SHA-256, as the Hub names those in LFS.
+        swapped: what is sent in place of a file.
     """
 
     address: str = ""
@@ -31,6 +33,8 @@ class FakeHub:
     private: dict[str, bool] = field(default_factory=dict)
     token: str = "hf_right"
     status: int | None = None
+    large: set[str] = field(default_factory=set)
+    swapped: dict[str, bytes] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)  # LFS objects that no commit has yet
 
     def commit(self, name: str) -> str:
@@ -89,9 +93,11 @@ def serve(hub: FakeHub) -> ThreadingHTTPServer:
             if content is None:
                 self._say({"error": "no such file"}, 404, "EntryNotFound")
                 return
-            self._say(
-                content, headers={"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": hub.commit(name)}
-            )
+            digest = (hashlib.sha256 if path in hub.large else hashlib.sha1)(content).hexdigest()
+            headers = {"ETag": f'"{digest}"', "X-Repo-Commit": hub.commit(name)}
+            if path in hub.large:
+                headers |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            self._say(hub.swapped.get(path, content), headers=headers)
 
         def _write(self, path: str, body: bytes) -> None:
             if path.startswith("/lfs/"):  # where the batch below sends them, without the token

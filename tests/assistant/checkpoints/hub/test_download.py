@@ -1,5 +1,6 @@
 """A name of the Hub to a checkpoint, from a Hub on loopback and from its cache."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -142,3 +143,17 @@ def test_names_of_the_hub_and_paths() -> None:
         assert not is_hub_name(path)
     with pytest.raises(UserError, match="org/name of the Hub"):
         resolve("nowhere")
+
+
+def test_weights_are_those_that_the_hub_announced(hub: FakeHub, files: dict[str, bytes]) -> None:
+    hub.repositories["org/tiny"] = files
+    hub.large.add("model.safetensors")
+    whole = files["model.safetensors"]
+    hub.swapped["model.safetensors"] = whole[:-1] + bytes([whole[-1] ^ 1])  # as long, and whole as a file
+    with pytest.raises(UserError, match=r"model\.safetensors of org/tiny is not what the Hub announced .*removed"):
+        resolve("org/tiny")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.safetensors"))
+    del hub.swapped["model.safetensors"]
+    assert (resolve("org/tiny") / "model.safetensors").read_bytes() == whole
+    blob = (resolve("org/tiny") / "model.safetensors").resolve()
+    assert blob.name == hashlib.sha256(whole).hexdigest()
