@@ -36,8 +36,8 @@ from fourfold.assistant.model import IMAGE_TOKEN, MiniGPTv2Config, MiniGPTv2ForC
 from fourfold.prompts.chat import load_template
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 from fourfold.serving.engine.loading import Checkpoint
-from fourfold.serving.engine.processor import of_transformers
-from fourfold.serving.engine.torch_model import TorchModel
+from fourfold.serving.engine.prompt.processor import of_transformers
+from fourfold.serving.engine.torch_backend.model import TorchModel
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "nf4": torch.float16}
 TEXT_TOKENS = 32  # about what one short question takes with its marks

@@ -14,7 +14,7 @@ from benchmarks.speed.limits import bandwidth, work_of
 from benchmarks.speed.llama import LlamaCpp
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.serving.engine.engine import Engine, Request, Sampling
-from fourfold.serving.engine.onnx_model import OnnxModel
+from fourfold.serving.engine.onnx_backend.model import OnnxModel
 
 FORMATS: dict[str, dict[str, Any]] = {"fourfold": {}, "fourfold float32": {"dtype": "float32"}}
 """How each of ours is loaded; the first is the default."""

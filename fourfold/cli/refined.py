@@ -76,7 +76,7 @@ def check_refined(
     Raises:
         UserError: they do not, or the adapter is none.
     """
-    from fourfold.serving.engine.lora_manager import check_adapter_files
+    from fourfold.serving.engine.torch_backend.lora_manager import check_adapter_files
 
     if adapter not in (None, CURRENT):
         check_adapter_files(Path(adapter))

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.errors import ApiError, require_json
 from fourfold.serving.engine.engine import Engine
-from fourfold.serving.engine.lora_manager import check_adapter_files
+from fourfold.serving.engine.torch_backend.lora_manager import check_adapter_files
 
 # Not PlainTextResponse, whose media type FastAPI would document for the errors as well.
 PLAIN: dict[str, Any] = {"response_class": Response, "responses": {200: {"content": {"text/plain": {}}}}}

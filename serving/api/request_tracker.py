@@ -21,8 +21,8 @@ from fourfold.serving.api.metrics import Metrics
 from fourfold.serving.api.remote_images import RemoteImages
 from fourfold.serving.engine.engine import Engine
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request
+from fourfold.serving.engine.sampling.structured_outputs import GrammarError
 from fourfold.serving.engine.sequence import Sequence
-from fourfold.serving.engine.structured_outputs import GrammarError
 from fourfold.serving.looking import EYES, Looked, Looking
 
 log = logging.getLogger("fourfold.memory")

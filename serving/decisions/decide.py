@@ -13,7 +13,7 @@ from fourfold.serving.decisions.counting import DETECTOR, count_of, counts_of
 from fourfold.serving.decisions.presence import presence_of
 from fourfold.serving.decisions.questions import DecisionQuestion
 from fourfold.serving.engine.engine import Engine
-from fourfold.serving.engine.prompt import images_of
+from fourfold.serving.engine.prompt.builder import images_of
 from fourfold.serving.engine.requests import Request
 from fourfold.serving.engine.scoring import Ranker, Ranking
 from fourfold.serving.looking import Looking

@@ -19,17 +19,17 @@ from fourfold.assistant import machine
 from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.loading import Checkpoint, DtypeName, Quantization, choose_device, load_checkpoint
-from fourfold.serving.engine.logits_processors import bad_word_tokens
-from fourfold.serving.engine.lora_manager import Adapter, LoRAManager, check_adapter_files
 from fourfold.serving.engine.model_runner import ModelRunner
-from fourfold.serving.engine.onnx_model import OnnxModel
-from fourfold.serving.engine.prompt import PromptBuilder, PromptImage
+from fourfold.serving.engine.onnx_backend.model import OnnxModel
+from fourfold.serving.engine.prompt.builder import PromptBuilder, PromptImage
 from fourfold.serving.engine.requests import Completion, Delta, EngineClosed, QueueFull, Request, Sampling, TokenLogprob
-from fourfold.serving.engine.sampling import Sampler
+from fourfold.serving.engine.sampling.draw import Sampler
+from fourfold.serving.engine.sampling.logits_processors import bad_word_tokens
+from fourfold.serving.engine.sampling.structured_outputs import GrammarCompiler, form_of
 from fourfold.serving.engine.scheduler import Scheduler, Stats
 from fourfold.serving.engine.scoring import Ranker, mean_log_likelihoods
 from fourfold.serving.engine.sequence import Sequence
-from fourfold.serving.engine.structured_outputs import GrammarCompiler, form_of
+from fourfold.serving.engine.torch_backend.lora_manager import Adapter, LoRAManager, check_adapter_files
 
 __all__ = [
     "Completion",
@@ -306,7 +306,7 @@ class Engine:
         """In the asker's thread, before the first adapter: running answers need not wait for it."""
         if self._adapters.loaded:
             return
-        from fourfold.serving.engine.lora_files import read_adapter
+        from fourfold.serving.engine.torch_backend.lora_files import read_adapter
 
         check_adapter_files(adapter)
         read_adapter(adapter)  # one that is none costs nothing

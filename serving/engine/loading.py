@@ -19,16 +19,16 @@ from fourfold.assistant.checkpoints.damage import told_as_damage
 from fourfold.assistant.checkpoints.mapped_weights import MappedWeights, under, weight_files
 from fourfold.assistant.extras import require
 from fourfold.prompts.errors import UserError, first_line
-from fourfold.serving.engine import onnx_vision_graph
 from fourfold.serving.engine.model_config import ModelConfig
-from fourfold.serving.engine.onnx_decoder import int8_is_good
-from fourfold.serving.engine.onnx_graph import WeightFormat, can_be_built
-from fourfold.serving.engine.onnx_model import OnnxModel, tensor_shapes
-from fourfold.serving.engine.onnx_vision import OnnxVisionTower, choose_tower_format
-from fourfold.serving.engine.processor import Processor, of_transformers, read_processor
+from fourfold.serving.engine.onnx_backend import vision_graph as onnx_vision_graph
+from fourfold.serving.engine.onnx_backend.decoder import int8_is_good
+from fourfold.serving.engine.onnx_backend.decoder_graph import WeightFormat, can_be_built
+from fourfold.serving.engine.onnx_backend.model import OnnxModel, tensor_shapes
+from fourfold.serving.engine.onnx_backend.vision import OnnxVisionTower, choose_tower_format
+from fourfold.serving.engine.prompt.processor import Processor, of_transformers, read_processor
 
 if TYPE_CHECKING:
-    from fourfold.serving.engine.torch_model import TorchModel
+    from fourfold.serving.engine.torch_backend.model import TorchModel
 
 DtypeName = Literal["auto", "int8", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
@@ -103,7 +103,7 @@ def load_checkpoint(directory: Path, dtype: DtypeName, device: str, quantization
     tower_in_torch = decoder is None or not onnx_vision_graph.can_be_built(vision)
 
     def load_in_torch() -> "TorchModel":
-        from fourfold.serving.engine import torch_loading
+        from fourfold.serving.engine.torch_backend import loading as torch_loading
 
         bf16_tower = decoder == "int8" and tower_in_torch
         model = torch_loading.load_in_torch(directory, number_format.dtype, device, quantization, bf16_tower=bf16_tower)
@@ -125,7 +125,7 @@ def _load_config(directory: Path) -> Any:
     try:
         return ModelConfig.from_dict(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     except _UNREAD:
-        from fourfold.serving.engine.torch_loading import load_config
+        from fourfold.serving.engine.torch_backend.loading import load_config
 
         return load_config(directory)
 
@@ -134,7 +134,7 @@ def _load_processor(directory: Path, config: Any) -> Processor:
     try:
         processor = read_processor(directory)
     except _UNREAD:
-        from fourfold.serving.engine.torch_loading import load_processor
+        from fourfold.serving.engine.torch_backend.loading import load_processor
 
         processor = of_transformers(load_processor(directory))
     if processor.num_image_tokens != config.image_seq_length or processor.image_token_id != config.image_token_id:
@@ -147,7 +147,7 @@ def _load_processor(directory: Path, config: Any) -> Processor:
 
 def _in_onnxruntime(directory: Path, config: Any, vision: Mapping[str, Any], decoder: WeightFormat) -> OnnxModel:
     if getattr(config, "quantization_config", None):
-        from fourfold.serving.engine import torch_loading
+        from fourfold.serving.engine.torch_backend import loading as torch_loading
 
         in_torch = torch_loading.load_in_torch(directory, "float32", "cpu", None, bf16_tower=False)
         held = in_torch.tensors()

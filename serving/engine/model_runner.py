@@ -8,12 +8,12 @@ import numpy as np
 
 from fourfold.serving.engine.cache import FeatureCache
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.lora_manager import BASE
-from fourfold.serving.engine.onnx_model import OnnxModel
-from fourfold.serving.engine.prompt import Prompt, PromptImage
+from fourfold.serving.engine.onnx_backend.model import OnnxModel
+from fourfold.serving.engine.prompt.builder import Prompt, PromptImage
+from fourfold.serving.engine.torch_backend.lora_manager import BASE
 
 if TYPE_CHECKING:  # it brings torch, which most answers need not wait for
-    from fourfold.serving.engine.torch_model import TorchModel
+    from fourfold.serving.engine.torch_backend.model import TorchModel
 
 
 class ModelRunner:

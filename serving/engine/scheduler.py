@@ -13,14 +13,14 @@ import numpy as np
 
 from fourfold.serving.engine.cache import shared_length
 from fourfold.serving.engine.kv_cache import StepInput
-from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.prefix_cache import Prefix, PrefixCache
-from fourfold.serving.engine.prompt import Prompt
+from fourfold.serving.engine.prompt.builder import Prompt
 from fourfold.serving.engine.requests import EngineClosed, QueueFull
-from fourfold.serving.engine.sampling import draw_tokens
+from fourfold.serving.engine.sampling.draw import draw_tokens
+from fourfold.serving.engine.sampling.structured_outputs import GrammarError
 from fourfold.serving.engine.sequence import Sequence
-from fourfold.serving.engine.structured_outputs import GrammarError
+from fourfold.serving.engine.torch_backend.lora_manager import LoRAManager
 
 T = TypeVar("T")
 _LEAST_READ = 2

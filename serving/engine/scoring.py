@@ -17,13 +17,13 @@ from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, with_tag
 from fourfold.serving.engine.cache import shared_length
 from fourfold.serving.engine.kv_cache import StepInput
-from fourfold.serving.engine.lora_manager import LoRAManager
 from fourfold.serving.engine.model_runner import ModelRunner
 from fourfold.serving.engine.prefix_cache import PrefixCache, joined
-from fourfold.serving.engine.prompt import Messages, Prompt, PromptBuilder, PromptImage, images_of
+from fourfold.serving.engine.prompt.builder import Messages, Prompt, PromptBuilder, PromptImage, images_of
 from fourfold.serving.engine.requests import QueueFull
-from fourfold.serving.engine.sampling import log_softmax
+from fourfold.serving.engine.sampling.draw import log_softmax
 from fourfold.serving.engine.scheduler import Scheduler
+from fourfold.serving.engine.torch_backend.lora_manager import LoRAManager
 
 _SLICE = 512
 """Tokens read between two steps of running answers."""

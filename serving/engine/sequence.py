@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fourfold.serving.engine.detokenizer import IncrementalDetokenizer, TokenBytes
-from fourfold.serving.engine.prompt import Prompt
+from fourfold.serving.engine.prompt.builder import Prompt
 from fourfold.serving.engine.requests import Completion, Delta, FinishReason, Sampling, TokenLogprob
-from fourfold.serving.engine.sampling import Sampler, top_logprobs
+from fourfold.serving.engine.sampling.detokenizer import IncrementalDetokenizer, TokenBytes
+from fourfold.serving.engine.sampling.draw import Sampler, top_logprobs
 
 _SEAM = 8
 """Tokens of a prompt that say how the first token behind it reads."""

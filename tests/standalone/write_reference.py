@@ -22,8 +22,7 @@ from fourfold.assistant.checkpoints.original.convert import convert
 from fourfold.assistant.checkpoints.resolve import DEFAULT_MODEL, resolve_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.serving.engine.engine import Engine
-from fourfold.serving.engine.requests import Request
-from fourfold.serving.engine.sampling import Sampling
+from fourfold.serving.engine.requests import Request, Sampling
 from tests.assistant.checkpoints.release_files import IMAGE_SIZE, make_release
 from tests.tiny import write_loud_tiny
 

@@ -5,8 +5,8 @@ from transformers import SiglipVisionConfig
 
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.assistant.model.bf16 import BF16Linear, cast_linears_to_bf16
-from fourfold.serving.engine import torch_loading
 from fourfold.serving.engine.engine import Engine
+from fourfold.serving.engine.torch_backend import loading as torch_loading
 from tests.tiny import save_tiny_checkpoint, tiny_config, tiny_model
 
 

@@ -22,7 +22,6 @@ from fourfold.serving.engine.loading import load_checkpoint
 
 CHATS = 16
 GROUP = 64  # the largest that divides the tiny model's widths, 64 and 128
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def test_what_sees_is_untouched(made: dict[Method, Path], source: Path, method: 
 
 @pytest.mark.parametrize("method", Method)
 def test_the_engine_computes_with_the_rounded_weights(made: dict[Method, Path], method: Method) -> None:
-    model, _, _ = load_checkpoint(made[method], "float32", CPU, None)
+    model = load_checkpoint(made[method], "float32", "cpu", None).load_in_torch().model
     stored = tensors(made[method])
     for name, layer in model.named_modules():
         if f"{name}.weight_scale" in stored:
@@ -161,13 +160,13 @@ def test_refusals(made: dict[Method, Path], source: Path, images: Path, tmp_path
 
 def test_the_engine_says_why_it_does_not_load(made: dict[Method, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="quantised already; leave out --quantization 8bit"):
-        load_checkpoint(made[Method.GPTQ], "float32", CPU, "8bit")
+        load_checkpoint(made[Method.GPTQ], "float32", "cpu", "8bit")
     other = tmp_path / "other"
     shutil.copytree(made[Method.GPTQ], other)
     settings = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(settings | {"quantization_config": {"quant_method": "awq"}}))
     with pytest.raises(UserError, match="quantised by 'awq'"):
-        load_checkpoint(other, "float32", CPU, None)
+        load_checkpoint(other, "float32", "cpu", None)
 
 
 def test_sizes_of_groups() -> None:

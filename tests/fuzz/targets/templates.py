@@ -6,8 +6,8 @@ import jinja2
 
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine import isolated_template
-from fourfold.serving.engine.isolated_template import chat_template
+from fourfold.serving.engine.prompt import isolated_template
+from fourfold.serving.engine.prompt.isolated_template import chat_template
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Target
 from tests.tiny import TOOL_TEMPLATE

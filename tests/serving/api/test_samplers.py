@@ -1,4 +1,4 @@
-"""Samplers as clients ask for them; what each does to probabilities: tests/serving/engine/test_sampling.py."""
+"""Samplers as clients ask for them; what each does to probabilities: tests/serving/engine/sampling/test_sampling.py."""
 
 from typing import Any
 

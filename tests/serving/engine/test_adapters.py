@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.engine import Engine, Request, Sampling
-from fourfold.serving.engine.prompt import PromptBuilder
+from fourfold.serving.engine.prompt.builder import PromptBuilder
 from tests.serving.engine.conversations import Reference, ask, conversations, load
 
 

@@ -11,8 +11,8 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
-from fourfold.serving.engine.processor import read_processor
-from fourfold.serving.engine.prompt import PromptBuilder
+from fourfold.serving.engine.prompt.builder import PromptBuilder
+from fourfold.serving.engine.prompt.processor import read_processor
 from tests.serving.engine.conversations import (
     Reference,
     ask,

@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig
 
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.torch_attention import AttentionMetadata, cached_attention
+from fourfold.serving.engine.torch_backend.attention import AttentionMetadata, cached_attention
 
 CONFIG = LlamaConfig(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 

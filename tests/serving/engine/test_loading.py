@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine import loading, onnx_decoder
+from fourfold.serving.engine import loading
 from fourfold.serving.engine.engine import Engine, EngineClosed, Request, Sampling
 from fourfold.serving.engine.loading import NumberFormat, Quantization, choose_device, choose_format
-from fourfold.serving.engine.onnx_decoder import int8_is_good
+from fourfold.serving.engine.onnx_backend import decoder as onnx_decoder
+from fourfold.serving.engine.onnx_backend.decoder import int8_is_good
 from fourfold.serving.engine.threads import threads
 from tests.serving.engine.conversations import Reference, ask, conversations, load
 from tests.serving.engine.test_adapters import save_adapter

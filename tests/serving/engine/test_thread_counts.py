@@ -12,10 +12,10 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.onnx_decoder import OnnxDecoder
-from fourfold.serving.engine.onnx_graph import WeightFormat
-from fourfold.serving.engine.onnx_vision import OnnxVisionTower
-from fourfold.serving.engine.onnx_vision_graph import TowerFormat
+from fourfold.serving.engine.onnx_backend.decoder import OnnxDecoder
+from fourfold.serving.engine.onnx_backend.decoder_graph import WeightFormat
+from fourfold.serving.engine.onnx_backend.vision import OnnxVisionTower
+from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat
 from tests.serving.engine.conversations import wait_for
 
 CONTEXT = 1024

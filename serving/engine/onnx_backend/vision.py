@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
-from fourfold.serving.engine.onnx_vision_graph import TowerFormat, TowerGraph, product_graph, tower_graph
+from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, TowerGraph, product_graph, tower_graph
 from fourfold.serving.engine.threads import SessionPool
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fourfold.serving.engine.logits_processors import (
+from fourfold.serving.engine.requests import Sampling
+from fourfold.serving.engine.sampling.logits_processors import (
     LogitsProcessor,
     bad_words,
     logit_bias,
@@ -14,8 +15,7 @@ from fourfold.serving.engine.logits_processors import (
     output_penalties,
     repetition_penalty,
 )
-from fourfold.serving.engine.requests import Sampling
-from fourfold.serving.engine.structured_outputs import Grammar, GrammarError
+from fourfold.serving.engine.sampling.structured_outputs import Grammar, GrammarError
 
 
 class Sampler:

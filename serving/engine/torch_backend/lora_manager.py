@@ -107,7 +107,7 @@ class LoRAManager:
         import peft
         import torch
 
-        from fourfold.serving.engine.lora_files import check_fit, check_strength, read_adapter
+        from fourfold.serving.engine.torch_backend.lora_files import check_fit, check_strength, read_adapter
 
         check_adapter_files(path)
         config, weights = read_adapter(path)

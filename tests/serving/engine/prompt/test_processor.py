@@ -15,9 +15,9 @@ import fourfold.assistant.model  # noqa: F401 - registers the processor
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.prompts.chat import NAMES, load_template
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.chat_template import ChatTemplate
-from fourfold.serving.engine.processor import read_processor
-from fourfold.serving.engine.tokenizer import PlainTokenizer
+from fourfold.serving.engine.prompt.chat_template import ChatTemplate
+from fourfold.serving.engine.prompt.processor import read_processor
+from fourfold.serving.engine.prompt.tokenizer import PlainTokenizer
 from tests.tiny import TOOL_TEMPLATE
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

@@ -12,7 +12,7 @@ from fourfold.assistant.grounding import Box, format_box, parse
 from fourfold.assistant.grounding.grammar import box_grammar
 from fourfold.serving.engine.engine import Completion, Engine, Request, Sampling
 from fourfold.serving.engine.requests import StructuredOutputs
-from fourfold.serving.engine.structured_outputs import GrammarCompiler, GrammarError
+from fourfold.serving.engine.sampling.structured_outputs import GrammarCompiler, GrammarError
 from tests.serving.engine.conversations import Reference, conversations, picture, user
 
 PERSON = {

@@ -14,7 +14,7 @@ from fourfold.assistant.model import MiniGPTv2Config, MiniGPTv2ForConditionalGen
 from fourfold.assistant.model.bf16 import cast_linears_to_bf16, has_fast_bf16
 from fourfold.assistant.quantization.quiet import quiet
 from fourfold.prompts.errors import UserError, first_line
-from fourfold.serving.engine.torch_model import TorchModel
+from fourfold.serving.engine.torch_backend.model import TorchModel
 
 if TYPE_CHECKING:
     from fourfold.serving.engine.loading import Quantization

@@ -8,11 +8,11 @@ import onnxruntime
 
 from fourfold.assistant.checkpoints.mapped_weights import under
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.onnx_decoder import OnnxDecoder
-from fourfold.serving.engine.onnx_graph import WeightFormat, projector_graph
+from fourfold.serving.engine.onnx_backend.decoder import OnnxDecoder
+from fourfold.serving.engine.onnx_backend.decoder_graph import WeightFormat, projector_graph
 
 if TYPE_CHECKING:
-    from fourfold.serving.engine.onnx_vision import OnnxVisionTower
+    from fourfold.serving.engine.onnx_backend.vision import OnnxVisionTower
 
 
 def tensor_shapes(config: Any) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from fourfold.serving.engine.detokenizer import IncrementalDetokenizer, TokenBytes
+from fourfold.serving.engine.sampling.detokenizer import IncrementalDetokenizer, TokenBytes
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

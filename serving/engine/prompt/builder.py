@@ -12,7 +12,7 @@ from PIL import Image
 
 from fourfold.prompts.errors import UserError, first_line
 from fourfold.serving.engine.cache import PromptKey, image_digest
-from fourfold.serving.engine.processor import Processor
+from fourfold.serving.engine.prompt.processor import Processor
 
 Messages = list[dict[str, Any]]
 # Of characters: values of a tool's arguments may hold them, and no tokenizer takes one. As many stay as there were, so

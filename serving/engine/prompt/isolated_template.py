@@ -21,7 +21,7 @@ import jinja2
 import fourfold
 from fourfold.prompts.chat import NAMES, load_template
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine.chat_template import ChatTemplate, Span
+from fourfold.serving.engine.prompt.chat_template import ChatTemplate, Span
 
 MEMORY = 2**30
 """Bytes of address space of that process, where the system can cap that (on Linux)."""
@@ -30,7 +30,7 @@ SECONDS = 5.0
 LONGEST = 2**20
 """Characters of a template. The longest in use have about fifteen thousand."""
 
-_CODE = "from fourfold.serving.engine.template_worker import main; main()"
+_CODE = "from fourfold.serving.engine.prompt.template_worker import main; main()"
 
 
 class IsolatedTemplate:

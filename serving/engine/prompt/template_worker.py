@@ -8,7 +8,7 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from fourfold.serving.engine.chat_template import ChatTemplate
+from fourfold.serving.engine.prompt.chat_template import ChatTemplate
 
 _LONGEST = 2**25
 """Characters of a conversation's text; a thousand times what a context holds."""

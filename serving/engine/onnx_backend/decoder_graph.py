@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fourfold.serving.engine.rotary import FIXED, rotations
+from fourfold.serving.engine.onnx_backend.rotary import FIXED, rotations
 
 WeightFormat = Literal["float32", "int8"]
 BLOCK = 32

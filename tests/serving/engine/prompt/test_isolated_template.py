@@ -13,11 +13,11 @@ import pytest
 
 from fourfold.prompts.chat import load_template
 from fourfold.prompts.errors import UserError
-from fourfold.serving.engine import isolated_template
-from fourfold.serving.engine.chat_template import ChatTemplate
-from fourfold.serving.engine.isolated_template import IsolatedTemplate, chat_template
-from fourfold.serving.engine.processor import read_processor
-from fourfold.serving.engine.prompt import PromptBuilder
+from fourfold.serving.engine.prompt import isolated_template
+from fourfold.serving.engine.prompt.builder import PromptBuilder
+from fourfold.serving.engine.prompt.chat_template import ChatTemplate
+from fourfold.serving.engine.prompt.isolated_template import IsolatedTemplate, chat_template
+from fourfold.serving.engine.prompt.processor import read_processor
 from tests.serving.engine.conversations import picture, wait_for
 from tests.tiny import TOOL_TEMPLATE, save_tiny_checkpoint, save_tool_checkpoint
 
@@ -107,7 +107,11 @@ def test_a_process_that_was_killed_is_followed_by_another() -> None:
 
 
 def test_it_ends_with_the_process_that_asks() -> None:
-    code = "from fourfold.serving.engine.isolated_template import IsolatedTemplate\nIsolatedTemplate('x', {})\ninput()"
+    code = (
+        "from fourfold.serving.engine.prompt import isolated_template\n"
+        "isolated_template.IsolatedTemplate('x', {})\n"
+        "input()"
+    )
     asking = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     wait_for(lambda: workers(psutil.Process(asking.pid)))
     [worker] = workers(psutil.Process(asking.pid))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from fourfold.serving.engine.pixels import PixelReader, image_settings
+from fourfold.serving.engine.prompt.pixels import PixelReader, image_settings
 
 
 def processor(**changes: Any) -> CLIPImageProcessorPil:

@@ -14,10 +14,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from fourfold.assistant.checkpoints.mapped_weights import MappedWeights, under
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
-from fourfold.serving.engine import onnx_vision
-from fourfold.serving.engine.onnx_vision import OnnxVisionTower, choose_tower_format
-from fourfold.serving.engine.onnx_vision_graph import TowerFormat, TowerGraph, can_be_built, on_grid
-from fourfold.serving.engine.pixels import PixelReader, image_settings
+from fourfold.serving.engine.onnx_backend import vision as onnx_vision
+from fourfold.serving.engine.onnx_backend.vision import OnnxVisionTower, choose_tower_format
+from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, TowerGraph, can_be_built, on_grid
+from fourfold.serving.engine.prompt.pixels import PixelReader, image_settings
 from tests.tiny import tiny_config, tiny_model
 
 SIZE = 64

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fourfold.serving.engine.chat_template import ChatTemplate
-from fourfold.serving.engine.isolated_template import IsolatedTemplate, chat_template
-from fourfold.serving.engine.pixels import PixelReader, image_settings
-from fourfold.serving.engine.tokenizer import PlainTokenizer
+from fourfold.serving.engine.prompt.chat_template import ChatTemplate
+from fourfold.serving.engine.prompt.isolated_template import IsolatedTemplate, chat_template
+from fourfold.serving.engine.prompt.pixels import PixelReader, image_settings
+from fourfold.serving.engine.prompt.tokenizer import PlainTokenizer
 
 
 @dataclass(frozen=True)

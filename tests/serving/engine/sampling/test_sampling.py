@@ -7,7 +7,7 @@ import transformers
 
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.requests import Sampling, StructuredOutputs
-from fourfold.serving.engine.sampling import Sampler, draw_tokens, top_logprobs
+from fourfold.serving.engine.sampling.draw import Sampler, draw_tokens, top_logprobs
 
 
 def draws(sampling: Sampling, logits: torch.Tensor, count: int, prompt: tuple[int, ...] = (0,)) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
 from fourfold.serving.engine.threads import threads
-from fourfold.serving.engine.torch_attention import ATTENTION, AttentionMetadata
+from fourfold.serving.engine.torch_backend.attention import ATTENTION, AttentionMetadata
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +56,9 @@ class TorchModel:
 
     def forget_tower(self) -> None:
         """Free the memory of the image tower; its layers stay, without weights."""
-        self.model.model.vision_tower.to("meta")
+        tower = self.model.model.vision_tower
+        with torch.device("meta"):  # made anew: those of a quantised checkpoint cannot be moved there
+            self.model.model.vision_tower = type(tower)(tower.config)
         self.sees = False
 
     def tensors(self) -> dict[str, np.ndarray]:

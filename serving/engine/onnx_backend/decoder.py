@@ -11,7 +11,7 @@ import onnxruntime
 
 from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.onnx_graph import DecoderGraph, WeightFormat, decoder_graph, product_graph
+from fourfold.serving.engine.onnx_backend.decoder_graph import DecoderGraph, WeightFormat, decoder_graph, product_graph
 from fourfold.serving.engine.threads import SessionPool
 
 

@@ -10,10 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fourfold.assistant.checkpoints.mapped_weights import under
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
 from fourfold.serving.engine.model_runner import ModelRunner
-from fourfold.serving.engine.onnx_decoder import OnnxDecoder
-from fourfold.serving.engine.onnx_graph import BLOCK, WeightFormat, can_be_built, quantise
-from fourfold.serving.engine.onnx_model import OnnxModel
-from fourfold.serving.engine.torch_model import TorchModel
+from fourfold.serving.engine.onnx_backend.decoder import OnnxDecoder
+from fourfold.serving.engine.onnx_backend.decoder_graph import BLOCK, WeightFormat, can_be_built, quantise
+from fourfold.serving.engine.onnx_backend.model import OnnxModel
+from fourfold.serving.engine.torch_backend.model import TorchModel
 from tests.tiny import tiny_config, tiny_model
 
 CONTEXT = 1024
