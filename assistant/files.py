@@ -94,7 +94,7 @@ def building(directory: Path, *, replace: bool = False) -> Iterator[Path]:
                 old = part.with_name(f"{part.name}.old")
                 directory.rename(old)
                 part.rename(directory)
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # another that came to its end may be removing it, too
             else:
                 part.rename(directory)
     finally:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fourfold.assistant.checkpoints.index import INDEX, WEIGHTS
 
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_DTYPES: dict[str, type] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_WHOLE: dict[str, type] = {"I64": np.int64, "I32": np.int32, "I8": np.int8, "U8": np.uint8}
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class _Tensor:
     shape: tuple[int, ...]
     begin: int
 
-    def flat(self, count: int) -> np.ndarray:
-        """The first `count` numbers, in float32."""
-        if self.dtype not in _DTYPES:
+    def flat(self, count: int, dtypes: Mapping[str, type] = _DTYPES) -> np.ndarray:
+        """The first `count` numbers, in float32, where they are of one of the `dtypes`."""
+        if self.dtype not in dtypes:
             raise ValueError(f"a tensor is of {self.dtype}, which is not read here")
-        raw = np.frombuffer(self.mapping, _DTYPES[self.dtype], count, self.begin)
+        raw: np.ndarray = np.frombuffer(self.mapping, dtypes[self.dtype], count, self.begin)
         if self.dtype == "BF16":  # the upper half of float32
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32, copy=False)
@@ -64,8 +65,8 @@ class MappedWeights(Mapping[str, np.ndarray]):
         return self._tensors[name].shape
 
     def first_row(self, name: str) -> np.ndarray:
-        """The numbers of a tensor under the first index of its first dimension, end to end."""
-        return self._tensors[name].flat(math.prod(self.shape(name)[1:]))
+        """The numbers of a tensor under the first index of its first dimension, end to end; whole ones too."""
+        return self._tensors[name].flat(math.prod(self.shape(name)[1:]), _DTYPES | _WHOLE)
 
     def forget_pages(self) -> None:
         """Give the memory of what was read back to the system, which reads the file again when it is looked at."""
@@ -103,7 +104,7 @@ def give_memory_back(tensors: Mapping[str, np.ndarray]) -> None:
         tensors = tensors.tensors
     if isinstance(tensors, MappedWeights):
         tensors.forget_pages()
-    with contextlib.suppress(OSError, AttributeError):  # on another system, or with another library
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # with another library than glibc, or on Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -169,7 +169,9 @@ class Reader:
     def _wait(self) -> None:
         if sys.platform == "win32":  # pipes cannot be waited for there
             return
-        if not select.select([self._pipe], [], [], max(0.0, self._deadline - time.monotonic()))[0]:
+        waiting = select.poll()  # `select.select` takes no descriptor above 1023, and a server may have those
+        waiting.register(self._pipe, select.POLLIN)
+        if not waiting.poll(1000 * max(0.0, self._deadline - time.monotonic())):
             raise EOFError
 
 

@@ -30,16 +30,7 @@ class BoxNet(nn.Module):
         self.correction = nn.Linear(2 * width, 5)
 
     def forward(self, maps: torch.Tensor, priors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes of maps.
-
-        Args:
-            maps: (batch, 2, rows, columns).
-            priors: (batch, PRIORS).
-
-        Returns:
-            Boxes (batch, 4), x1 y1 x2 y2 in 0..1; logits (batch,) of the chance that they fit; logits
-            (batch, rows * columns) of where the thing is.
-        """
+        """As `BoxHead.boxes`."""
         count, _, rows, columns = maps.shape
         down, across = torch.meshgrid(
             (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"

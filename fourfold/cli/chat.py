@@ -81,13 +81,15 @@ def chat(
     no_eyes: NoEyesOption = False,
 ) -> None:
     """Ask about images. Without a question, on a terminal, it is a conversation."""
-    # Everything that the asker can have got wrong is looked at before the seconds that torch takes to import.
+    # Everything that the asker can have got wrong is looked at before the model is loaded.
     chosen = parse_task(task) if task is not None else None
     piped = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin
     asked = read_words(words or [], piped, needs_question=chosen not in _WORDLESS and not interactive)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     question = _question(asked, chosen)
     if (question is None or interactive) and (as_json or piped is not None or sys.stdin is None):
+        if question is not None and not as_json:
+            raise UserError("a conversation needs a terminal; leave --interactive out to ask the one question")
         raise UserError('ask a question: fourfold chat photo.jpg "what is this?" (a conversation needs a terminal)')
     if draw is not None:
         if not asked.images:

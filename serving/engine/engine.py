@@ -75,7 +75,6 @@ class Engine:
             feature_bytes=min(256 * 2**20, memory // 16),
         )
         self._adapters = LoRAManager(lambda: self.model_runner.in_torch.model)
-        self._loading = threading.Lock()
         self._max_num_seqs = max_num_seqs
         # Not what is free at the time: the same question is read in the same way.
         self._ranking_rows = min(max_num_seqs, self.model_runner.kv_cache.rows_of(self.context_length))
@@ -310,8 +309,7 @@ class Engine:
 
         check_adapter_files(adapter)
         read_adapter(adapter)  # one that is none costs nothing
-        with self._loading:
-            _ = self.model_runner.in_torch
+        _ = self.model_runner.in_torch
 
     def unload_adapter(self, name: str) -> None:
         """Accept no new request for an adapter; its memory is freed when the last answer that uses it is ready.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 from fourfold.assistant.checkpoints.damage import told_as_damage
 from fourfold.assistant.checkpoints.mapped_weights import MappedWeights, under, weight_files
@@ -99,6 +100,7 @@ def load_checkpoint(directory: Path, dtype: DtypeName, device: str, quantization
         processor = _load_processor(directory, config)
         number_format = choose_format(dtype, config, device, quantization)
         vision = config.vision_config if isinstance(config, ModelConfig) else config.vision_config.to_dict()
+    _check_size(directory, processor, vision["image_size"])
     decoder = number_format.decoder
     tower_in_torch = decoder is None or not onnx_vision_graph.can_be_built(vision)
 
@@ -143,6 +145,15 @@ def _load_processor(directory: Path, config: Any) -> Processor:
             f"{processor.image_token_id}), its model wants {config.image_seq_length} (id {config.image_token_id})"
         )
     return processor
+
+
+def _check_size(directory: Path, processor: Processor, size: int) -> None:
+    height, width = processor.pixels(Image.new("RGB", (size, size))).shape[-2:]
+    if (height, width) != (size, size):
+        raise UserError(
+            f"the processor of {directory} makes pictures of {width} x {height} pixels, its model wants {size} x "
+            f"{size}; correct the size in processor_config.json"
+        )
 
 
 def _in_onnxruntime(directory: Path, config: Any, vision: Mapping[str, Any], decoder: WeightFormat) -> OnnxModel:

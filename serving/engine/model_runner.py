@@ -1,7 +1,7 @@
 """Forward passes: images to features, prompts to embeddings, new tokens of many rows to logits."""
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it brings torch, which most answers need not wait for
 
 
 class ModelRunner:
-    """The model with its KV cache. Not thread-safe: the scheduler's thread alone uses it.
+    """The model with its KV cache. Not thread-safe but for `in_torch`: the scheduler's thread alone uses it.
 
     Args:
         config: of the whole model, with transformers' names.
@@ -43,12 +43,16 @@ class ModelRunner:
         self.patches = config.grid_width**2
         self.images_encoded = self.images_reused = 0
         self._image_token_id, self._image_seq_length = config.image_token_id, config.image_seq_length
-        self._load_in_torch = load_in_torch
+        self._load_in_torch, self._in_torch = load_in_torch, None if isinstance(base, OnnxModel) else base
+        self._loading = threading.Lock()
 
-    @cached_property
+    @property
     def in_torch(self) -> "TorchModel":
-        """The model in torch, loaded when first asked for."""
-        return self.base if not isinstance(self.base, OnnxModel) else self._load_in_torch()
+        """The model in torch, loaded when first asked for, once whoever asks; any thread may."""
+        with self._loading:
+            if self._in_torch is None:
+                self._in_torch = self._load_in_torch()
+            return self._in_torch
 
     def embed(self, prompt: Prompt, start: int, lora_id: int = BASE) -> np.ndarray:
         """Embeddings (tokens, text width) of a prompt from position `start` on; encodes the images that this needs."""

@@ -132,11 +132,13 @@ class PrefixCache:
 
     def _split(self, node: _Node, length: int) -> _Node:
         """Part a node's first `length` tokens from the others; the upper one of the two."""
-        upper = _Node(node.lora_id, node.keys[:length], joined([node.stored[:, :, :, :length]]), node.parent)
+        # Copies: a view would keep all of the memory for as long as either is kept. Both before anything changes, since
+        # there may be no memory for them.
+        first, rest = joined([node.stored[:, :, :, :length]]), joined([node.stored[:, :, :, length:]])
+        upper = _Node(node.lora_id, node.keys[:length], first, node.parent)
         assert node.parent is not None
         node.parent.children[upper.keys[0]] = upper
-        # Copies: a view would keep all of the memory for as long as either is kept.
-        node.keys, node.stored = node.keys[length:], joined([node.stored[:, :, :, length:]])
+        node.keys, node.stored = node.keys[length:], rest
         node.parent = upper
         upper.children[node.keys[0]] = node
         self._least_recent[upper] = None

@@ -1,5 +1,6 @@
 """Continuous batching: one thread owns the model, and requests join and leave between its steps."""
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -32,7 +33,7 @@ _WORTH_WAITING = 8
 _QUIET = 0.1
 """Seconds without a request after which a finished answer is read, for a question that follows it."""
 _READ_AHEAD = 64
-"""Tokens of it that are read before looking whether a request has come."""
+"""Tokens of it that are read before looking whether anything else is to be done."""
 
 
 @dataclass
@@ -100,6 +101,8 @@ class Scheduler:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fourfold-engine", daemon=True)
         self._thread.start()
+        # The interpreter ends a thread that comes back from onnxruntime too late, and C++ then ends the process.
+        atexit.register(self.close)
 
     def submit(self, sequence: Sequence, *, bounded: bool = True) -> None:
         """Queue an answer to be made.
@@ -140,6 +143,7 @@ class Scheduler:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     # What follows runs on the model's thread.
 
@@ -327,7 +331,7 @@ class Scheduler:
                 kv_cache.append(row, part)
             self._adapters.use(lora_id)
             embeds = self._runner.embed(prompt, known.length, lora_id)
-            while len(embeds) and not self._waiting:
+            while len(embeds) and not (self._waiting or self._calls or self._closing):
                 chunk = embeds[: _chunk_length(len(embeds), _READ_AHEAD)]
                 self._runner.step([StepInput(row, chunk, keep=0)], lora_id)
                 embeds = embeds[len(chunk) :]

@@ -122,9 +122,14 @@ class SessionPool:
                 self._drop_after = clock + _KEPT
             elif clock > self._build_after and (self._builder is None or not self._builder.is_alive()):
                 self._build_after = clock + _PAUSE
+                del self._sessions[1:]  # there would be three
                 # Not a daemon: the interpreter may not end while one is inside onnxruntime.
                 self._builder = threading.Thread(target=self._build, args=(wanted,), name="fourfold-session")
-                self._builder.start()
+                try:
+                    self._builder.start()
+                except RuntimeError as error:  # no more threads are allowed: things stay as they are
+                    log.warning("cannot change to %d threads: %s", wanted, first_line(error))
+                    self._build_after = clock + _KEPT
         elif len(self._sessions) > 1 and clock > self._drop_after:
             del self._sessions[1:]
         return self._sessions[0][1]

@@ -174,11 +174,12 @@ class EvaluationClient:
         from fourfold.eval.task import Sample
 
         module.FIRST_WAIT = 0.005
-        module._TIMEOUT = 0.5
-        self._url, self._sample, self._model = url, Sample, module.EndpointModel
+        self._module, self._url, self._sample, self._model = module, url, Sample, module.EndpointModel
 
     def __call__(self, plan: Plan) -> str:
         plan.whole_from = 1
+        # A machine that is busy must not be taken for an endpoint that hangs.
+        self._module._TIMEOUT = 1.0 if plan.way == "hung" else _BOUND
         got: list[Any] = []
         model = self._model([self._url], "m")
         sample = self._sample(id="1", prompt="what is it?", image=None)
@@ -190,7 +191,7 @@ class EvaluationClient:
             return f"{len(got)} answers"
         if got[0].error is None and got[0].text != ANSWER:
             return f"it kept {got[0].text!r}"
-        return "" if plan.requests <= 2 and got[0].error is None else f"{plan.requests} requests, {got[0].error}"
+        return "" if got[0].error is None else f"{plan.requests} requests, {got[0].error}"
 
 
 class McpClient:
@@ -204,6 +205,8 @@ class McpClient:
         from tests.assistant.refine.corrections import encoded, picture
 
         self._endpoint, self._picture = Endpoint(url, "m"), Attachment(encoded(picture(1)))
+        # Half a second before it asks once more is too much for thousands of times.
+        self._endpoint._connected()._calculate_retry_timeout = lambda *given: 0.005  # type: ignore[method-assign]
 
     def __call__(self, plan: Plan) -> str:
         if plan.way == "hung":
@@ -233,7 +236,10 @@ class AdminClient:
             self._admin.load(self._folder)
         except UserError as error:
             return "" if "\n" not in str(error) else f"no sentence: {error}"
-        return "" if plan.offset >= len(plan.response) else "it took a part for a whole"
+        # It looks at the status alone: as many bytes as were promised are whole, whatever they are.
+        begun = plan.offset >= plan.response.index(b"\r\n\r\n") + 4
+        sent = plan.offset + (len(_GARBAGE) if plan.way == "garbage" else 0)
+        return "" if begun and sent >= len(plan.response) else "it took a part for a whole"
 
 
 CLIENTS: dict[str, Callable[[str, Path], Callable[[Plan], str]]] = {
@@ -280,6 +286,8 @@ def attack(name: str, dice: random.Random, folder: Path, every: int | None, coun
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
             plan.let_go.set()
+            if plan.requests > 2:
+                problem = problem or f"it asked {plan.requests} times"
             if time.monotonic() - began > _BOUND + 2:
                 problem = problem or f"it took {time.monotonic() - began:.0f} s"
             ways[plan.way] = ways.get(plan.way, 0) + 1

@@ -97,7 +97,9 @@ def test_what_needs_none_answers(told: dict[tuple[str, ...], tuple[int, str, str
 
 
 def test_the_model_class_needs_torch_transformers_and_pillow_alone() -> None:
+    # With what transformers itself asks for.
     needed = {"torch", "transformers", "pillow", "numpy", "safetensors", "packaging", "filelock", "typer", "rich"}
+    needed.add("tokenizers")
     names = {one.name for extra in ["", *extras()] for one in requirements(extra)} - needed
     modules = [module for name in names if (module := MODULES.get(name, name.replace("-", "_")))]
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(modules)}))\n"

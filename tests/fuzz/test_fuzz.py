@@ -111,8 +111,11 @@ def test_what_counts_as_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_holes_are_found_and_the_rest_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris is not here (make fuzz installs it)")
-    told = fuzz("tests.fuzz.planted:holes", tmp_path / "planted", 1, 3)
-    kinds = {finding["kind"]: finding for finding in told["findings"]}
+    for seconds in (3, 30):  # where others use the machine, 3 may be over before a second process has begun
+        told = fuzz("tests.fuzz.planted:holes", tmp_path / f"planted-{seconds}", 1, seconds)
+        kinds = {finding["kind"]: finding for finding in told["findings"]}
+        if len(kinds) > 1 and told["processes"] > 1:
+            break
     assert kinds.keys() == {"exception", "crash"}
     assert kinds["exception"]["what"] == "KeyError: 'a hole'"
     assert Path(kinds["exception"]["input"]).read_bytes()[:1] == b"e"

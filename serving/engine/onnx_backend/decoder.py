@@ -11,7 +11,8 @@ import onnxruntime
 
 from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
 from fourfold.serving.engine.kv_cache import KVCache, StepInput
-from fourfold.serving.engine.onnx_backend.decoder_graph import DecoderGraph, WeightFormat, decoder_graph, product_graph
+from fourfold.serving.engine.onnx_backend.decoder_graph import WeightFormat, decoder_graph, product_graph
+from fourfold.serving.engine.onnx_backend.graph import Graph, cpu_session
 from fourfold.serving.engine.threads import SessionPool
 
 
@@ -40,7 +41,7 @@ class OnnxDecoder:
         context: int,
         now: Callable[[], int] | None = None,
     ) -> None:
-        graph: DecoderGraph | None = decoder_graph(tensors, head, config, weights, context)
+        graph: Graph | None = decoder_graph(tensors, head, config, weights, context)
         assert graph is not None
         # What a step reads at least: limits of speed are told from it. Of the rotations it reads a line.
         self.weight_bytes = sum(a.nbytes for name, a in graph.weights.items() if name not in ("cosines", "sines"))
@@ -145,19 +146,11 @@ class _Call:
         return self._logits
 
 
-def _session(graph: DecoderGraph, threads: int) -> onnxruntime.InferenceSession:
+def _session(graph: Graph, threads: int) -> onnxruntime.InferenceSession:
     # Its attention by tiles reads one query left over in a tile by another kernel, as of a prompt of 129 tokens: the
     # answer would depend on what was cached. Up to some thousand tokens it is no faster.
     os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "1"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; it warns of what it chose itself
-    options.enable_mem_pattern = False  # one would be kept for every length of prompt
-    # Between steps the cores belong to the other programs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
-    options.add_external_initializers(list(graph.weights), values)
-    return onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    return cpu_session(graph, threads)
 
 
 def _place(kv_cache: KVCache, row: int, rows: int) -> tuple[object, ...]:

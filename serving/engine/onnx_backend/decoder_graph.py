@@ -7,37 +7,20 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from fourfold.serving.engine.onnx_backend.graph import CONTRIB, Graph, GraphWriter, serialised
 from fourfold.serving.engine.onnx_backend.rotary import FIXED, rotations
 
 WeightFormat = Literal["float32", "int8"]
 BLOCK = 32
 """Neighbouring inputs of a product that share a scale, in int8: of its weights, and of what is multiplied with them."""
 
-_CONTRIB = "com.microsoft"
 _AT_ONCE = 2**15  # blocks that are put into int8 in one go, so that what lies in between stays in the processor's cache
-
-
-@dataclass(frozen=True)
-class DecoderGraph:
-    """A graph and its weights.
-
-    Attributes:
-        model: serialised; it has inputs `embeds` (rows, tokens, width), `last` (rows) and `total` (), see
-            `OnnxDecoder`, `kept` (positions) of the tokens end to end, and `keys.N`, `values.N` (rows, key-value heads,
-            capacity, head size) of each layer; outputs `logits` (positions, vocabulary) and `new_keys.N`,
-            `new_values.N`, which are to be the same memory as the inputs.
-        weights: by name, what `model` only refers to.
-    """
-
-    model: bytes
-    weights: dict[str, np.ndarray]
 
 
 def can_be_built(config: Any) -> bool:
@@ -61,7 +44,7 @@ def can_be_built(config: Any) -> bool:
 
 def decoder_graph(
     tensors: Mapping[str, np.ndarray], head: np.ndarray, config: Any, weights: WeightFormat, context: int
-) -> DecoderGraph:
+) -> Graph:
     """The graph of a LLaMA.
 
     Args:
@@ -70,6 +53,12 @@ def decoder_graph(
         config: of the language model, with transformers' names.
         weights: in which format products keep theirs.
         context: positions that it may be asked about.
+
+    Returns:
+        A graph with inputs `embeds` (rows, tokens, width), `last` (rows) and `total` (), see `OnnxDecoder`, `kept`
+        (positions) of the tokens end to end, and `keys.N`, `values.N` (rows, key-value heads, capacity, head size) of
+        each layer; outputs `logits` (positions, vocabulary) and `new_keys.N`, `new_values.N`, which are to be the same
+        memory as the inputs.
     """
     return _Writer(tensors, head, config, weights).write(context)
 
@@ -83,7 +72,7 @@ def product_graph(weight: np.ndarray, weights: WeightFormat) -> bytes:
             onnx.numpy_helper.from_array(scales, "scales"),
         ]
         node = helper.make_node(
-            "MatMulNBits", ["inputs", "weight", "scales"], ["outputs"], domain=_CONTRIB, **_int8(weight)
+            "MatMulNBits", ["inputs", "weight", "scales"], ["outputs"], domain=CONTRIB, **_int8(weight)
         )
     else:
         constants = [onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight")]
@@ -92,7 +81,7 @@ def product_graph(weight: np.ndarray, weights: WeightFormat) -> bytes:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
         for name, size in (("inputs", weight.shape[1]), ("outputs", weight.shape[0]))
     )
-    return _serialised(helper.make_graph([node], "product", [inputs], [outputs], constants))
+    return serialised(helper.make_graph([node], "product", [inputs], [outputs], constants))
 
 
 def projector_graph(tensors: Mapping[str, np.ndarray], fold: int, epsilon: float) -> bytes:
@@ -122,17 +111,15 @@ def projector_graph(tensors: Mapping[str, np.ndarray], fold: int, epsilon: float
     inputs = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["images", "patches", len(matrix) // fold])
     outputs = helper.make_tensor_value_info("projected", TensorProto.FLOAT, ["images", "tokens", matrix.shape[1]])
     values = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
-    return _serialised(helper.make_graph(nodes, "projector", [inputs], [outputs], values))
+    return serialised(helper.make_graph(nodes, "projector", [inputs], [outputs], values))
 
 
-class _Writer:
+class _Writer(GraphWriter):
     def __init__(self, tensors: Mapping[str, np.ndarray], head: np.ndarray, config: Any, weights: WeightFormat) -> None:
+        super().__init__()
         self._tensors, self._head, self._config, self._format = tensors, head, config, weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-        self._weights: dict[str, np.ndarray] = {}
 
-    def write(self, context: int) -> DecoderGraph:
+    def write(self, context: int) -> Graph:
         config, heads = self._config, self._config.num_key_value_heads
         inputs = [
             helper.make_tensor_value_info("embeds", TensorProto.FLOAT, ["rows", "tokens", config.hidden_size]),
@@ -148,8 +135,7 @@ class _Writer:
                 outputs.append(helper.make_tensor_value_info(f"new_{name}.{layer}", TensorProto.FLOAT, shape))
         self._rotations(context)
         self._product(self._layers(), "logits", [self._head])
-        graph = helper.make_graph(self._nodes, "decoder", inputs, outputs, self._constants)
-        return DecoderGraph(_serialised(graph), self._weights)
+        return self._graph("decoder", inputs, outputs)
 
     def _layers(self) -> str:
         """All layers; the name of the last norm's output, of the positions that are kept."""
@@ -221,33 +207,6 @@ class _Writer:
         self._node("MatMulNBits", names, [output], **_int8(weight))
         return output
 
-    def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """A standard operator with one output, whose name is returned."""
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """An operator of onnxruntime's own."""
-        self._nodes.append(helper.make_node(operator, inputs, outputs, domain=_CONTRIB, **attributes))
-
-    def _constant(self, name: str, value: np.ndarray) -> str:
-        self._constants.append(onnx.numpy_helper.from_array(value, name))
-        return name
-
-    def _weight(self, name: str, value: np.ndarray) -> str:
-        """A tensor that the graph refers to: inside, all together could be at most 2 GiB."""
-        array = np.ascontiguousarray(value)
-        proto = TensorProto(
-            name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            dims=array.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        proto.external_data.add(key="location", value="in memory")
-        self._constants.append(proto)
-        self._weights[name] = array
-        return name
-
 
 def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weights (outputs, inputs) to (outputs, blocks, `BLOCK`) uint8 around 128, and their scales (outputs, blocks).
@@ -271,8 +230,3 @@ def _int8(weight: np.ndarray) -> dict[str, Any]:
     """Attributes of MatMulNBits for a weight (outputs, inputs)."""
     # Accuracy level 4: what is multiplied is put into int8 as well, block by block, and sums are integers.
     return {"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
-
-
-def _serialised(graph: onnx.GraphProto) -> bytes:
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
-    return helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 
 from fourfold.assistant.checkpoints.mapped_weights import give_memory_back
-from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, TowerGraph, product_graph, tower_graph
+from fourfold.serving.engine.onnx_backend.graph import Graph, cpu_session
+from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, product_graph, tower_graph
 from fourfold.serving.engine.threads import SessionPool
 
 
@@ -34,7 +35,7 @@ class OnnxVisionTower:
         *,
         now: Callable[[], int] | None = None,
     ) -> None:
-        graph: TowerGraph | None = tower_graph(tensors, config, weights)
+        graph: Graph | None = tower_graph(tensors, config, weights)
         assert graph is not None
         self.weight_bytes = sum(array.nbytes for array in graph.weights.values())
 
@@ -42,7 +43,7 @@ class OnnxVisionTower:
             nonlocal graph
             # onnxruntime lays the weights out anew, so the first session's are not kept for the next.
             taken, graph = graph or tower_graph(tensors, config, weights), None
-            session = _session(taken, threads)
+            session = cpu_session(taken, threads)
             del taken
             give_memory_back(tensors)
             return session
@@ -79,21 +80,9 @@ def choose_tower_format() -> TowerFormat:
     pixels[::2] = 1
     seconds, found = {}, {}
     for weights in get_args(TowerFormat):
-        session = _session(product_graph(weight, weights), 1)
+        session = cpu_session(product_graph(weight, weights), 1)
         call = partial(session.run, None, {"inputs": pixels})
         found[weights] = call()[0]
         seconds[weights] = min(timeit.repeat(call, number=1, repeat=7))
     error = np.linalg.norm(found["int8"] - found["float32"]) / np.linalg.norm(found["float32"])
     return "int8" if error < 1e-3 and seconds["int8"] < seconds["float32"] else "float32"
-
-
-def _session(graph: TowerGraph, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; it warns of what it chose itself
-    options.enable_mem_pattern = False  # a plan for all that lies between operators at once: more memory, no faster
-    # Between images the cores belong to the decoder and to the other programs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
-    options.add_external_initializers(list(graph.weights), values)
-    return onnxruntime.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])

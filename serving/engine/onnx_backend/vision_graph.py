@@ -9,16 +9,15 @@ makes errors of its first blocks larger; with 16 they are 0.1 % off, where produ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
+
+from fourfold.serving.engine.onnx_backend.graph import Graph, GraphWriter
 
 TowerFormat = Literal["float32", "int8"]
 
-_CONTRIB = "com.microsoft"
 _ACTIVATIONS = frozenset({"quick_gelu", "gelu"})
 _NEEDED = ("hidden_size", "image_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers", "patch_size")
 _MIDDLE = np.uint8(128)
@@ -26,20 +25,6 @@ _MIDDLE = np.uint8(128)
 _GRID_ERROR = 1e-3
 """Of a matrix, relative, by which it may differ from whole numbers times a scale to be kept so. Rounding one to such
 numbers costs some 0.9 %, rounding a matrix of such numbers to float16 some 0.03 %."""
-
-
-@dataclass(frozen=True)
-class TowerGraph:
-    """A graph and its weights.
-
-    Attributes:
-        model: serialised; its input is `pixels` (images, 3, size, size), its output `features` (images, patches,
-            width), all float32.
-        weights: by name, what `model` only refers to.
-    """
-
-    model: bytes
-    weights: dict[str, np.ndarray]
 
 
 def can_be_built(config: Mapping[str, Any]) -> bool:
@@ -57,7 +42,7 @@ def can_be_built(config: Mapping[str, Any]) -> bool:
     )
 
 
-def tower_graph(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], weights: TowerFormat) -> TowerGraph:
+def tower_graph(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], weights: TowerFormat) -> Graph:
     """The graph of a CLIP image tower up to the output of its last block: no norm behind it, no class token.
 
     Args:
@@ -65,25 +50,27 @@ def tower_graph(tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], we
         config: of the tower, see `can_be_built`.
         weights: in which format products are computed. In "int8" those whose weights are not whole numbers from -127
             to 127 times a scale of each output (as the default model's are) are computed in float32 all the same.
+
+    Returns:
+        A graph with the input `pixels` (images, 3, size, size) and the output `features` (images, patches, width), in
+        float32.
     """
     return _Writer(tensors, config, weights).write()
 
 
-def product_graph(weight: np.ndarray, weights: TowerFormat) -> TowerGraph:
+def product_graph(weight: np.ndarray, weights: TowerFormat) -> Graph:
     """`inputs` (rows, inputs) times the transpose of a `weight` (outputs, inputs) alone, to try it out."""
     tensors = {"product.weight": weight, "product.bias": np.zeros(len(weight), np.float32)}
     return _Writer(tensors, {}, weights).write_product("inputs", "product")
 
 
-class _Writer:
+class _Writer(GraphWriter):
     def __init__(self, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any], weights: TowerFormat) -> None:
+        super().__init__()
         self._tensors, self._config, self._format = tensors, config, weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-        self._weights: dict[str, np.ndarray] = {}
         self._halved: set[str] = set()
 
-    def write(self) -> TowerGraph:
+    def write(self) -> Graph:
         size, width = self._config["image_size"], self._config["hidden_size"]
         patches = (size // self._config["patch_size"]) ** 2
         self._shape("flat", -1, width)
@@ -92,23 +79,20 @@ class _Writer:
         seen = self._add("Reshape", [hidden, "images"], "seen")
         bounds = [self._shape(name, value) for name, value in (("first", 1), ("end", 1 + patches), ("axis", 1))]
         self._add("Slice", [seen, *bounds], "features")
-        return self._graph({"pixels": ["count", 3, size, size]}, {"features": ["count", patches, width]})
+        return self._float_graph({"pixels": ["count", 3, size, size]}, {"features": ["count", patches, width]})
 
-    def write_product(self, inputs: str, name: str) -> TowerGraph:
+    def write_product(self, inputs: str, name: str) -> Graph:
         """One linear layer as a graph."""
         outputs, columns = self._tensors[f"{name}.weight"].shape
-        return self._graph({inputs: ["rows", columns]}, {self._product(inputs, name): ["rows", outputs]})
+        return self._float_graph({inputs: ["rows", columns]}, {self._product(inputs, name): ["rows", outputs]})
 
-    def _graph(self, inputs: Mapping[str, list[int | str]], outputs: Mapping[str, list[int | str]]) -> TowerGraph:
+    def _float_graph(self, inputs: Mapping[str, list[int | str]], outputs: Mapping[str, list[int | str]]) -> Graph:
         """What was written so far, with inputs and outputs by name, in float32 and of these sizes."""
         taken, given = (
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in side.items()]
             for side in (inputs, outputs)
         )
-        graph = helper.make_graph(self._nodes, "tower", taken, given, self._constants)
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid(_CONTRIB, 1)]
-        model = helper.make_model(graph, ir_version=10, opset_imports=opsets)
-        return TowerGraph(model.SerializeToString(), self._weights)
+        return self._graph("tower", taken, given)
 
     def _embeddings(self) -> str:
         """Patches and class token with their positions, normed: (tokens of all images, width)."""
@@ -209,35 +193,8 @@ class _Writer:
         self._add("QuantizeLinear", [rest, finer, middles], low, axis=0)
         return names
 
-    def _add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """A standard operator with one output, whose name is returned."""
-        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    def _node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """An operator of onnxruntime's own."""
-        self._nodes.append(helper.make_node(operator, inputs, outputs, domain=_CONTRIB, **attributes))
-
     def _shape(self, name: str, *sizes: int) -> str:
         return self._constant(name, np.array(sizes, np.int64))
-
-    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self._constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def _weight(self, name: str, value: np.ndarray) -> str:
-        """A tensor that the graph refers to, so that it need not be copied."""
-        array = np.ascontiguousarray(value)
-        proto = TensorProto(
-            name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            dims=array.shape,
-            data_location=TensorProto.EXTERNAL,
-        )
-        proto.external_data.add(key="location", value="in memory")
-        self._constants.append(proto)
-        self._weights[name] = array
-        return name
 
 
 def on_grid(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

