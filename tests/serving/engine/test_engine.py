@@ -1,5 +1,7 @@
 """The engine against plain transformers, on a tiny random checkpoint."""
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -253,3 +255,17 @@ def test_prompts_may_be_prepared_from_many_threads_at_once(engine: Engine, build
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(prepare, range(100)))
     assert engine.score(Request(conversations()[3]), ["yes"]) == pytest.approx(scores, abs=1e-4)
+
+
+def test_an_engine_that_nobody_closed_ends_before_the_interpreter(tiny_checkpoint: Path) -> None:
+    """A thread that comes back from onnxruntime while the interpreter ends takes the process with it (exit code 134)."""
+    code = f"""
+import atexit, threading
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))  # runs after what comes later
+from fourfold.serving.engine.engine import Engine, Request, Sampling
+engine = Engine.load({str(tiny_checkpoint)!r})
+next(engine.stream(Request([{{"role": "user", "content": "hello"}}], Sampling(max_tokens=500, ignore_eos=True))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "MainThread" in done.stdout and "fourfold-engine" not in done.stdout
