@@ -71,6 +71,8 @@ class DecodingProcess:
         assert self._process.stdin and self._process.stdout
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         _widen(self._in, self._out)
+        if sys.platform != "win32":  # a process that reads no more must not hold up who writes to it
+            os.set_blocking(self._in, False)
         self._last = False
 
     @property
@@ -87,12 +89,14 @@ class DecodingProcess:
         Raises:
             Died: it ended, or took longer than `seconds`.
         """
-        reader = Reader(self._out, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        reader = Reader(self._out, deadline)
         head = json.dumps({**wish, "length": len(data)}).encode()
         try:
             for block in (len(head).to_bytes(4, "big") + head, data):
                 left = memoryview(block)
                 while left:
+                    _wait(self._in, select.POLLOUT, deadline)
                     left = left[os.write(self._in, left) :]
             told = json.loads(reader.line())
         except (OSError, ValueError, EOFError):
@@ -139,7 +143,7 @@ class Reader:
     def line(self) -> bytes:
         """Up to the next line break."""
         while b"\n" not in self._ahead:
-            self._wait()
+            _wait(self._pipe, select.POLLIN, self._deadline)
             block = os.read(self._pipe, _HEAD)
             if not block or len(self._ahead) > _HEAD:
                 raise EOFError
@@ -154,7 +158,7 @@ class Reader:
         found[:place], self._ahead = self._ahead[:place], self._ahead[place:]
         view = memoryview(found)
         while place < length:
-            self._wait()
+            _wait(self._pipe, select.POLLIN, self._deadline)
             block = os.readv(self._pipe, [view[place:]]) if hasattr(os, "readv") else self._read(view[place:])
             if not block:
                 raise EOFError
@@ -166,13 +170,19 @@ class Reader:
         into[: len(block)] = block
         return len(block)
 
-    def _wait(self) -> None:
-        if sys.platform == "win32":  # pipes cannot be waited for there
-            return
-        waiting = select.poll()  # `select.select` takes no descriptor above 1023, and a server may have those
-        waiting.register(self._pipe, select.POLLIN)
-        if not waiting.poll(1000 * max(0.0, self._deadline - time.monotonic())):
-            raise EOFError
+
+def _wait(pipe: int, event: int, deadline: float) -> None:
+    """Until a pipe can be read or written.
+
+    Raises:
+        EOFError: it is too late.
+    """
+    if sys.platform == "win32":  # pipes cannot be waited for there
+        return
+    waiting = select.poll()  # `select.select` takes no descriptor above 1023, and a server may have those
+    waiting.register(pipe, event)
+    if not waiting.poll(1000 * max(0.0, deadline - time.monotonic())):
+        raise EOFError
 
 
 class _Pool:

@@ -6,11 +6,13 @@ import io
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -167,6 +169,18 @@ class TestOfStrangers:
         assert self.process_of(good) == first
         assert self.shown(with_fault(good, "leak")).tobytes() == scene().tobytes()
         assert self.process_of(good) != first
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="pipes cannot be waited for there")
+    def test_one_that_reads_no_more_holds_nobody_up(self) -> None:
+        before = set(psutil.Process().children())
+        process = isolated_process.DecodingProcess(2**31)
+        (child,) = set(psutil.Process().children()) - before
+        child.suspend()
+        try:
+            with pytest.raises(isolated_process.Died):
+                process.ask({}, bytes(2**23), 0.2)  # more than any pipe holds
+        finally:
+            process.kill()
 
     def test_one_that_was_killed_while_it_waited_costs_nothing(self) -> None:
         good = encode(scene())

@@ -258,7 +258,7 @@ def test_prompts_may_be_prepared_from_many_threads_at_once(engine: Engine, build
 
 
 def test_an_engine_that_nobody_closed_ends_before_the_interpreter(tiny_checkpoint: Path) -> None:
-    """A thread that comes back from onnxruntime while the interpreter ends takes the process with it (exit code 134)."""
+    """A thread that comes back from onnxruntime while the interpreter ends takes the process with it: exit code 134."""
     code = f"""
 import atexit, threading
 atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))  # runs after what comes later
