@@ -72,7 +72,7 @@ class Engine:
             checkpoint.load_in_torch,
             context=self.context_length,
             cache_bytes=memory // 2,
-            feature_bytes=min(256 * 2**20, memory // 16),
+            feature_bytes=min(128 * 2**20, memory // 16),
         )
         self._adapters = LoRAManager(lambda: self.model_runner.in_torch.model)
         self._max_num_seqs = max_num_seqs
@@ -81,7 +81,7 @@ class Engine:
         self._scheduler = Scheduler(
             self.model_runner,
             self._adapters,
-            prefix_cache_bytes=memory // 8 if cuda else min(512 * 2**20, memory // 8),
+            prefix_cache_bytes=memory // 8 if cuda else min(256 * 2**20, memory // 8),
             max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
             max_num_batched_tokens=4096 if cuda else 256,

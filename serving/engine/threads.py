@@ -26,6 +26,10 @@ _HALF_LIFE = 0.4
 """Seconds after which what was seen counts half: nothing follows from a burst that is shorter."""
 _STALE = 2.0
 """Seconds after which a look is no news of what happens now."""
+_BREAK = 0.6
+"""Seconds after which a look counts only if the engine has worked for half of them: what others did while it had
+nothing to do is no reason to leave them a core now.
+"""
 _KEPT = 20.0
 """Seconds for which a session is kept that another has taken over from."""
 _PAUSE = 2.0
@@ -80,7 +84,8 @@ class Threads:
         self._watch()
         elapsed, used = self._at - at, self._used - used
         same = [share.cores for share in seen] == [share.cores for share in self._seen]
-        if same and elapsed < _STALE:
+        paused = elapsed > _BREAK and used < elapsed / 2
+        if same and elapsed < _STALE and not paused:
             free = machine.free_cores(seen, self._seen, elapsed, used)
             self._free = free + (self._free - free) * 0.5 ** (elapsed / _HALF_LIFE)
             self._number = _follow(self._number, self._free, self.limit)
@@ -146,9 +151,10 @@ class SessionPool:
 
 def _follow(number: int, free: float, limit: int) -> int:
     """Threads for so many free cores, where there are `number` now: another number only if it is clearly better."""
-    if free < number - max(0.5, number / 8):
+    # Whoever asks needs a part of a core as well, and so do the decoders of what is asked about.
+    if free < number - max(0.75, number / 8):
         return max(1, int(free + 0.5))
-    if free >= limit - max(0.25, limit / 16):
+    if free >= limit - max(0.5, limit / 16):
         return limit
     if free >= number + max(0.75, number / 4):
         return int(free + 0.25)

@@ -153,6 +153,16 @@ def test_what_was_seen_before_a_long_pause_does_not_count() -> None:
     assert set(host.work(5)) == {2}
 
 
+def test_what_others_do_in_the_pauses_between_questions_does_not_count() -> None:
+    """Servers that are asked in turn each have all cores in theirs."""
+    host = Machine(2)
+    for _ in range(10):
+        host.others = [0.0]
+        assert set(host.work(1)) == {2}
+        host.others = [2.0]
+        host.wait(1.5)
+
+
 def test_the_environment_sets_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert set(Machine(8).work(3)) == {3}
