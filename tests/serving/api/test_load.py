@@ -85,6 +85,7 @@ class TestLoad:
         assert 0 < answer["usage"]["completion_tokens"] < 900
 
     def test_shutdown_ends_streams_in_order(self, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        slow_down(monkeypatch)
         monkeypatch.setattr(tiny_engine, "end_ids", frozenset())  # or the answer might end by itself
         body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1000, "stream": True, **HOT}
         lines: list[str] = []
