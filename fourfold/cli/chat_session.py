@@ -91,16 +91,14 @@ class Session:
         while True:
             try:
                 line = input("> ").strip()
+                if line == "/quit":
+                    return
+                self._handle(line)
             except EOFError:
                 print()
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at the prompt, or just behind an answer
                 self._console.print("\n[dim]/quit or Ctrl-D leaves[/dim]")
-                continue
-            if line == "/quit":
-                return
-            try:
-                self._handle(line)
             except UserError as error:
                 self._console.print(str(error), style="red", markup=False)
 
