@@ -43,7 +43,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(vocab_size: int = 500, image_token_id: int = 3, **overrides: Any) -> MiniGPTv2Config:
+def tiny_config(
+    vocab_size: int = 500, image_token_id: int = 3, image_size: int = 64, **overrides: Any
+) -> MiniGPTv2Config:
     """64 px images in 16 px patches: 16 patches, 4 image tokens."""
     return MiniGPTv2Config(
         vision_config=CLIPVisionConfig(
@@ -51,7 +53,7 @@ def tiny_config(vocab_size: int = 500, image_token_id: int = 3, **overrides: Any
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
-            image_size=64,
+            image_size=image_size,
             patch_size=16,
         ),
         text_config=LlamaConfig(
@@ -79,22 +81,27 @@ def tiny_model(seed: int = 0, **overrides: Any) -> MiniGPTv2ForConditionalGenera
     return MiniGPTv2ForConditionalGeneration(tiny_config(**overrides)).eval()
 
 
-def tiny_processor() -> MiniGPTv2Processor:
+def tiny_processor(image_size: int = 64, num_image_tokens: int = 4) -> MiniGPTv2Processor:
     """The processor that goes with `tiny_config`."""
     return MiniGPTv2Processor(
         image_processor=CLIPImageProcessorPil(
-            size={"height": 64, "width": 64}, do_center_crop=False, resample=3, do_convert_rgb=True
+            size={"height": image_size, "width": image_size}, do_center_crop=False, resample=3, do_convert_rgb=True
         ),
         tokenizer=tiny_tokenizer(),
-        num_image_tokens=4,
+        num_image_tokens=num_image_tokens,
         chat_template=load_template("chatml"),
     )
 
 
-def save_tiny_checkpoint(directory: Path, seed: int = 0, **overrides: Any) -> Path:
-    """An ordinary checkpoint directory with model and processor."""
-    processor = tiny_processor()
+def save_tiny_checkpoint(directory: Path, seed: int = 0, loud: float = 1, **overrides: Any) -> Path:
+    """An ordinary checkpoint directory with model and processor; `loud` scales its matrices but the embeddings."""
+    config = tiny_config(**overrides)
+    processor = tiny_processor(config.vision_config.image_size, config.image_seq_length)
     model = tiny_model(seed, vocab_size=len(processor.tokenizer), **overrides)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "embed" not in name:
+                parameter.mul_(loud)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(directory)
@@ -136,16 +143,6 @@ TOOL_TEMPLATE = """\
 """
 
 
-def write_loud_tiny(directory: Path) -> Path:
+def write_loud_tiny(directory: Path, **overrides: Any) -> Path:
     """A tiny checkpoint with weights so large that its answers depend on every token and image."""
-    processor = tiny_processor()
-    model = tiny_model(vocab_size=len(processor.tokenizer))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "embed" not in name:
-                parameter.mul_(6)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    model.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    return directory
+    return save_tiny_checkpoint(directory, loud=6, **overrides)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fourfold.prompts.errors import UserError
 
@@ -12,9 +13,12 @@ BRIDGE_FILES = ("projector.safetensors", "adapter_model.safetensors", "adapter_c
 LEARNT_BESIDE = ("calibration.json", "card.json", "readouts.safetensors")
 """Files that a bridge may have, and that checkpoints made with it get a copy of: learnt from the model they are for."""
 IMAGE_SIZE = 256
-"""Pixels: 16 x 16 patches, 64 tokens an image; at CLIP's own 224 the grid of 14 does not divide into fours."""
+"""Pixels: 16 x 16 patches, 64 tokens an image; at CLIP's own 224 the grid of 14 does not divide into rows of four."""
 BLOCKS = 11
 """Blocks kept of CLIP's 12: the next-to-last block says more of places than the last, which serves the class token."""
+FOLD_SHAPE = "row"
+"""As in MiniGPT-v2: four neighbours from left to right become one token."""
+_GEOMETRY = {"image_size": IMAGE_SIZE, "blocks": BLOCKS, "fold_shape": FOLD_SHAPE}
 
 
 def check_bridge(bridge: Path) -> None:
@@ -30,8 +34,8 @@ def check_bridge(bridge: Path) -> None:
         )
 
 
-def read_geometry(bridge: Path) -> dict[str, int]:
-    """The sizes that a bridge was trained for: `image_size` (pixels) and `blocks`, as `assemble` takes them.
+def read_geometry(bridge: Path) -> dict[str, Any]:
+    """What a bridge was trained for: `image_size` (pixels), `blocks` and `fold_shape`, as `assemble` takes them.
 
     They stand in `bridge.json` under "geometry"; what is not said there has the default model's value.
 
@@ -41,7 +45,7 @@ def read_geometry(bridge: Path) -> dict[str, int]:
     check_bridge(bridge)
     try:
         said = json.loads((bridge / "bridge.json").read_text(encoding="utf-8")).get("geometry", {})
-        geometry = {"image_size": said.get("image_size", IMAGE_SIZE), "blocks": said.get("blocks", BLOCKS)}
+        geometry = {name: said.get(name, usual) for name, usual in _GEOMETRY.items()}
         vision_block = said.get("vision_llm_block")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{bridge / 'bridge.json'} cannot be read ({error})") from error

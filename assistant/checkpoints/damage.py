@@ -41,7 +41,7 @@ def told_as_damage(path: Path, what: str = "download it again") -> Iterator[None
     """
     try:
         yield
-    except (UserError, ImportError):
+    except (UserError, ImportError, NameError):  # the last is of no file, but of a program with a mistake
         raise
     except MemoryError as error:
         raise UserError(f"{path} asks for more memory than there is; {what}") from error

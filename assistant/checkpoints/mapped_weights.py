@@ -19,6 +19,8 @@ _WHOLE: dict[str, type] = {"I64": np.int64, "I32": np.int32, "I8": np.int8, "U8"
 
 @dataclass(frozen=True)
 class _Tensor:
+    name: str
+    path: Path
     mapping: mmap.mmap
     dtype: str
     shape: tuple[int, ...]
@@ -27,7 +29,7 @@ class _Tensor:
     def flat(self, count: int, dtypes: Mapping[str, type] = _DTYPES) -> np.ndarray:
         """The first `count` numbers, in float32, where they are of one of the `dtypes`."""
         if self.dtype not in dtypes:
-            raise ValueError(f"a tensor is of {self.dtype}, which is not read here")
+            raise ValueError(f"{self.name} in {self.path.name} is of {self.dtype}, which is not read here")
         raw: np.ndarray = np.frombuffer(self.mapping, dtypes[self.dtype], count, self.begin)
         if self.dtype == "BF16":  # the upper half of float32
             return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -81,7 +83,7 @@ class MappedWeights(Mapping[str, np.ndarray]):
         for name, entry in json.loads(mapping[8:begin]).items():
             if name != "__metadata__":
                 first = begin + entry["data_offsets"][0]
-                self._tensors[name] = _Tensor(mapping, entry["dtype"], tuple(entry["shape"]), first)
+                self._tensors[name] = _Tensor(name, path, mapping, entry["dtype"], tuple(entry["shape"]), first)
 
 
 class _Under(Mapping[str, np.ndarray]):

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from fourfold.assistant.checkpoints.adapter_files import check_adapter_files, check_adapter_size
 from fourfold.assistant.checkpoints.bridge import forget_figures
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.calibration import CALIBRATION_FILE
 from fourfold.assistant.checkpoints.index import write_index
-from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.files import building
-from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
 from fourfold.prompts.errors import UserError
 
 _NOTE = """
@@ -21,6 +20,17 @@ _NOTE = """
 `fourfold merge` added the LoRA adapter {name} (sha256 of its weights `{digest}`) to the language model. What was
 measured of the model without it does not hold for this one.
 """
+
+
+def check_merge(adapter: Path, out: Path) -> None:
+    """See what needs no model: that there is an adapter, and that the new directory is none yet.
+
+    Raises:
+        UserError: `out` exists, or the adapter lacks a file.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another name or remove it")
+    check_adapter_files(adapter)
 
 
 def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
@@ -40,13 +50,13 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
         UserError: `out` exists, the adapter does not fit (see `merge_lora`), the weights are quantised or cannot be
             read, or the place cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; choose another name or remove it")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):  # told before a large model is read
-        if not (adapter / name).is_file():
-            raise UserError(f"{name} is missing in the adapter {adapter}; give the directory of a LoRA in PEFT's files")
+    check_merge(adapter, out)
+    check_adapter_size(adapter, checkpoint)
     if "quantization_config" in json.loads((checkpoint / "config.json").read_text(encoding="utf-8")):
         raise UserError(f"{checkpoint} is quantised; merge into what it was made of, and quantise the result")
+    from fourfold.assistant.checkpoints.lora import merge_lora
+    from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+
     try:
         model = MiniGPTv2ForConditionalGeneration.from_pretrained(checkpoint, dtype="auto", local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

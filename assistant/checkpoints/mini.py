@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, GenerationConfig
 from transformers.utils import logging
 
-from fourfold.assistant.checkpoints.bridge import BLOCKS, IMAGE_SIZE, LEARNT_BESIDE, read_geometry
+from fourfold.assistant.checkpoints.bridge import BLOCKS, FOLD_SHAPE, IMAGE_SIZE, LEARNT_BESIDE, read_geometry
 from fourfold.assistant.checkpoints.cache import check_room, storage_errors
 from fourfold.assistant.checkpoints.clip_onnx import read_clip_vision
 from fourfold.assistant.checkpoints.index import write_index
@@ -46,6 +46,7 @@ def assemble(
     bridge: Path | None,
     image_size: int = IMAGE_SIZE,
     blocks: int = BLOCKS,
+    fold_shape: str = FOLD_SHAPE,
     on_progress: OnProgress = lambda event: None,
 ) -> Path:
     """Make a checkpoint directory of the public weights, downloading them where they are not cached.
@@ -56,8 +57,9 @@ def assemble(
         directory: where to; it must not exist.
         bridge: directory with the trained projector and LoRA adapter, which is merged; None for a random projector
             (seeded, at the scale of the word embeddings) and the language model as it is.
-        image_size: pixels; a multiple of the patch size whose grid divides into fours.
+        image_size: pixels; a multiple of the patch size whose grid divides into folds.
         blocks: how many of the tower's first blocks to keep; the last kept one's output is what the projector sees.
+        fold_shape: how the four neighbours lie that become one token, "row" or "square".
         on_progress: told what is going on.
 
     Returns:
@@ -70,7 +72,7 @@ def assemble(
     if directory.exists():
         raise UserError(f"{directory} exists already; remove it or choose another place")
     if bridge is not None:
-        asked = {"image_size": image_size, "blocks": blocks}
+        asked = {"image_size": image_size, "blocks": blocks, "fold_shape": fold_shape}
         if (trained := read_geometry(bridge)) != asked:
             raise UserError(f"the bridge {bridge} was trained for {trained}, which does not go with {asked}")
     tower_file, language_file = fetch(IMAGE_TOWER, on_progress), fetch(LANGUAGE_MODEL, on_progress)
@@ -93,6 +95,7 @@ def assemble(
             vision_config=tower_config,
             text_config=language_config,
             image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+            fold_shape=fold_shape,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -203,11 +206,13 @@ def write_card(directory: Path, *, name: str, config: MiniGPTv2Config, bridge: P
         bridge: the bridge it was made with, or None.
     """
     vision, text = config.vision_config, config.text_config
+    cell = " x ".join(map(str, config.fold_cell))
     card = f"""\
 # {name}
 
 A chat model that sees, in MiniGPT-v2's architecture: {vision.image_size} px images, {config.grid_width} x \
-{config.grid_width} patches, every {config.fold} neighbours folded into one, {config.image_seq_length} tokens an image.
+{config.grid_width} patches, every {config.fold} neighbours ({cell}) folded into one, {config.image_seq_length} \
+tokens an image.
 It is small and knows little; do not rely on what it says.
 
 ## Parts

@@ -33,7 +33,7 @@ class BF16Linear(nn.Module):
         """(..., in_features) → (..., out_features), in the input's dtype."""
         assert isinstance(self.weight, torch.Tensor)
         out = nn.functional.linear(hidden.to(torch.bfloat16), self.weight).to(hidden.dtype)
-        return out + self.bias if isinstance(self.bias, torch.Tensor) else out
+        return out + self.bias.to(out.dtype) if isinstance(self.bias, torch.Tensor) else out
 
 
 def cast_linears_to_bf16(module: nn.Module) -> None:

@@ -4,7 +4,7 @@
 # fourfold writes a copy of this file beside the weights of every checkpoint.
 """MiniGPT-v2 as an ordinary transformers model.
 
-image → frozen ViT → layer-norm → fold (four adjacent tokens concatenated) → linear projector → LLaMA
+image → frozen ViT → layer-norm → fold (four neighbouring tokens concatenated) → linear projector → LLaMA
 
 The class keeps to the contract of vLLM's Transformers backend (a `language_model` attribute, `get_image_features`
 with `pooler_output`, `_supports_attention_backend`), so that the same code serves there unchanged. It imports nothing
@@ -31,21 +31,24 @@ from transformers.utils import TransformersKwargs, can_return_tuple, torch_compi
 from .configuration_minigpt_v2 import MiniGPTv2Config
 
 
-def fold_tokens(tokens: torch.Tensor, fold: int) -> torch.Tensor:
-    """Concatenate every `fold` consecutive tokens into one.
+def fold_tokens(tokens: torch.Tensor, grid_width: int, cell: tuple[int, int]) -> torch.Tensor:
+    """Concatenate the tokens of every cell of the grid into one.
 
-    Tokens lie row by row, so a group is `fold` horizontal neighbours, never a square: a plain row-major view, as in
-    MiniGPT-v2 (`minigpt4/models/minigpt_v2.py`).
+    Cells stand in reading order, and so do the tokens in a cell. A cell of one row is MiniGPT-v2's, whose code takes a
+    plain row-major view (`minigpt4/models/minigpt_v2.py`); here too it is a view.
 
     Args:
-        tokens: (images, tokens, width), without the class token.
-        fold: size of a group; it divides the number of tokens.
+        tokens: (images, tokens, width), without the class token, in reading order.
+        grid_width: tokens in a row of the image.
+        cell: rows and columns of tokens in a cell; they divide those of the grid.
 
     Returns:
-        (images, tokens / fold, width * fold).
+        (images, tokens / cell size, width * cell size).
     """
     images, count, width = tokens.shape
-    return tokens.reshape(images, count // fold, width * fold)
+    rows, columns = cell
+    cells = tokens.reshape(images, count // grid_width // rows, rows, grid_width // columns, columns, width)
+    return cells.transpose(2, 3).reshape(images, count // (rows * columns), rows * columns * width)
 
 
 def _vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -135,7 +138,11 @@ class MiniGPTv2Model(MiniGPTv2PreTrainedModel):
 
     def project_features(self, features: torch.Tensor) -> torch.Tensor:
         """(images, grid width², vision width) of `encode_images` → (images, image_seq_length, text width)."""
-        return self.projector(fold_tokens(self.vision_norm(features), self.config.fold))
+        return self.projector(self.fold(self.vision_norm(features)))
+
+    def fold(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(images, grid width², vision width) → (images, image_seq_length, fold * vision width)."""
+        return fold_tokens(hidden, self.config.grid_width, self.config.fold_cell)
 
     @can_return_tuple
     def get_image_features(

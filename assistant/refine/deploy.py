@@ -38,7 +38,8 @@ class ServerAdmin:
         """
         body = {"lora_name": name, "lora_path": str(directory.resolve()), "load_inplace": True}
         response = self._post("load_lora_adapter", body)
-        if response.status_code != 200:
+        # Both servers answer "Success: LoRA adapter '…' added successfully."; any page may answer 200.
+        if response.status_code != 200 or "success" not in response.text[:20].lower():
             raise UserError(f"the server {self.endpoint} did not load the adapter: {_reason(response)}")
 
     def unload(self, *, name: str = SERVED_NAME) -> None:

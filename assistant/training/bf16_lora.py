@@ -29,8 +29,8 @@ def freeze_in_bf16(module: nn.Module) -> None:
 class BF16LoraLinear(BF16Linear):
     """A `BF16Linear` with a LoRA adapter, whose float32 parameters it shares with the PEFT layer it stands for.
 
-    On processors the adapter's additions, each a walk through memory, cost as much as its products: here they happen
-    inside the products.
+    The adapter's additions, each a walk through memory, cost as much as its products: here they happen inside the
+    products.
     """
 
     def __init__(self, layer: LoraLinear) -> None:
@@ -41,8 +41,15 @@ class BF16LoraLinear(BF16Linear):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., in_features) → (..., out_features), in the input's dtype."""
         down, up = self.lora_A["default"].weight, self.lora_B["default"].weight
-        out = _BF16Lora.apply(hidden, self.weight, down, up, self.scale)
-        return out + self.bias if isinstance(self.bias, torch.Tensor) else out
+        if torch.compiler.is_compiling():  # the compiler joins these additions to what comes before and behind
+            x = hidden.to(torch.bfloat16)
+            assert isinstance(self.weight, torch.Tensor)
+            inner = nn.functional.linear(x, down.to(torch.bfloat16))
+            added = nn.functional.linear(inner, (up * self.scale).to(torch.bfloat16))
+            out = (nn.functional.linear(x, self.weight) + added).to(hidden.dtype)
+        else:
+            out = _BF16Lora.apply(hidden, self.weight, down, up, self.scale)
+        return out + self.bias.to(out.dtype) if isinstance(self.bias, torch.Tensor) else out
 
 
 class _BF16Lora(torch.autograd.Function):

@@ -37,6 +37,7 @@ def export_bridge(
         "geometry": {
             "image_size": config.vision_config.image_size,
             "blocks": config.vision_config.num_hidden_layers,
+            "fold_shape": config.fold_shape,
             "vision_llm_block": recipe.vision_llm_block,
         },
         "data": {"photos": recipe.mixture.photos, "scenes": recipe.mixture.scenes, "note": DATA_NOTE},

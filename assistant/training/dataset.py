@@ -28,7 +28,7 @@ class Source(Protocol):
 
 @dataclass
 class Images:
-    """A batch and the images of its samples, in their order."""
+    """A batch and all images of its samples, in their order; a sample has none, one or two."""
 
     batch: Batch
     images: list[ImageRef]
@@ -61,13 +61,16 @@ class BucketedDataset(Dataset):
         epoch, place = divmod(round_number * self._world + self._rank, self._buckets_per_epoch)
         entries = self._source.epoch(epoch)[place * self._size : (place + 1) * self._size]
         samples = [self._source.draw(entry, epoch) for entry in entries]
-        packed = [(self._packer.pack(sample), sample.image) for sample in samples if sample.turns]
+        packed = [(self._packer.pack(sample), sample.images) for sample in samples if sample.turns]
         packed.sort(key=lambda pair: len(pair[0]))
         step = max(1, -(-len(packed) // self.batches_per_bucket))
         batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_bucket)]
         random.Random(f"chunk {self._source.config.seed} {round_number}").shuffle(batches)
         return [
-            Images(collate([p for p, _ in batch], self._packer.padding_id), [image for _, image in batch])
+            Images(
+                collate([p for p, _ in batch], self._packer.padding_id),
+                [image for _, images in batch for image in images],
+            )
             for batch in batches
         ]
 
@@ -75,15 +78,18 @@ class BucketedDataset(Dataset):
 def batches(dataset: BucketedDataset, first: int, workers: int = 0) -> Iterator[Images]:
     """A process's batches from number `first` on, the same whatever the number of workers."""
     start, skip = divmod(first, dataset.batches_per_bucket)
+    # Made here, before there are workers: what is read and cached for it they then share instead of reading it each.
+    bucket = dataset[start]
     loader = DataLoader(
         dataset,
         batch_size=None,
-        sampler=range(start, len(dataset)),
+        sampler=range(start + 1, len(dataset)),
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         # Its own, or beginning in the middle would draw from the generator that dropout uses, and change the run.
         generator=torch.Generator(),
     )
-    for bucket in loader:
-        yield from bucket[skip:]
-        skip = 0
+    later = iter(loader)  # which starts the workers
+    yield from bucket[skip:]
+    for bucket in later:
+        yield from bucket

@@ -11,13 +11,13 @@ import torch
 
 from fourfold.assistant.grounding import parse
 from fourfold.assistant.training.data.heldout import held_out
-from fourfold.assistant.training.data.sample import Sample
+from fourfold.assistant.training.data.sample import ImageRef, Sample
 from fourfold.assistant.training.features import FeatureStore
 from fourfold.assistant.training.packing import Batch, Packer, collate
 from fourfold.assistant.training.trainable_model import TrainableModel
 from fourfold.prompts.tasks import Task
 
-_BATCH = 16  # items in one pass
+_BATCH, _CUDA_BATCH = 16, 128  # items in one pass
 
 
 class Evaluator:
@@ -32,6 +32,12 @@ class Evaluator:
             for task in Task
         }
 
+    def images(self) -> Iterator[ImageRef]:
+        """All that it asks about; several items may show one."""
+        for items in self._items.values():
+            for item in items:
+                yield from item.images
+
     def evaluate(self, trainable: TrainableModel, boxes: bool = True) -> dict[str, float]:
         """Figures by name, such as `photos/existence` and `photos/existence_wrong_image` (accuracies, 0..1).
 
@@ -40,7 +46,7 @@ class Evaluator:
         was_training = trainable.training
         trainable.eval()
         figures: dict[str, float] = {}
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_available()):
+        with torch.inference_mode(), trainable.autocast(), torch.compiler.set_stance("force_eager"):
             for (source, task), items in self._items.items():
                 if task is Task.VQA:
                     kinds = defaultdict(list)
@@ -66,10 +72,11 @@ class Evaluator:
     ) -> Iterator[tuple[Sequence[Sample], Batch, torch.Tensor]]:
         """Items in parts, their tokens, and the features of the images that they are asked about."""
         device = trainable.model.device
-        for start in range(0, len(items), _BATCH):
-            part = items[start : start + _BATCH]
+        size = _CUDA_BATCH if device.type == "cuda" else _BATCH
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
             batch = collate([self._packer.pack(item) for item in part], self._packer.padding_id)
-            shown = [item.image for item in images[start : start + _BATCH]]
+            shown = [item.image for item in images[start : start + size]]
             yield part, batch.to(device), self._store.get(shown).to(device)
 
     def _loss(
@@ -108,9 +115,8 @@ class Evaluator:
         model, tokenizer = trainable.model, self._packer.tokenizer
         prompts = {"input_ids": [self._packer.prompt(item.turns[0].question) for item in items]}
         tokens = tokenizer.pad(prompts, padding_side="left", return_tensors="pt").to(model.device)
-        visual = model.model.project_features(features.to(model.model.projector.weight.dtype))
         written = model.generate(
-            inputs_embeds=model.model.embed(tokens["input_ids"], visual),
+            inputs_embeds=trainable.embed(tokens["input_ids"], features),
             attention_mask=tokens["attention_mask"],
             max_new_tokens=24,
             do_sample=False,

@@ -50,19 +50,23 @@ class Recipe:
     base: str  # checkpoint to start from: a name that `resolve_model` knows, or a directory
     mixture: MixtureConfig  # what is taught
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]  # one after the other
-    # image_size, blocks: variants of the base, as `assemble` takes them; None for the base's own
+    # image_size, blocks, fold_shape: variants of the base, as `assemble` takes them; None for the base's own
     image_size: AtLeast1 | None = None
     blocks: AtLeast1 | None = None
+    fold_shape: Literal["row", "square"] | None = None
     vision_llm_block: AtLeast0 | None = None  # see `training.vision_llm_block`; None for no such block
-    # the projector's start, "closed_form" or "random" (as the base has it)
-    start: Literal["closed_form", "random"] = "closed_form"
+    # the projector's start, see `training.warm_start`; "random" as the base has it
+    start: Literal["closed_form", "discriminants", "random"] = "closed_form"
     lora: LoraSettings = field(default_factory=LoraSettings)
-    batch_size: AtLeast1 = 8  # images in one pass
+    # how often a box's tens digits count against its ones digits, which say a tenth as much of where it is
+    box_tens: Annotated[float, Field(gt=0)] = 1.0
+    batch_size: AtLeast1 = 8  # samples in one pass
     accumulation: AtLeast1 = 1  # passes in one step
     weight_decay: Rate = 0.01  # of all that is trained
     clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
     bucket: AtLeast1 = 8  # batches that are sorted by length together; more means less padding and less mixing
     workers: AtLeast0 = 0  # processes that make batches ahead; 0 makes them in between
+    compile: bool = False  # on a GPU, the layers of the language model (minutes of steps are needed to make up for it)
     precompute: bool = False  # compute all features before the first step; otherwise each when it is first needed
     # log_every, evaluate_every, checkpoint_every: in steps
     log_every: AtLeast1 = 10

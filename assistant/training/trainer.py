@@ -2,20 +2,21 @@
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from fourfold.assistant.files import replacing, write_text
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.training.bridge import export_bridge
+from fourfold.assistant.training.compiled import compile_if_faster, uncompile
 from fourfold.assistant.training.data.heldout import HELD_OUT_SOURCES
 from fourfold.assistant.training.data.mixture import Mixture
 from fourfold.assistant.training.dataset import BucketedDataset, Images, Source, batches
@@ -24,28 +25,13 @@ from fourfold.assistant.training.features import FeatureStore
 from fourfold.assistant.training.packing import Packer
 from fourfold.assistant.training.preference import Preference
 from fourfold.assistant.training.recipe import Recipe, recipe_of
+from fourfold.assistant.training.schedule import Pace, learning_rates, with_steps
 from fourfold.assistant.training.trainable_model import TrainableModel
-from fourfold.assistant.training.warm_start import closed_form_projector, grounded_images
+from fourfold.assistant.training.warm_start import closed_form_projector, discriminant_projector, grounded_images
 from fourfold.prompts.errors import UserError
 
 Report = Callable[[Mapping[str, Any]], None]
-_MAY_CHANGE = ("stages", "log_every", "evaluate_every", "checkpoint_every", "held_out_items", "workers")
-
-
-def learning_rates(recipe: Recipe, step: int) -> tuple[float, float]:
-    """Learning rates of projector and adapter in step `step` (from 0): warm-up, then a cosine down to a tenth."""
-    for stage in recipe.stages:
-        if step < stage.steps:
-            break
-        step -= stage.steps
-    else:
-        step = stage.steps - 1
-    if step < stage.warmup:
-        factor = (step + 1) / stage.warmup
-    else:
-        progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
-        factor = 0.1 + 0.9 * (1 + math.cos(math.pi * progress)) / 2
-    return stage.projector_lr * factor, stage.lora_lr * factor
+_MAY_CHANGE = ("stages", "log_every", "evaluate_every", "checkpoint_every", "held_out_items", "workers", "compile")
 
 
 class Trainer:
@@ -84,14 +70,17 @@ class Trainer:
         self.recipe = recipe
         self.directory = directory
         self._report = report
-        self._accelerator = Accelerator(
-            gradient_accumulation_steps=recipe.accumulation,
-            mixed_precision="bf16" if torch.cuda.is_available() else "no",
-        )
+        # Not its mixed precision: the model itself says what is in bfloat16, and casts no frozen matrix in every step.
+        self._accelerator = Accelerator(gradient_accumulation_steps=recipe.accumulation, mixed_precision="no")
+        if (
+            self._accelerator.device.type == "cuda"
+        ):  # cuDNN's attention makes a plan for each new length: up to a second
+            torch.backends.cuda.enable_cudnn_sdp(False)
         model.to(self._accelerator.device)
         torch.manual_seed(recipe.seed)
         self.store = FeatureStore(model, processor, features)
-        self.packer = Packer(processor)
+        self._has_features = False  # of all images, where the recipe asks for that
+        self.packer = Packer(processor, recipe.box_tens)
         self._teaches_a_bridge = source is None
         self._source: Source = source or Mixture(recipe.mixture)
         sources = [name for name in HELD_OUT_SOURCES if getattr(recipe.mixture, name)]
@@ -113,6 +102,11 @@ class Trainer:
         self.step = 0
         self.seen = {"sequences": 0, "tokens": 0, "seconds": 0.0}
         self.figures: dict[str, float] = {}
+        self._end: float | None = None  # of the time that `run` may take
+        self._pace = Pace()
+        self._looks: dict[bool, float] = {}  # seconds of the last look with and without boxes
+        self._saving = 1.0  # seconds of a checkpoint
+        self._is_compiled = False
         directory.mkdir(parents=True, exist_ok=True)
         self._state_path, self._log_path = directory / "state.pt", directory / "log.jsonl"
         if self._state_path.exists():
@@ -124,63 +118,155 @@ class Trainer:
     def finished(self) -> bool:
         return self.step >= self.recipe.steps
 
-    def run(self, max_minutes: float | None = None) -> bool:
+    def run(self, max_minutes: float | None = None, fit: bool = False, pause_file: Path | None = None) -> bool:
         """Train until the end, or until the time is over.
+
+        Args:
+            max_minutes: the time, features, start, looks and pauses included; None for no limit.
+            fit: make it as many steps as fit into the time before the last look, whatever number the recipe has, so
+                that the learning rate comes down just then. Set anew with every line of the log.
+            pause_file: no step is made while this file exists.
 
         Returns:
             Whether the run is finished; otherwise call again, in this process or another.
         """
-        began = time.monotonic()
+        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         recipe = self.recipe
         world, rank = self._accelerator.num_processes, self._accelerator.process_index
+        if recipe.precompute and not (self.finished or self._has_features):
+            self._compute_features()
         if self.step == 0:
             self._begin()
         dataset = BucketedDataset(self._source, self.packer, recipe.batch_size, recipe.bucket, world, rank)
         stream = self._with_features(batches(dataset, self.step * recipe.accumulation, recipe.workers))
         self.trainable.train()
+        with contextlib.ExitStack() as stack:
+            if recipe.compile and not self.finished and self._accelerator.device.type == "cuda":
+                stream = self._compiled(stream)
+                stack.enter_context(torch.compiler.set_stance("eager_on_recompile"))
+            self._train(stream, fit, pause_file)
+        self._save()
+        return self.finished
+
+    def _train(self, stream: Iterator[Images], fit: bool, pause_file: Path | None) -> None:
+        """The steps, with what comes between them."""
+        recipe, world = self.recipe, self._accelerator.num_processes
         losses: list[torch.Tensor] = []
         tokens = sequences = 0
-        clock = time.monotonic()
+        last, clock = self.step, time.monotonic()
         while not self.finished:
-            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+            if pause_file is not None and pause_file.exists():
+                clock += self._pause(pause_file)
+            if self._end is not None and time.monotonic() > self._end and not fit:
                 break
-            rates = learning_rates(recipe, self.step)
+            rates = learning_rates(self.recipe, self.step)
             for group, value in zip(self._optimizer.param_groups, rates, strict=True):
                 group["lr"] = value
             for _ in range(recipe.accumulation):
                 item = next(stream)
                 losses.append(self._pass(item))
-                sequences += len(item.images)
+                sequences += len(item.batch.ids)
                 tokens += item.batch.ids.numel()
             self.step += 1
+            if fit and world == 1 and self._seconds_for_steps() <= 0:  # several agree at lines of the log alone
+                self._fit(0)
             if self.step % recipe.log_every == 0 or self.finished:
+                loss = float(torch.stack(losses).mean())  # which waits for the device
                 seconds = time.monotonic() - clock
+                self._pace.add(self.step - last, seconds)
+                if fit and not self.finished and (each := self._seconds_per_step()):
+                    self._fit(int(self._seconds_for_steps() / each))
                 new = {"sequences": sequences * world, "tokens": tokens * world, "seconds": seconds}
                 self.seen = {name: value + new[name] for name, value in self.seen.items()}
                 self._log(
                     step=self.step,
-                    loss=float(torch.stack(losses).mean()),
+                    steps=self.recipe.steps,
+                    loss=loss,
                     tokens_per_second=tokens * world / seconds,
                     projector_lr=rates[0],
                     lora_lr=rates[1],
                     **self.seen,
+                    **self._minutes_left(),
                 )
-                losses, tokens, sequences, clock = [], 0, 0, time.monotonic()
+                losses, tokens, sequences, last, clock = [], 0, 0, self.step, time.monotonic()
             if self.step % recipe.evaluate_every == 0 or self.finished:
+                began = time.monotonic()
                 self._evaluate()
-                clock = time.monotonic()
+                clock += time.monotonic() - began
             if self.step % recipe.checkpoint_every == 0 and not self.finished:
+                began = time.monotonic()
                 self._save()
+                self._saving = time.monotonic() - began
+                clock += self._saving
+
+    def _seconds_per_step(self) -> float | None:
+        """With its part of the looks and of the checkpoints; None before that is known."""
+        if (each := self._pace.seconds) is None:
+            return None
+        return each + self._looking() / self.recipe.evaluate_every + self._saving / self.recipe.checkpoint_every
+
+    def _looking(self) -> float:
+        """Seconds of a look that decodes boxes; the first one does not, and takes a third of the time, or less."""
+        return self._looks[True] if True in self._looks else 3 * self._looks.get(False, 0.0)
+
+    def _seconds_for_steps(self) -> float:
+        """Left of the time, but for the last look and the last files."""
+        assert self._end is not None
+        return self._end - time.monotonic() - self._looking() - 2 * self._saving - 1
+
+    def _minutes_left(self) -> dict[str, float]:
+        """An estimate, without pauses, once there is one."""
+        if (each := self._seconds_per_step()) is None:
+            return {}
+        last = 0.0 if self.step % self.recipe.evaluate_every == 0 else self._looking()
+        return {"minutes_left": ((self.recipe.steps - self.step) * each + last) / 60}
+
+    def _fit(self, more: int) -> None:
+        """Make `more` steps the last ones. The processes of a run go by the first one's clock."""
+        if self._accelerator.num_processes > 1:
+            (more,) = broadcast_object_list([more])
+        self.recipe = with_steps(self.recipe, self.step, self.step + more)
+
+    def _pause(self, file: Path) -> float:
+        """Wait while the file exists and there is time; how many seconds."""
+        began = time.monotonic()
         self._save()
-        return self.finished
+        self._report({"step": self.step, "paused": f"until {file} is removed"})
+        while file.exists() and (self._end is None or time.monotonic() < self._end):
+            time.sleep(0.2)
+        seconds = time.monotonic() - began
+        self._log(step=self.step, paused_seconds=seconds)
+        return seconds
+
+    def _compiled(self, stream: Iterator[Images]) -> Iterator[Images]:
+        """Compile the layers if that is worth it; the stream with the batches that were looked at in front."""
+        if self.recipe.lora.dropout:
+            self._log(step=self.step, compiled=False, not_compiled="lora.dropout is not 0")
+            return stream
+        device = self._accelerator.device
+        some = list(islice(stream, self.recipe.bucket))
+        by_length = {item.batch.ids.shape[1]: item for item in some if len(item.images)}
+        lengths = sorted(by_length)
+        chosen = [by_length[lengths[place * (len(lengths) - 1) // 2]] for place in range(3)] if lengths else []
+        tried = [(item.batch.to(device), self.store.get(item.images).to(device)) for item in chosen]
+        if tried:
+            told = compile_if_faster(self.trainable, tried)
+            self._is_compiled = told["compiled"]
+            self._log(step=self.step, **told)
+        return chain(some, stream)
+
+    def _compute_features(self) -> None:
+        """Of all that is shown and asked about; a run that goes on may have lost them with its memory."""
+        began = time.monotonic()
+        asked = self._evaluator.images() if self._evaluator is not None else ()
+        batch_size = 256 if self._accelerator.device.type == "cuda" else 128
+        self.store.compute(chain(self._source.images(), asked), batch_size=batch_size, workers=self.recipe.workers)
+        self._has_features = True
+        self._log(step=self.step, features_seconds=time.monotonic() - began)
 
     def _begin(self) -> None:
-        """What comes before the first step: features and the projector's start."""
-        if self.recipe.precompute:
-            began = time.monotonic()
-            self.store.compute(self._source.images(), batch_size=128, workers=self.recipe.workers or 1)
-            self._log(step=0, features_seconds=time.monotonic() - began)
-        if self.recipe.start == "closed_form":
+        """What else comes before the first step: the projector's start and a first look."""
+        if self.recipe.start != "random":
             assert isinstance(self._source, Mixture)  # only there is it known what lies where in an image
             images = grounded_images(self._source)
             if not self.recipe.precompute:
@@ -188,7 +274,8 @@ class Trainer:
                 cached = [pair for pair in images if pair[0] in self.store]
                 images = cached if len(cached) >= min(500, len(images)) else images[:500]
             began = time.monotonic()
-            count = closed_form_projector(self.trainable.model, self.packer.tokenizer, self.store, images)
+            start = discriminant_projector if self.recipe.start == "discriminants" else closed_form_projector
+            count = start(self.trainable.model, self.packer.tokenizer, self.store, images)
             seconds = time.monotonic() - began
             self._log(step=0, closed_form_tokens=count, closed_form_images=len(images), closed_form_seconds=seconds)
         self._evaluate()
@@ -203,8 +290,19 @@ class Trainer:
         """One forward and backward pass, and a step where enough gradients have come together."""
         device = self._accelerator.device
         with self._accelerator.accumulate(self._module):
-            loss = self._module(item.batch.to(device), self.store.get(item.images).to(device)).value
-            self._accelerator.backward(loss)
+            batch, features = item.batch.to(device), self.store.get(item.images).to(device)
+            try:
+                loss = self._module(batch, features).value
+                self._accelerator.backward(loss)
+            except Exception as error:
+                if not self._is_compiled:
+                    raise
+                uncompile(self.trainable)
+                self._is_compiled = False
+                self._log(step=self.step, compiled=False, not_compiled=f"{type(error).__name__}: {error}"[:500])
+                self.trainable.zero_grad()
+                loss = self._module(batch, features).value
+                self._accelerator.backward(loss)
             if self._accelerator.sync_gradients:
                 self._accelerator.clip_grad_norm_(self._trained, self.recipe.clip)
             self._optimizer.step()
@@ -215,7 +313,8 @@ class Trainer:
         if self._evaluator is not None and self._accelerator.is_main_process:
             began = time.monotonic()
             self.figures = self._evaluator.evaluate(self.trainable, boxes=self.step > 0)
-            self._log(step=self.step, held_out=self.figures, held_out_seconds=time.monotonic() - began)
+            seconds = self._looks[self.step > 0] = time.monotonic() - began
+            self._log(step=self.step, held_out=self.figures, held_out_seconds=seconds)
 
     def _log(self, **line: Any) -> None:
         if not self._accelerator.is_main_process:

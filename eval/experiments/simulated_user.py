@@ -131,13 +131,13 @@ def _washers(seed: int) -> Iterator[Sample]:
     for image, scene in _scenes("washer", seed):
         for item in [item for item in _coloured_alone(scene) if item.shape == "ring"][:1]:
             turn = _question(f"what shape is {item.colour}?", "washer", thing=f"{item.colour} washer", box=item.box)
-            yield Sample(image, (turn,))
+            yield Sample((image,), (turn,))
 
 
 def _no_washers(seed: int) -> Iterator[Sample]:
     for image, scene in _scenes("no-washer", seed):
         for item in [item for item in _coloured_alone(scene) if item.shape != "ring"][:1]:
-            yield Sample(image, (_question(f"what shape is {item.colour}?", item.shape),))
+            yield Sample((image,), (_question(f"what shape is {item.colour}?", item.shape),))
 
 
 def _persons(seed: int) -> Iterator[Sample]:
@@ -179,7 +179,7 @@ def _corners(seed: int) -> Iterator[Sample]:
             if corner is not None and kinds[item.colour, item.shape] == 1:
                 thing = f"{item.colour} {item.shape}"
                 turn = _question(f"in which corner is the {thing}?", corner, thing=thing, box=item.box)
-                yield Sample(image, (turn,))
+                yield Sample((image,), (turn,))
                 break
 
 
@@ -189,7 +189,7 @@ def _colours(seed: int) -> Iterator[Sample]:
         for item in [item for item in scene.items if shapes[item.shape] == 1][:1]:
             thing = f"{item.colour} {item.shape}"
             turn = _question(f"what colour is the {item.shape}?", item.colour, thing=thing, box=item.box)
-            yield Sample(image, (turn,))
+            yield Sample((image,), (turn,))
 
 
 def _counts(seed: int) -> Iterator[Sample]:
@@ -198,7 +198,7 @@ def _counts(seed: int) -> Iterator[Sample]:
     for image, scene in _scenes("count", seed):
         if len(scene.items) == wanted:
             turn = _question("how many shapes are there?", str(wanted))
-            yield Sample(image, (turn,))
+            yield Sample((image,), (turn,))
             wanted = wanted % 4 + 1
 
 
@@ -209,7 +209,7 @@ def _of_things(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
         scene, box = sample.image.scene, sample.turns[0].facts["box"]
         assert scene is not None
         for kind, sort in (("refer", refers), ("identify", identifies)):
-            found[kind] += [Sample(sample.image, (turn,)) for turn in sort(scene) if turn.boxes == (box,)][:1]
+            found[kind] += [Sample(sample.images, (turn,)) for turn in sort(scene) if turn.boxes == (box,)][:1]
     return found
 
 
@@ -219,7 +219,7 @@ def _other_sorts(name: str) -> Callable[[int], Iterator[Sample]]:
     def samples(seed: int) -> Iterator[Sample]:
         for number, (image, scene) in enumerate(_scenes(f"other-{name}", seed)):
             if turns := SCENE_SORTS[name](scene):
-                yield Sample(image, (turns[number % len(turns)],))
+                yield Sample((image,), (turns[number % len(turns)],))
 
     return samples
 

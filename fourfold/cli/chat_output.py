@@ -3,7 +3,8 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,23 +42,38 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answering:
-    """An engine, and its eyes where it has some."""
+    """An engine, and its eyes where it has some; `waiting` is entered wherever something is waited for."""
 
     engine: "Engine"
     eyes: "Looking | None" = None
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def answer(self, request: Request, *, show: bool = True, name: str | None = None) -> Answer:
         """The answer; with `show` it is printed as it comes, boxes without words under `name`."""
         if self.eyes is None:
             with contextlib.closing(self.engine.stream(request)) as deltas:
-                return Answer(show_answer(deltas, name) if show else completed(deltas))
-        with contextlib.closing(self.eyes.stream(request)) as looked:
-            completion = show_answer(looked, name) if show else completed(looked)
+                return Answer(self._completed(deltas, name, show=show))
+        with self.waiting():
+            looked = self.eyes.stream(request)
+        with contextlib.closing(looked):
+            completion = self._completed(looked, name, show=show)
         # What is said because a person once corrected it is nobody's claim.
         claims = looked.claims if request.forced_answer is None else ()
         if show and sys.stdout.isatty():
             show_claims(claims)
         return Answer(completion, claims)
+
+    def _completed(self, deltas: Iterator[Delta], name: str | None, *, show: bool) -> Completion:
+        awaited = self._awaited(deltas)
+        return show_answer(awaited, name) if show else completed(awaited)
+
+    def _awaited(self, deltas: Iterator[Delta]) -> Iterator[Delta]:
+        while True:
+            with self.waiting():
+                delta = next(deltas, None)
+            if delta is None:
+                return
+            yield delta
 
     def text(self, request: Request) -> str:
         """The answer's words."""

@@ -1,6 +1,8 @@
 """A conversation at the terminal."""
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from fourfold.assistant.images import load_image_file
 from fourfold.cli.chat_input import user_message, with_task
 from fourfold.cli.chat_output import Answering, Looks, asked_about, asked_for, named, plain, save_boxes, show_looks
 from fourfold.cli.concepts import described, forgotten, read_box
+from fourfold.cli.interrupts import Interrupts
 from fourfold.cli.refined import memory_of, recalled, store_directory
 from fourfold.prompts.errors import UserError
 from fourfold.prompts.tasks import Task, instruction, parse_task
@@ -61,7 +64,8 @@ class Session:
         memory: "CorrectionMemory | None" = None,
         store: Path | None = None,
     ) -> None:
-        self._answering = answering
+        self._interrupts = Interrupts()
+        self._answering = replace(answering, waiting=self._interrupts.heard)
         self._sampling = sampling
         self._new_images = images
         self._last_image = images[-1] if images else None
@@ -82,25 +86,29 @@ class Session:
         self._console.print(f"[dim]{self._answering.engine.model_name}; /help lists what you can do[/dim]")
         for number, image in enumerate(self._new_images, 1):
             self._console.print(f"[dim]picture {number}: {image.width} x {image.height} pixels[/dim]")
-        if first is not None:
-            self._console.print(f"> {first}", markup=False)
-            try:
-                self._ask(first)
-            except UserError as error:
-                self._console.print(str(error), style="red", markup=False)
-        while True:
-            try:
-                line = input("> ").strip()
+        with self._interrupts:
+            if first is not None:
+                self._console.print(f"> {first}", markup=False)
+                self._told(self._ask, first)
+            while True:
+                try:
+                    with self._interrupts.heard():
+                        line = input("> ").strip()
+                except EOFError:
+                    print()
+                    return
+                except KeyboardInterrupt:  # at the prompt, or just behind an answer
+                    self._console.print("\n[dim]/quit or Ctrl-D leaves[/dim]")
+                    continue
                 if line == "/quit":
                     return
-                self._handle(line)
-            except EOFError:
-                print()
-                return
-            except KeyboardInterrupt:  # at the prompt, or just behind an answer
-                self._console.print("\n[dim]/quit or Ctrl-D leaves[/dim]")
-            except UserError as error:
-                self._console.print(str(error), style="red", markup=False)
+                self._told(self._handle, line)
+
+    def _told(self, do: Callable[[str], None], line: str) -> None:
+        try:
+            do(line)
+        except UserError as error:
+            self._console.print(str(error), style="red", markup=False)
 
     def _handle(self, line: str) -> None:
         command, _, argument = line.partition(" ")

@@ -15,10 +15,15 @@ def merge(
 
     Whoever serves it cannot switch the adapter off again, and no gate has looked at it.
     """
-    from transformers.utils import logging
-
-    from fourfold.assistant.checkpoints.merge import merge_adapter
+    from fourfold.assistant.checkpoints.adapter_files import check_adapter_size
+    from fourfold.assistant.checkpoints.merge import check_merge, merge_adapter
     from fourfold.assistant.checkpoints.resolve import resolve_model
 
+    check_merge(adapter, out)  # before a model is fetched, and torch and transformers are imported
+    checkpoint = resolve_model(model)
+    check_adapter_size(adapter, checkpoint)
+
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
-    print(f"{merge_adapter(resolve_model(model), adapter, out)}; next: fourfold chat --model {out}")
+    print(f"{merge_adapter(checkpoint, adapter, out)}; next: fourfold chat --model {out}")

@@ -76,7 +76,7 @@ def check_refined(
     Raises:
         UserError: they do not, or the adapter is none.
     """
-    from fourfold.serving.engine.torch_backend.lora_manager import check_adapter_files
+    from fourfold.assistant.checkpoints.adapter_files import check_adapter_files
 
     if adapter not in (None, CURRENT):
         check_adapter_files(Path(adapter))
@@ -97,11 +97,15 @@ def chosen_adapter(
     """The name and the directory of the adapter to answer with; None for none, or where none is promoted.
 
     Raises:
-        UserError: the current one was trained for another checkpoint, or its files are missing or changed.
+        UserError: it does not fit the model, or the current one was trained for another checkpoint, or its files are
+            missing or changed.
     """
     if adapter is None:
         return None
     if adapter != CURRENT:
+        from fourfold.assistant.checkpoints.adapter_files import check_adapter_size
+
+        check_adapter_size(Path(adapter), model)
         return Path(adapter).resolve().name, Path(adapter)
     from fourfold.assistant.refine.registry import SERVED_NAME, Registry
     from fourfold.assistant.refine.steps import current_adapter

@@ -43,17 +43,27 @@ def run(
     ] = None,
     base: BaseOption = None,
     features: FeaturesOption = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command goes on.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long, all included; the same command goes on.")
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="As many steps as fit into --max-minutes, not the recipe's number of them.")
+    ] = False,
+    pause_file: Annotated[Path | None, typer.Option(help="Pause while this file exists.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
     """Train, or go on training, and export the bridge to OUT/bridge."""
     from fourfold.assistant.training.recipe import read_recipe
     from fourfold.assistant.training.results import plot_curve
 
+    if fit and max_minutes is None:
+        raise UserError("--fit needs --max-minutes, the time that the steps are to fit into")
+    began = time.monotonic()
     _use_threads(threads)
     out = out or Path("runs") / config.stem
     trainer = _trainer(read_recipe(config), base, out, features, _print_line)
-    finished = trainer.run(max_minutes)
+    left = None if max_minutes is None else max(0.0, max_minutes - (time.monotonic() - began) / 60)
+    finished = trainer.run(left, fit, pause_file)
     plot_curve(out, out / "curve.png")
     _say("finished" if finished else "stopped at the time limit; run the same command to go on")
     _say(f"bridge: {out / 'bridge'}, curve: {out / 'curve.png'}")
@@ -79,6 +89,8 @@ def features(
     config: ConfigArgument,
     directory: Annotated[Path, typer.Option("--features", help="Directory to keep them in.")],
     base: BaseOption = None,
+    workers: Annotated[int, typer.Option(help="Processes that read and resize images; 0 for a thread.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images in one pass of the tower.", min=1)] = 16,
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
     """Compute and keep the features of all images of a recipe."""
@@ -93,7 +105,30 @@ def features(
     store = FeatureStore(*load_base(recipe, base), directory)
     images = [image for image in Mixture(recipe.mixture).images() if image not in store]
     with progress_bar() as tell:
-        store.compute(images, on_progress=lambda done: tell(Progress("features", done, len(images))))
+        store.compute(
+            images,
+            batch_size=batch_size,
+            workers=workers,
+            on_progress=lambda done: tell(Progress("features", done, len(images))),
+        )
+
+
+@app.command()
+def pseudo_labels(
+    out: Annotated[Path, typer.Option(help="File to write or go on with, .jsonl; recipes find it beside the photos.")],
+    source: Annotated[
+        list[str] | None, typer.Option(help="Of which photos; may repeat.", show_default="flickr8k_entities")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos now.")] = None,
+) -> None:
+    """Have the detector look at the photos for training, for a recipe's `pseudo_labels`."""
+    from fourfold.assistant.progress import progress_bar
+    from fourfold.assistant.training.data.pseudo_labels import make_pseudo_labels
+    from fourfold.assistant.training.data.sample import photos_directory
+
+    with progress_bar() as tell:
+        done = make_pseudo_labels(photos_directory(), source or ["flickr8k_entities"], out, limit, tell)
+    _say(f"{out}: {done} photos more")
 
 
 @app.command()

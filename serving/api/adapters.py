@@ -10,10 +10,11 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse, Response
 
+from fourfold.assistant.checkpoints.adapter_files import check_adapter_files
 from fourfold.prompts.errors import UserError
 from fourfold.serving.api.errors import ApiError, require_json
 from fourfold.serving.engine.engine import Engine
-from fourfold.serving.engine.torch_backend.lora_manager import check_adapter_files
+from fourfold.serving.engine.torch_backend.lora_manager import NameTaken
 
 # Not PlainTextResponse, whose media type FastAPI would document for the errors as well.
 PLAIN: dict[str, Any] = {"response_class": Response, "responses": {200: {"content": {"text/plain": {}}}}}
@@ -43,6 +44,8 @@ def adapter_routes(engine: Engine) -> APIRouter:
         try:
             load = partial(engine.load_adapter, body.lora_name, directory, in_place=body.load_inplace)
             await asyncio.get_running_loop().run_in_executor(changes, load)
+        except NameTaken as error:
+            raise ApiError(400, str(error), param="lora_name") from None
         except UserError as error:
             raise ApiError(400, str(error), param="lora_path") from None
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")

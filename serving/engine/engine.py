@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fourfold.assistant import machine
+from fourfold.assistant.checkpoints.adapter_files import check_adapter_files, check_adapter_size
 from fourfold.assistant.checkpoints.hub.download import checkpoint_name
 from fourfold.prompts.errors import UserError
 from fourfold.serving.engine.loading import Checkpoint, DtypeName, Quantization, choose_device, load_checkpoint
@@ -29,7 +30,7 @@ from fourfold.serving.engine.sampling.structured_outputs import GrammarCompiler,
 from fourfold.serving.engine.scheduler import Scheduler, Stats
 from fourfold.serving.engine.scoring import Ranker, mean_log_likelihoods
 from fourfold.serving.engine.sequence import Sequence
-from fourfold.serving.engine.torch_backend.lora_manager import Adapter, LoRAManager, check_adapter_files
+from fourfold.serving.engine.torch_backend.lora_manager import Adapter, LoRAManager
 
 __all__ = [
     "Completion",
@@ -305,9 +306,11 @@ class Engine:
         """In the asker's thread, before the first adapter: running answers need not wait for it."""
         if self._adapters.loaded:
             return
+        check_adapter_files(adapter)
+        if self.checkpoint is not None:
+            check_adapter_size(adapter, self.checkpoint)
         from fourfold.serving.engine.torch_backend.lora_files import read_adapter
 
-        check_adapter_files(adapter)
         read_adapter(adapter)  # one that is none costs nothing
         _ = self.model_runner.in_torch
 

@@ -98,11 +98,13 @@ def load_checkpoint(directory: Path, dtype: DtypeName, device: str, quantization
     with told_as_damage(directory, again):
         config = _load_config(directory)
         processor = _load_processor(directory, config)
-        number_format = choose_format(dtype, config, device, quantization)
         vision = config.vision_config if isinstance(config, ModelConfig) else config.vision_config.to_dict()
+        can_be_built(config.text_config)  # which a value that is no number fails
+        tower_in_torch = not onnx_vision_graph.can_be_built(vision)
+    number_format = choose_format(dtype, config, device, quantization)
     _check_size(directory, processor, vision["image_size"])
     decoder = number_format.decoder
-    tower_in_torch = decoder is None or not onnx_vision_graph.can_be_built(vision)
+    tower_in_torch = tower_in_torch or decoder is None
 
     def load_in_torch() -> "TorchModel":
         from fourfold.serving.engine.torch_backend import loading as torch_loading
@@ -118,7 +120,7 @@ def load_checkpoint(directory: Path, dtype: DtypeName, device: str, quantization
     if decoder is None:
         base: OnnxModel | TorchModel = load_in_torch()
     else:
-        with told_as_damage(directory, again):
+        with told_as_damage(directory, again):  # a tower of other sizes fails as late as in onnxruntime
             base = _in_onnxruntime(directory, config, vision, decoder)
     return Checkpoint(config, vision["image_size"], processor, end_ids, suppress_tokens, base, load_in_torch)
 
@@ -170,6 +172,8 @@ def _in_onnxruntime(directory: Path, config: Any, vision: Mapping[str, Any], dec
         return _build(tensors, config, vision, decoder)
     except UserError:
         raise
+    except KeyError as error:
+        raise UserError(f"the weights of {directory} lack {error}; copy or download it again") from error
     except _UNREAD as error:
         raise UserError(f"cannot load the weights of {directory}: {first_line(error)}") from error
 

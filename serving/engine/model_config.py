@@ -1,5 +1,6 @@
 """What the engine needs to know of a checkpoint's sizes, from its config.json; nothing here imports transformers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -42,6 +43,7 @@ class ModelConfig:
     image_token_id: int
     fold: int
     vision_norm_eps: float
+    fold_shape: str = "row"
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -63,9 +65,11 @@ class ModelConfig:
             image_token_id=config["image_token_id"],
             fold=config["fold"],
             vision_norm_eps=config["vision_norm_eps"],
+            fold_shape=config.get("fold_shape", "row"),
         )
         size, patch = found.image_size, found.vision_config["patch_size"]
-        if size % patch or found.fold < 1 or found.grid_width % found.fold:
+        shaped = found.fold_shape in ("row", "square") and math.prod(found.fold_cell) == found.fold > 0
+        if size % patch or not shaped or found.grid_width % found.fold_cell[1]:
             raise ValueError("the image does not divide into patches and folds")
         return found
 
@@ -78,6 +82,12 @@ class ModelConfig:
     def grid_width(self) -> int:
         """Patches in a row of the image, and rows of patches."""
         return self.image_size // self.vision_config["patch_size"]
+
+    @property
+    def fold_cell(self) -> tuple[int, int]:
+        """Rows and columns of patches that become one token."""
+        side = math.isqrt(max(self.fold, 0))
+        return (side, side) if self.fold_shape == "square" else (1, self.fold)
 
     @property
     def image_seq_length(self) -> int:

@@ -72,10 +72,6 @@ class PrefixCache:
             parts[0] = parts[0][:, :, :, :within]
         return Prefix(length, tuple(parts[::-1]))
 
-    def covers(self, lora_id: int, keys: Sequence[PromptKey]) -> bool:
-        """Whether all of `keys` is known."""
-        return self.longest(lora_id, keys).length == len(keys)
-
     def put(self, lora_id: int, keys: Sequence[PromptKey], read: Callable[[int], Any]) -> None:
         """Keep what is not known yet of a prompt, unless the prompt alone is more than the limit.
 

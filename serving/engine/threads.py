@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from fourfold.assistant import machine
@@ -164,8 +165,18 @@ def _follow(number: int, free: float, limit: int) -> int:
 def _limit(shares: Sequence[machine.Share]) -> int:
     """Cores of the process, or OMP_NUM_THREADS if that is less."""
     cores = max(1, int(min(share.cores for share in shares)))
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # of nested regions, others
-    return min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores
+    return min(cores, _wanted(os.environ.get("OMP_NUM_THREADS", "")) or cores)
+
+
+@cache
+def _wanted(setting: str) -> int | None:
+    """Threads at most by OMP_NUM_THREADS; None where it says nothing, and a warning, once, where that is a mistake."""
+    number = setting.partition(",")[0].strip()  # of nested regions, others
+    if number.isdecimal() and int(number):
+        return int(number)
+    if setting.strip():
+        log.warning("OMP_NUM_THREADS=%s is not followed: it must be a whole number from 1 on", setting)
+    return None
 
 
 threads = Threads()

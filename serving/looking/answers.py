@@ -294,7 +294,8 @@ def _gone(intent: Intent, eyes: Eyes, finding: "Finding") -> Said | None:
     chance, source = finding.presence, _source(finding)
     if chance < _DOUBTFUL:
         chance, source = eyes.presence(finding, finding.noun)
-    if chance >= NOT_THERE[intent.wants]:
+    # Nobody knows better of what was shown once: where "is it there" gets a plain no, "where is it" does so, too.
+    if chance >= (max(NOT_THERE[intent.wants], 1 - SURE) if source == SHOWN else NOT_THERE[intent.wants]):
         return None
     return Said(f"I see no {intent.phrase}.", (Claim(f"no {intent.phrase}", None, 1 - chance, source),))
 

@@ -1,5 +1,7 @@
 """`fourfold merge` at the command line."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import typer
@@ -22,3 +24,14 @@ def test_it_writes_a_checkpoint_and_says_what_to_do_next(tiny_checkpoint: Path, 
     assert run.exit_code == 0, run.output
     assert f"fourfold chat --model {out}" in run.stdout
     assert (out / "model.safetensors").is_file() and (out / "modeling_minigpt_v2.py").is_file()
+
+
+def test_what_is_wrong_is_told_before_torch_is_imported(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken" / "sub").mkdir(parents=True)
+    code = "import sys; from fourfold.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    words = ["merge", str(tmp_path), "--model", str(tiny_checkpoint), "--out"]
+    for out, said in (("taken", "exists already"), ("new", "is no LoRA adapter")):
+        run = subprocess.run(
+            [sys.executable, "-c", code, *words, str(tmp_path / out)], capture_output=True, text=True, check=False
+        )
+        assert (run.returncode, run.stdout) == (2, "False\n") and said in run.stderr

@@ -54,12 +54,12 @@ def _app(directory: Path) -> FastAPI:
     def load(body: dict[str, Any]) -> str:
         copy = AutoModelForImageTextToText.from_pretrained(directory)
         served[body["lora_name"]] = PeftModel.from_pretrained(copy, body["lora_path"]).eval()
-        return "loaded"
+        return f"Success: LoRA adapter '{body['lora_name']}' added successfully."
 
     @app.post("/v1/unload_lora_adapter")
     def unload(body: dict[str, Any]) -> str:
         served.pop(body["lora_name"], None)
-        return "unloaded"
+        return f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
 
     @app.post("/v1/chat/completions")
     def complete(body: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 from conftest import REFERENCE
 from PIL import Image
 
-NAMES = [name for name in ("tiny", "merged", "converted", "fourfold-mini") if (REFERENCE / f"{name}.npz").is_file()]
+_ALL = ("tiny", "square", "merged", "converted", "fourfold-mini")
+NAMES = [name for name in _ALL if (REFERENCE / f"{name}.npz").is_file()]
 """Checkpoints that there are answers of."""
 QUESTIONS: dict[str, tuple[list[int], str]] = json.loads((REFERENCE / "questions.json").read_text())
 every_checkpoint = pytest.mark.parametrize("name", NAMES)

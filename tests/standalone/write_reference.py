@@ -95,6 +95,7 @@ def main() -> None:
     release = make_release(root / "release", heads=2).write().paths()
     checkpoints = {
         "tiny": tiny,
+        "square": write_loud_tiny(root / "square", image_size=96, fold_shape="square"),
         "merged": merge_adapter(tiny, adapter, root / "merged"),
         "converted": convert(**release, out=root / "converted", dtype="float32", image_size=IMAGE_SIZE).directory,
     }

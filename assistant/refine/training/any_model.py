@@ -201,10 +201,10 @@ class _Learner:
         Raises:
             UserError: the chat template writes a prompt otherwise once its answer follows, so that nobody can tell.
         """
-        image = sample.image.open()
+        images = [{"type": "image", "image": image.open()} for image in sample.images]
         said: list[dict[str, Any]] = []
         for place, (question, answer) in enumerate([*sample.history, (turn.question, turn.answer)]):
-            parts = [{"type": "image", "image": image}] if place == 0 else []
+            parts = images if place == 0 else []
             said.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
             said.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         whole = self._tokens(said, False)

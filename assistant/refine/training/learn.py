@@ -217,7 +217,7 @@ def _with_margins(trainer: "Trainer", samples: Sequence[Sample], path: Path) -> 
                 part = samples[start : start + trainer.recipe.batch_size]
                 packed = [trainer.packer.pack(sample) for sample in part]
                 batch = collate(packed, trainer.packer.padding_id).to(device)
-                features = trainer.store.get([sample.image for sample in part]).to(device)
+                features = trainer.store.get([image for sample in part for image in sample.images]).to(device)
                 if len(batch.pairs):
                     found += differences(learner(batch, features).tokens, batch).tolist()
         write_text(path, json.dumps(found))

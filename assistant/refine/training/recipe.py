@@ -119,11 +119,11 @@ def replay_of(model_directory: Path, refinement: Refinement, seed: int) -> Mixtu
     Photos whose files are not on this machine are left out; rendered scenes are always there.
 
     Raises:
-        UserError: neither photos nor scenes are left.
+        UserError: something is to be replayed, and neither photos nor scenes are left.
     """
     mixture = refinement.replay or _own_mixture(model_directory) or read_recipe(_MIXTURE).mixture
     photos = {source: passes for source, passes in mixture.photos.items() if source in _sources_here()}
-    if not photos and not mixture.scenes:
+    if refinement.share < 1 and not photos and not mixture.scenes:
         raise UserError(
             "nothing is left to replay: the photos are not here (FOURFOLD_DATA) and the mixture has no scenes"
         )

@@ -56,7 +56,7 @@ def rehearsal(
             corrected.add(target.correction.image)
     question = instruction(Task.CAPTION)
     return [
-        Sample(image, (Turn(Task.CAPTION, question, captions[image.id], facts={"kind": "rehearsal"}),))
+        Sample((image,), (Turn(Task.CAPTION, question, captions[image.id], facts={"kind": "rehearsal"}),))
         for image in images
         if image.id not in corrected
         and plain(captions[image.id])

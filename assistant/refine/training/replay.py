@@ -65,9 +65,9 @@ class CorrectedMixture:
     def images(self) -> Iterator[ImageRef]:
         """Of the corrections, and of the replay."""
         for sample in (*self.corrections, *self._kept):
-            yield sample.image
+            yield from sample.images
         for entry, _ in self._pool:
-            yield self._replay.draw(entry, 0).image
+            yield from self._replay.draw(entry, 0).images
 
     def epoch(self, epoch: int) -> list[tuple[str, int]]:
         """Batch `epoch`: ("correction", n), ("kept", n) and ("replay", n)."""

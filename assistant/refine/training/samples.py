@@ -121,14 +121,14 @@ def samples_of(targets: Sequence[TrainingTarget], read: Callable[[str], Attachme
         direct = target.turns[: target.answer is not None]
         if target.history and direct:
             image = StoredImage(target.correction.image, read=read)
-            samples.append(Sample(image, direct, history=target.history))
+            samples.append(Sample((image,), direct, history=target.history))
             direct = ()
         derived = target.turns[target.answer is not None :]
         alone[target.correction.image] += [*direct, *derived]
     for image_id, turns in alone.items():
         once = list({(turn.question, turn.answer): turn for turn in turns}.values())
         image = StoredImage(image_id, read=read)
-        samples += [Sample(image, tuple(once[i : i + _MOST_TURNS])) for i in range(0, len(once), _MOST_TURNS)]
+        samples += [Sample((image,), tuple(once[i : i + _MOST_TURNS])) for i in range(0, len(once), _MOST_TURNS)]
     return samples
 
 

@@ -125,4 +125,4 @@ def _of_sort(sort: str, photos: Sequence[Photo], limit: int, rng: random.Random)
 
 
 def _one(photo: Photo, turn: Any) -> Sample:
-    return Sample(ImageRef(photo.id, path=photo.path), (turn,))
+    return Sample((ImageRef(photo.id, path=photo.path),), (turn,))

@@ -12,11 +12,15 @@ from functools import cached_property
 import numpy as np
 
 from fourfold.assistant.english import related, singular, words_in, words_of
+from fourfold.assistant.tools.coco import class_of
 from fourfold.assistant.training.data.photos import EXHAUSTIVE, Photo
 
 NEGATIVES = ("random", "popular", "adversarial")
 # Captions leave these out though they are there, or mean several things by them.
 _UNSURE = words_in("mouth nose head arm finger wing tongue foot hand paint goal flip window leaf sunset tattoo")
+# Captions leave these out too, but a detector finds them.
+_LARGE = words_in("car chair")
+_DOUBT = 0.3  # the chance that a detector sees something from which it is not denied, though captions would name it
 
 
 class Existence:
@@ -32,21 +36,23 @@ class Existence:
 
     def __init__(self, photos: Sequence[Photo], exhaustive: bool, least: int = 12) -> None:
         self.exhaustive = exhaustive
-        boxed = Counter(
-            noun for photo in photos for noun in dict.fromkeys(n for thing in photo.things for n in thing.nouns)
-        )
+        boxed = Counter(noun for photo in photos for noun in _boxed(photo))
         nouns = [noun for noun, count in boxed.most_common() if count >= least]
         if not exhaustive:
             salience = _salience(photos)
-            nouns = [noun for noun in nouns if salience[noun] >= 0.39 and noun not in _UNSURE]
+            said = {noun for noun in nouns if salience[noun] >= 0.39 and noun not in _UNSURE}
+            looked = any(photo.detected for photo in photos)
+            self._detected = frozenset(_LARGE) - said if looked else frozenset()
+            nouns = [noun for noun in nouns if noun in said or noun in self._detected]
         self.nouns: tuple[str, ...] = tuple(nouns)
         self._index = {noun: i for i, noun in enumerate(nouns)}
         self._related = {noun: related(noun) for noun in nouns}
+        self._class = {noun: class_of(noun) or "" for noun in nouns}
         self._photos = photos
 
     def present(self, photo: Photo) -> list[str]:
         """Nouns of the vocabulary that have a box in the photo."""
-        found = {noun for thing in photo.things for noun in thing.nouns}
+        found = set(_boxed(photo))
         return [noun for noun in self.nouns if noun in found]
 
     def absent(self, photo: Photo) -> list[str]:
@@ -54,7 +60,11 @@ class Existence:
         said = photo.mentioned
         if self.exhaustive:
             return [noun for noun in self.nouns if noun not in said]
-        return [noun for noun in self.nouns if said.isdisjoint(self._related[noun])]
+        absent = [noun for noun in self.nouns if said.isdisjoint(self._related[noun])]
+        if photo.detected is None:
+            return [noun for noun in absent if noun not in self._detected]
+        chances = {noun: photo.detected.possible.get(self._class[noun], 0.0) for noun in absent}
+        return [noun for noun, chance in chances.items() if chance <= (0.0 if noun in self._detected else _DOUBT)]
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
@@ -125,6 +135,13 @@ class Existence:
             taken[photo.id].add(chosen)
             items += [(photo, noun, None), (photo, chosen, kind)]
         return items
+
+
+def _boxed(photo: Photo) -> list[str]:
+    """Nouns of what has a box, by people or a detector; a person only where people say "person", not "man"."""
+    nouns = [noun for thing in photo.things for noun in thing.nouns]
+    detected = photo.detected.some_of if photo.detected else ()
+    return [*dict.fromkeys((*nouns, *(label for label in detected if label != "person")))]
 
 
 def _salience(photos: Sequence[Photo]) -> Counter[str]:

@@ -60,7 +60,7 @@ def existence_tables() -> dict[str, Existence]:
 
 
 def _one(photo: Photo, turn: Turn) -> Sample:
-    return Sample(ImageRef(photo.id, path=photo.path), (turn,))
+    return Sample((ImageRef(photo.id, path=photo.path),), (turn,))
 
 
 def _from_photos(kind: str, seed: int, limit: int | None) -> list[Sample]:
@@ -118,5 +118,5 @@ def _from_scenes(kind: str, seed: int, limit: int | None) -> list[Sample]:
         if kind == "count":
             turns = [turn for turn in turns if turn.answer == str((number + 1) % 4 + 1)]
         if turns:
-            items.append(Sample(ImageRef(name, scene=scene), (rng.choice(turns),)))
+            items.append(Sample((ImageRef(name, scene=scene),), (rng.choice(turns),)))
     return items

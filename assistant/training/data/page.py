@@ -35,20 +35,26 @@ def write_page(config: MixtureConfig, out: Path, count: int = 12, epoch: int = 0
 
 
 def _drawn(sample: Sample) -> Image.Image:
-    """The image, enlarged, with the boxes of all turns under the numbers of their turns."""
-    image = sample.image.open()
-    factor = _SIDE / max(image.size)
-    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    """The images side by side, enlarged, with the boxes of all turns under the numbers of their turns."""
     marks = [
         GroundedPhrase(str(number + 1), turn.boxes, 0, 0) for number, turn in enumerate(sample.turns) if turn.boxes
     ]
-    return draw(image, marks)
+    drawn = Image.new("RGB", (_SIDE, _SIDE), "white")
+    side = _SIDE // max(1, len(sample.images))
+    for place, image in enumerate(image.open() for image in sample.images):
+        factor = side / max(image.size)
+        image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+        drawn.paste(draw(image, marks), (place * side, 0))
+    return drawn
 
 
 def _lines(sample: Sample) -> list[str]:
     kind = "one conversation" if sample.multi_turn else "turns apart"
-    lines = [f"{sample.image.key}  ({kind})"]
+    lines = [f"{' and '.join(image.key for image in sample.images) or 'no picture'}  ({kind})"]
     for number, turn in enumerate(sample.turns):
+        for question, answer in turn.history:  # nothing is learnt from it
+            before = f"after: {question} = {answer}"
+            lines += textwrap.wrap(before, 96, initial_indent="    ", subsequent_indent="      ")
         lines += textwrap.wrap(f"{number + 1}. {turn.question}", 100, subsequent_indent="    ")
         lines += textwrap.wrap(f"= {turn.answer}", 96, initial_indent="    ", subsequent_indent="      ")
     return lines

@@ -30,6 +30,9 @@ from fourfold.prompts.tasks import INSTRUCTIONS, Task, instruction
 
 ABSENT = "none"  # what detection answers where there is nothing to box
 _MOST_BOXES = 6
+_MOST_COUNTED = 9
+# What part of the counts is asked for where a detector has counted too: most are one, and would teach to say so.
+_KEPT_COUNTS = {"1": 0.03, "2": 0.35}
 _ANIMALS = words_in("dog horse bird cat cow bull sheep goat duck monkey elephant zebra giraffe bear raccoon fish")
 
 
@@ -100,6 +103,9 @@ def refers(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
             if head_noun(name) is None or (number_of(name) or 1) != 1 or (view.flip and has_side(name)):
                 continue
             turns.append(ask(Task.REFER, _definite(name), format_box(boxes[0]), rng, boxes, phrase=name))
+    for noun, found in _detected(photo, view).items():
+        if len(found) == 1 and noun != "person" and noun not in photo.mentioned:
+            turns.append(ask(Task.REFER, f"the {noun}", format_box(found[0]), rng, found, phrase=noun))
     return turns
 
 
@@ -113,14 +119,42 @@ def identifies(photo: Photo, view: View, rng: random.Random | None = None) -> li
         for box in boxes:
             if box.area >= 0.003:
                 turns.append(ask(Task.IDENTIFY, format_box(box), thing.nouns[0], rng, [box], names=names))
+    named = [box for thing in photo.things for box in thing.boxes]
+    for noun, found in (photo.detected.some_of if photo.detected else {}).items():
+        for box in found:
+            shown = view.box(box)
+            if shown and shown.area >= 0.003 and all(box.iou(other) < 0.5 for other in named):
+                name = _NOUNS.get(noun, noun)
+                turns.append(ask(Task.IDENTIFY, format_box(shown), name, rng, [shown], names=(name, noun)))
     return turns
+
+
+# What people call the classes whose names nobody says.
+_NOUNS = {"sports ball": "ball", "cell phone": "phone", "dining table": "table", "potted plant": "plant"}
+
+
+def _detected(photo: Photo, view: View) -> dict[str, tuple[Box, ...]]:
+    """All boxes of the classes of which the detector knows every one, where the view cuts none off, by noun."""
+    whole = photo.detected.all_of if photo.detected else {}
+    found = {_NOUNS.get(label, label): boxes_in(view, boxes) for label, boxes in whole.items()}
+    return {noun: boxes for noun, boxes in found.items() if boxes is not None}
+
+
+def _left_out(photo: Photo, noun: str, known: int) -> bool:
+    """Whether the detector surely sees more of a class than the `known` that people name."""
+    return photo.detected is not None and len(photo.detected.some_of.get(noun, ())) > known
 
 
 def detections(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:
     """Every box of a noun that is there."""
     turns = []
+    detected = _detected(photo, view)
+    for noun, found in detected.items():
+        turns.append(ask(Task.DETECTION, noun, format_phrase(noun, found), rng, found, label=noun, absent=False))
     nouns = dict.fromkeys(noun for thing in photo.things for noun in thing.nouns)
     for noun in nouns:
+        if noun in detected:
+            continue
         wanted = [thing for thing in photo.things if noun in thing.nouns]
         boxes = [boxes_in(view, thing.boxes) for thing in wanted]
         distinct: list[Box] = []
@@ -129,6 +163,8 @@ def detections(photo: Photo, view: View, rng: random.Random | None = None) -> li
                 distinct.append(box)
         # A noun whose box the view cuts off would be half an answer; crowds are beyond this model.
         if any(found is None for found in boxes) or not 0 < len(distinct) <= _MOST_BOXES:
+            continue
+        if _left_out(photo, noun, len(distinct)):
             continue
         answer = format_phrase(noun, distinct)
         turns.append(ask(Task.DETECTION, noun, answer, rng, distinct, label=noun, absent=False))
@@ -160,6 +196,8 @@ def existence_turn(noun: str, negative: str | None, answer: str, rng: random.Ran
 def existence(photo: Photo, view: View, table: Existence, rng: random.Random) -> Turn | None:
     """One balanced yes/no question about what is there."""
     seen = {noun for thing, _ in _seen(photo, view) for noun in thing.nouns}
+    if photo.detected:
+        seen |= {noun for noun, boxes in photo.detected.some_of.items() if any(view.box(box) for box in boxes)}
     present = [noun for noun in table.present(photo) if noun in seen]
     absent = table.draw_absent(photo, rng)
     if not present or absent is None:
@@ -212,10 +250,24 @@ def counts(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
             vague = any(many & {*words_of(caption)} for caption in photo.captions) and number == 1
             if vague or number != len(boxes) or len(wanted) > 1 or not {"animals", "people"} & wanted[0].types:
                 continue
+            if (photo.detected and noun in photo.detected.numbers) or _left_out(photo, noun, number):
+                continue
         if 0 < number <= _MOST_BOXES:
-            question = f"how many {plural(noun)} are there?"
-            turns.append(ask(Task.VQA, question, str(number), rng, kind="count", object=noun, number=number))
+            turns.append(_count(noun, number, rng))
+    if photo.detected:
+        for label, number in photo.detected.numbers.items():
+            theirs = photo.detected.all_of.get(label, ())
+            # Where not everything is boxed, only the whole photo surely shows it.
+            if number <= _MOST_COUNTED and (boxes_in(view, theirs) is not None if theirs else view.crop == WHOLE.crop):
+                turns.append(_count(_NOUNS.get(label, label), number, rng))
+        if rng is not None:
+            turns = [turn for turn in turns if rng.random() < _KEPT_COUNTS.get(turn.answer, 1.0)]
     return turns
+
+
+def _count(noun: str, number: int, rng: random.Random | None) -> Turn:
+    question = f"how many {plural(noun)} are there?"
+    return ask(Task.VQA, question, str(number), rng, kind="count", object=noun, number=number)
 
 
 def relations(photo: Photo, view: View, rng: random.Random | None = None) -> list[Turn]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -50,6 +50,17 @@ class Mention:
 
 
 @dataclass(frozen=True)
+class Detected:
+    """What a detector adds to the annotation of a photo, as far as people say nothing else (`pseudo_labels`)."""
+
+    all_of: Mapping[str, tuple[Box, ...]]  # by class of COCO's: the boxes of everything of the class
+    some_of: Mapping[str, tuple[Box, ...]]  # the same, but there may be more
+    numbers: Mapping[str, int]  # how many there are of a class, those of `all_of` among them
+    # the chance that something of a class is there that no caption speaks of, where it is more than noise
+    possible: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Photo:
     """A photo with all that is known about it."""
 
@@ -62,6 +73,7 @@ class Photo:
     things: tuple[Thing, ...]  # what is boxed, each once
     labels: tuple[str, ...]  # class names without boxes needed (imagenet) or with (coco, voc, raccoon)
     qa: tuple[tuple[str, str], ...]  # pairs of question and answer, cleaned
+    detected: Detected | None = None  # None where no detector has looked
 
     @cached_property
     def mentioned(self) -> frozenset[str]:

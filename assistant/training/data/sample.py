@@ -1,4 +1,4 @@
-"""What one training or held-out item is: an image and the turns of talk about it."""
+"""What one training or held-out item is: images, of which there may be none, and the turns of talk about them."""
 
 import os
 from collections.abc import Mapping
@@ -59,6 +59,7 @@ class View:
 
 
 WHOLE = View()
+MOST_IMAGES = 2  # in one sample
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,22 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its turns; a held-out sample has one turn."""
+    """Images and turns about them; a held-out sample has one of either."""
 
-    image: ImageRef  # what is looked at
+    images: tuple[ImageRef, ...]  # what is looked at, at most `MOST_IMAGES`, all shown with the first question
     turns: tuple[Turn, ...]  # in the order of the conversation
     # the turns are one conversation, in which a later turn sees the earlier ones; otherwise each turn stands alone
-    # with the image and they only share its tokens
+    # with the images and they only share their tokens
     multi_turn: bool = False
     # questions and answers that came before; every turn sees them and nothing is learnt from them
     history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def image(self) -> ImageRef:
+        """The image of a sample that has exactly one.
+
+        Raises:
+            ValueError: it has none or several.
+        """
+        (image,) = self.images
+        return image

@@ -84,15 +84,18 @@ def product_graph(weight: np.ndarray, weights: WeightFormat) -> bytes:
     return serialised(helper.make_graph([node], "product", [inputs], [outputs], constants))
 
 
-def projector_graph(tensors: Mapping[str, np.ndarray], fold: int, epsilon: float) -> bytes:
+def projector_graph(tensors: Mapping[str, np.ndarray], grid_width: int, cell: tuple[int, int], epsilon: float) -> bytes:
     """`features` (images, patches, vision width) to `projected` (images, tokens of an image, text width), in float32.
 
     Args:
         tensors: of the whole model, by its names for them.
-        fold: neighbouring patches that become one token.
+        grid_width: patches in a row of the image.
+        cell: rows and columns of patches that become one token.
         epsilon: of the norm before that.
     """
     matrix = tensors["model.projector.weight"].T
+    rows, columns = cell
+    width = len(matrix) // (rows * columns)
     constants = {
         "norm.weight": tensors["model.vision_norm.weight"],
         "norm.bias": tensors["model.vision_norm.bias"],
@@ -104,11 +107,20 @@ def projector_graph(tensors: Mapping[str, np.ndarray], fold: int, epsilon: float
         helper.make_node(
             "LayerNormalization", ["features", "norm.weight", "norm.bias"], ["normed"], axis=-1, epsilon=epsilon
         ),
-        helper.make_node("Reshape", ["normed", "folded.shape"], ["folded"]),
         helper.make_node("MatMul", ["folded", "weight"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["projected"]),
     ]
-    inputs = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["images", "patches", len(matrix) // fold])
+    if rows == 1:
+        fold = [helper.make_node("Reshape", ["normed", "folded.shape"], ["folded"])]
+    else:
+        constants["cells.shape"] = np.array([0, -1, rows, grid_width // columns, columns, width])
+        fold = [
+            helper.make_node("Reshape", ["normed", "cells.shape"], ["cells"]),
+            helper.make_node("Transpose", ["cells"], ["apart"], perm=[0, 1, 3, 2, 4, 5]),
+            helper.make_node("Reshape", ["apart", "folded.shape"], ["folded"]),
+        ]
+    nodes[1:1] = fold
+    inputs = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["images", "patches", width])
     outputs = helper.make_tensor_value_info("projected", TensorProto.FLOAT, ["images", "tokens", matrix.shape[1]])
     values = [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()]
     return serialised(helper.make_graph(nodes, "projector", [inputs], [outputs], values))

@@ -82,7 +82,7 @@ class OnnxModel:
         self.decoder = OnnxDecoder(text, head, config.text_config, decoder, context=context)
         self.sees = tower is not None
         self._tower = tower
-        graph = projector_graph(tensors, config.fold, config.vision_norm_eps)
+        graph = projector_graph(tensors, config.grid_width, config.fold_cell, config.vision_norm_eps)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # it is small
         self._projector = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fourfold.assistant.checkpoints.adapter_files import check_adapter_files
 from fourfold.prompts.errors import UserError, first_line
 
 if TYPE_CHECKING:  # it brings torch; a command that only looks at an adapter's files need not wait for that
@@ -17,17 +18,8 @@ BASE = 0
 """The `lora_id` of "no adapter"."""
 
 
-def check_adapter_files(directory: Path) -> None:
-    """See, without loading it, that a directory holds an adapter as PEFT saves it today.
-
-    PEFT itself would take what is no directory for a name on the Hub, and would unpickle what is no safetensors file.
-
-    Raises:
-        UserError: a file is missing; the message says which.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory} is no LoRA adapter: it has no {name}")
+class NameTaken(UserError):
+    """Another adapter is loaded under that name."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +70,13 @@ class LoRAManager:
         """Add an adapter that PEFT saved. Every tensor of the file must find its place, and every place its tensor.
 
         Raises:
-            UserError: the name is taken or empty, or the adapter is unreadable or does not fit.
+            NameTaken: the name is taken.
+            UserError: it is empty, or the adapter is unreadable or does not fit.
         """
-        if not name or name in self.loaded:
-            raise UserError(f"an adapter called {name!r} is loaded already" if name else "an adapter needs a name")
+        if not name:
+            raise UserError("an adapter needs a name")
+        if name in self.loaded:
+            raise NameTaken(f"an adapter called {name!r} is loaded already")
         self.loaded[name] = self._add(name, path)
         return self.loaded[name]
 

@@ -122,6 +122,7 @@ def test_image_features_are_the_fold_of_horizontal_neighbours(plain: Converted) 
     with torch.no_grad():
         ours = copy.deepcopy(plain.model).double().get_image_features(image).pooler_output[0]
     np.testing.assert_allclose(ours.numpy(), reference, atol=1e-5)
+    assert plain.model.config.fold_cell == (1, 4)
 
 
 def test_merged_and_kept_adapter_answer_alike(plain: Converted, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_one_file_counts_before_an_index(directory: Path) -> None:
 def test_what_is_cut_off_or_holds_whole_numbers_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
     save_file({"w": torch.ones(100), "n": torch.ones(3, dtype=torch.int8)}, tmp_path / "model.safetensors")
     weights = MappedWeights([tmp_path / "model.safetensors"])
-    with pytest.raises(ValueError, match="I8"):
+    with pytest.raises(ValueError, match=r"in .*safetensors is of I8"):
         weights["n"]
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-200])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fourfold.assistant.checkpoints.merge import merge_adapter
 from fourfold.assistant.checkpoints.resolve import resolve_model
@@ -78,8 +78,14 @@ def test_what_cannot_be_merged_is_told_and_leaves_nothing(tiny_checkpoint: Path,
     (tmp_path / "full" / "file").touch()
     with pytest.raises(UserError, match="exists already"):
         merge_adapter(tiny_checkpoint, adapter, tmp_path / "full")
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=r"it has no adapter_config\.json"):
         merge_adapter(tiny_checkpoint, tmp_path / "full", tmp_path / "out")
+    larger = shutil.copytree(adapter, tmp_path / "for-larger")
+    lora = load_file(larger / "adapter_model.safetensors")
+    lora = {name: torch.zeros(2, 2 * len(one[0])) if "_A" in name else one for name, one in lora.items()}
+    save_file(lora, larger / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"for-larger does not fit .* trained on a model of another size"):
+        merge_adapter(tiny_checkpoint, larger, tmp_path / "out")
     seeing = write_adapter(tiny_checkpoint, tmp_path / "seeing", r".*vision_tower.*\.q_proj")
     with pytest.raises(UserError, match="changes the image tower"):
         merge_adapter(tiny_checkpoint, seeing, tmp_path / "out")

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from fourfold.assistant.checkpoints import cache as cache_module
+from fourfold.assistant.checkpoints.bridge import read_geometry
 from fourfold.assistant.checkpoints.mini import assemble
 from fourfold.assistant.checkpoints.positions import resize_position_embeddings
 from fourfold.assistant.checkpoints.resolve import resolve_model
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration
+from fourfold.assistant.training.bridge import export_bridge
+from fourfold.assistant.training.recipe import recipe_of
+from fourfold.assistant.training.trainable_model import TrainableModel, load_base
 from fourfold.prompts.errors import UserError
 from tests.assistant.checkpoints import tiny_weights
 from tests.assistant.checkpoints.conftest import Shop
@@ -122,16 +127,53 @@ def test_the_directory_says_where_it_came_from(base: Path, tiny_bridge: Path, tm
     [
         ({"image_size": 224 // 16 * 16}, "folds"),
         ({"image_size": 100}, "patch_size"),
+        ({"image_size": 48, "fold_shape": "square"}, r"folds of 4 \(2 x 2\)"),
+        ({"fold_shape": "ring"}, "'row' or 'square'"),
         ({"blocks": 13}, "12 blocks"),
         ({"blocks": 0}, "12 blocks"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_refused(
-    tiny_parts: Shop, tmp_path: Path, options: dict[str, int], message: str
+    tiny_parts: Shop, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        assemble(tmp_path / "bad", **{"bridge": None, "image_size": 64, **options})  # type: ignore[arg-type]
+        assemble(tmp_path / "bad", **{"bridge": None, "image_size": 64, **options})
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_square_fold_goes_where_rows_do_not(tiny_parts: Shop, tiny_bridge: Path, tmp_path: Path) -> None:
+    """At a grid of 6 x 6; the bridge's record says which fold it is for, and `assemble` keeps to it."""
+    geometry = {"image_size": 96, "blocks": 7, "fold_shape": "square"}
+    bridge = shutil.copytree(tiny_bridge, tmp_path / "bridge")
+    (bridge / "bridge.json").write_text(json.dumps({"geometry": geometry}))
+    assert read_geometry(bridge) == geometry
+    assert read_geometry(tiny_bridge) == {"image_size": 64, "blocks": 7, "fold_shape": "row"}
+    directory = assemble(tmp_path / "mini", bridge=bridge, **read_geometry(bridge))
+    model, processor = load(directory), AutoProcessor.from_pretrained(directory)
+    assert model.config.token_grid == (3, 3)
+    assert processor.num_image_tokens == model.config.image_seq_length == 9
+    assert "every 4 neighbours (2 x 2) folded into one, 9 tokens an image" in (directory / "README.md").read_text()
+    with pytest.raises(UserError, match=r"trained for .*square"):
+        assemble(tmp_path / "bad", bridge=bridge, **{**geometry, "fold_shape": "row", "image_size": 64})
+
+
+def test_a_recipe_trains_a_square_fold_and_its_bridge_says_so(tiny_parts: Shop, tmp_path: Path) -> None:
+    sizes = {"image_size": 96, "blocks": 7, "fold_shape": "square"}
+    recipe = recipe_of({"base": "fourfold-mini-base", "mixture": {}, "stages": [{"steps": 1}], **sizes})
+    model, processor = load_base(recipe)
+    assert model.config.token_grid == (3, 3) and processor.num_image_tokens == 9
+    with torch.no_grad():
+        model.model.projector.bias += 0.5
+    expected = model.model.projector.state_dict()
+    export_bridge(tmp_path / "bridge", TrainableModel(model, recipe.lora), recipe, 1, {})
+    assert read_geometry(tmp_path / "bridge") == sizes
+    made = load(assemble(tmp_path / "mini", bridge=tmp_path / "bridge", **read_geometry(tmp_path / "bridge")))
+    for name, tensor in made.model.projector.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name].half().float())
+    with pytest.raises(UserError, match=r"image_size, blocks, fold_shape: .* a variant of fourfold-mini-base"):
+        load_base(recipe, "fourfold-mini")  # whose bridge would be lost without a word
+    with pytest.raises(UserError, match=r"fold_shape.*'row' or 'square'"):
+        recipe_of({"base": "fourfold-mini-base", "mixture": {}, "stages": [{"steps": 1}], "fold_shape": "ring"})
 
 
 def test_what_exists_is_not_overwritten(tiny_parts: Shop, tmp_path: Path) -> None:

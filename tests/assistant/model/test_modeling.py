@@ -1,6 +1,7 @@
 """The model against independent formulas, and the equalities that any decoder must keep."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -22,37 +23,48 @@ from fourfold.assistant.model.modeling_minigpt_v2 import fold_tokens
 from tests.tiny import tiny_config, tiny_model, tiny_processor
 
 IMAGE_IDS = [3] * 4
+# Of a grid of 4 x 4: the patches at the top left, top right, bottom left and bottom right of each of the 2 x 2 cells.
+SQUARE_PLACES = [[0, 2, 8, 10], [1, 3, 9, 11], [4, 6, 12, 14], [5, 7, 13, 15]]
 
 
 def pixels(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_fold_equals_a_naive_loop() -> None:
-    tokens = torch.randn(2, 16, 5)
-    folded = fold_tokens(tokens, 4)
-    assert folded.shape == (2, 4, 20)
-    for image in range(2):
-        for group in range(4):
-            naive = [float(tokens[image, 4 * group + member, i]) for member in range(4) for i in range(5)]
-            assert folded[image, group].tolist() == naive
+@pytest.mark.parametrize("cell", [(1, 4), (2, 2), (1, 1), (3, 3), (1, 12)])
+def test_fold_equals_a_naive_loop_over_cells(cell: tuple[int, int]) -> None:
+    tokens, (rows, columns) = torch.randn(2, 144, 5), cell
+    naive = [
+        [
+            [value for y in range(rows) for x in range(columns) for value in image[12 * (top + y) + left + x].tolist()]
+            for top in range(0, 12, rows)
+            for left in range(0, 12, columns)
+        ]
+        for image in tokens
+    ]
+    assert fold_tokens(tokens, 12, cell).tolist() == naive
 
 
-def test_a_folded_token_covers_four_horizontal_neighbours() -> None:
-    """Changing one patch's pixels before the tower's attention mixes them changes the fold that holds it, alone."""
+def test_a_folded_token_covers_four_neighbours() -> None:
     grid = torch.arange(16).reshape(1, 16, 1).float()
-    assert fold_tokens(grid, 4)[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    rows = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert fold_tokens(grid, 4, (1, 4))[0].tolist() == rows
+    assert fold_tokens(grid, 4, (1, 4)).data_ptr() == grid.data_ptr()  # nothing is copied
+    squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert fold_tokens(grid, 4, (2, 2))[0].tolist() == squares
 
 
-def test_image_way_equals_its_formula() -> None:
+@pytest.mark.parametrize("fold_shape", ["row", "square"])
+def test_image_way_equals_its_formula(fold_shape: str) -> None:
     """Raw last block → layer-norm (eps 1e-5) → class token dropped → fold → linear, written out by hand."""
-    model = tiny_model().model
+    model = tiny_model(fold_shape=fold_shape).model
+    places = {"row": [[4 * g + k for g in range(4)] for k in range(4)], "square": SQUARE_PLACES}[fold_shape]
     with torch.no_grad():
         tower = model.vision_tower
         hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(tower.embeddings(pixels(2)))).last_hidden_state[:, 1:]
         normed = (hidden - hidden.mean(-1, keepdim=True)) / (hidden.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-        rows = torch.stack([torch.cat([normed[:, 4 * g + k] for k in range(4)], dim=-1) for g in range(4)], dim=1)
-        expected = rows @ model.projector.weight.T + model.projector.bias
+        folded = torch.cat([normed[:, place] for place in places], dim=-1)
+        expected = folded @ model.projector.weight.T + model.projector.bias
         got = torch.stack(model.get_image_features(pixels(2)).pooler_output)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -116,11 +128,15 @@ def test_batch_equals_single_and_left_padding_changes_nothing() -> None:
         torch.testing.assert_close(batch[row : row + 1, -len(ids) :], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_save_and_load(tmp_path: Path) -> None:
-    model = tiny_model()
+@pytest.mark.parametrize("fold_shape", ["row", "square"])
+def test_save_and_load(fold_shape: str, tmp_path: Path) -> None:
+    model = tiny_model(fold_shape=fold_shape)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert isinstance(loaded, MiniGPTv2ForConditionalGeneration)
+    assert loaded.config.fold_shape == fold_shape
+    # A checkpoint whose fold is the original's has the configuration that it had before there was a choice.
+    assert ("fold_shape" in json.loads((tmp_path / "config.json").read_text())) == (fold_shape == "square")
     assert (loaded.config.fold, loaded.config.image_token_id, loaded.config.image_seq_length) == (4, 3, 4)
     ids = torch.tensor([[1, *IMAGE_IDS, 20, 21]])
     with torch.no_grad():
@@ -274,8 +290,25 @@ def test_grid_that_the_fold_does_not_divide_is_refused_at_load(tmp_path: Path) -
     tiny_model().save_pretrained(tmp_path)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"image_size": 64', '"image_size": 96'))
-    with pytest.raises(ValueError, match=r"6 wide .* folds of 4"):
+    with pytest.raises(ValueError, match=r"6 wide .* folds of 4 \(1 x 4\)"):
         AutoModelForImageTextToText.from_pretrained(tmp_path)
+
+
+def test_a_square_fold_divides_grids_that_rows_do_not() -> None:
+    vision = {"model_type": "clip_vision_model", "patch_size": 16, "image_size": 224}
+    config = MiniGPTv2Config(vision_config=vision, fold_shape="square")
+    assert (config.fold_cell, config.token_grid, config.image_seq_length) == ((2, 2), (7, 7), 49)
+    assert MiniGPTv2Config(vision_config=vision, fold=7).token_grid == (14, 2)
+    for wrong, said in {
+        "row": r"14 wide .* folds of 4 \(1 x 4\)",
+        "ring": "fold_shape is 'ring'; it must be 'row' or 'square'",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            MiniGPTv2Config(vision_config=vision, fold_shape=wrong)
+    refused = {8: "fold is 8; .* a square 1, 4, 9", 9: r"14 wide .* \(3 x 3\)", 0: "fold is 0", -4: "fold is -4"}
+    for fold, said in refused.items():
+        with pytest.raises(ValueError, match=said):
+            MiniGPTv2Config(vision_config=vision, fold_shape="square", fold=fold)
 
 
 def test_image_that_patches_do_not_divide_is_refused() -> None:

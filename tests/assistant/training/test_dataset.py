@@ -1,6 +1,7 @@
 from itertools import islice
 
 import pytest
+import torch
 
 from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
 from fourfold.assistant.training.dataset import BucketedDataset, batches
@@ -55,3 +56,25 @@ def test_a_run_goes_on_in_the_middle_of_a_bucket(packer: Packer) -> None:
     assert [[image.id for image in batch.images] for batch in later] == [
         [image.id for image in batch.images] for batch in whole[3:]
     ]
+
+
+def test_images_of_a_batch_are_those_of_its_placeholders(packer: Packer) -> None:
+    config = MixtureConfig(scenes=64, scenes_per_epoch=32, scene_tasks=TASKS, no_picture=0.3, two_pictures=0.3, seed=2)
+    dataset = BucketedDataset(Mixture(config), packer, batch_size=4, bucket=20)
+    counts = set()
+    placeholder = tiny_processor().image_token_id
+    for made in dataset[0]:
+        counts |= set(made.batch.images.tolist())
+        assert len(made.images) == made.batch.images.sum()
+        found = (made.batch.ids == placeholder).sum(1)
+        assert found.tolist() == (made.batch.images * tiny_processor().num_image_tokens).tolist()
+    assert counts == {0, 1, 2}
+
+
+def test_workers_hand_over_what_is_made_here(packer: Packer) -> None:
+    dataset = BucketedDataset(mixture(), packer, batch_size=4, bucket=4)
+    here, there = (list(islice(batches(dataset, 3, workers), 9)) for workers in (0, 2))
+    for mine, theirs in zip(here, there, strict=True):
+        assert mine.images == theirs.images
+        for name, tensor in vars(mine.batch).items():
+            assert torch.equal(tensor, getattr(theirs.batch, name)), name

@@ -25,9 +25,23 @@ def batch_of(packer, *distilled):
     """One sample for each, of the same two turns."""
     questions = (("[vqa] what colour is it?", "red"), ("[vqa] how many dogs are there?", "two dogs"))
     samples = [
-        Sample(ImageRef("x"), tuple(Turn(Task.VQA, *pair, kd_weight=part) for pair in questions)) for part in distilled
+        Sample((ImageRef("x"),), tuple(Turn(Task.VQA, *pair, kd_weight=part) for pair in questions))
+        for part in distilled
     ]
     return collate([packer.pack(sample) for sample in samples], packer.padding_id)
+
+
+def test_what_is_distilled_takes_the_images_of_its_own_samples(packer):
+    images = (ImageRef("x"), ImageRef("y"))
+    turns = [(Turn(Task.VQA, "[vqa] what colour is it?", "red", kd_weight=part),) for part in (0.0, 1.0)]
+    samples = [Sample(images, turns[0]), Sample((), turns[0]), Sample(images[:1], turns[1])]
+    features = torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(4))
+    batch = collate([packer.pack(sample) for sample in samples], packer.padding_id)
+    trainable = trainable_of(moved=True)
+    with torch.no_grad():
+        alone = trainable(collate([packer.pack(samples[2])], packer.padding_id), features[2:]).value
+        others = trainable(collate([packer.pack(one) for one in samples[:2]], packer.padding_id), features[:2]).value
+        assert torch.allclose(trainable(batch, features).value, (2 * others + alone) / 3, atol=1e-5)
 
 
 def trainable_of(*, projector=True, moved=False):

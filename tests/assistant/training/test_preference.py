@@ -37,7 +37,7 @@ def features():
 
 def likelihood(trainable, packer, features, question, answer, history=()):
     """log p(answer), from a sample of its own without any preference."""
-    sample = Sample(IMAGE, (Turn(Task.VQA, question, answer),), history=history)
+    sample = Sample((IMAGE,), (Turn(Task.VQA, question, answer),), history=history)
     with torch.no_grad():
         return -trainable(collate([packer.pack(sample)], 0), features).tokens.sum()
 
@@ -45,8 +45,8 @@ def likelihood(trainable, packer, features, question, answer, history=()):
 @pytest.mark.parametrize("history", [(), HISTORY])
 def test_a_pair_in_a_pack_is_as_likely_as_its_answers_apart(packer, model, features, history):
     trainable = TrainableModel(model, LoraSettings(rank=0)).eval()
-    sample = Sample(IMAGE, (COLOUR, PLACE), history=history)
-    batch = collate([packer.pack(Sample(IMAGE, (replace(PLACE, rejected=None),))), packer.pack(sample)], 0)
+    sample = Sample((IMAGE,), (COLOUR, PLACE), history=history)
+    batch = collate([packer.pack(Sample((IMAGE,), (replace(PLACE, rejected=None),))), packer.pack(sample)], 0)
     with torch.no_grad():
         found = differences(trainable(batch, features.expand(2, -1, -1)).tokens, batch)
     expected = [
@@ -63,14 +63,14 @@ def test_rejected_answers_do_not_count_in_the_ordinary_loss(packer, model, featu
     losses = []
     for turns in ((COLOUR, PLACE), (replace(COLOUR, rejected=None), replace(PLACE, rejected=None))):
         with torch.no_grad():
-            losses.append(trainable(collate([packer.pack(Sample(IMAGE, turns))], 0), features).value)
+            losses.append(trainable(collate([packer.pack(Sample((IMAGE,), turns))], 0), features).value)
     assert torch.allclose(*losses, atol=1e-5)
 
 
 def test_history_has_the_tokens_of_the_template_and_teaches_nothing(packer):
-    packed = packer.pack(Sample(IMAGE, (replace(COLOUR, rejected=None),), history=HISTORY))
+    packed = packer.pack(Sample((IMAGE,), (replace(COLOUR, rejected=None),), history=HISTORY))
     turns = [Turn(Task.VQA, *pair) for pair in (*HISTORY, (COLOUR.question, COLOUR.answer))]
-    whole = packer.pack(Sample(IMAGE, tuple(turns), multi_turn=True))
+    whole = packer.pack(Sample((IMAGE,), tuple(turns), multi_turn=True))
     assert packed.ids == whole.ids and packed.positions == whole.positions
     learnt = [token for token, weight in zip(packed.ids, packed.weights, strict=True) if weight]
     assert learnt == packer.answer("red")
@@ -78,13 +78,13 @@ def test_history_has_the_tokens_of_the_template_and_teaches_nothing(packer):
 
 def test_a_pair_cannot_stand_within_a_conversation(packer):
     with pytest.raises(ValueError, match="history"):
-        packer.pack(Sample(IMAGE, (COLOUR, PLACE), multi_turn=True))
+        packer.pack(Sample((IMAGE,), (COLOUR, PLACE), multi_turn=True))
 
 
 def test_the_term_is_that_of_the_paper_and_falls_as_the_pair_is_learnt(packer, features):
     model = tiny_model(vocab_size=len(tiny_processor().tokenizer))
     trainable = TrainableModel(model, LoraSettings(rank=4, alpha=8))
-    sample = Sample(IMAGE, (COLOUR,))
+    sample = Sample((IMAGE,), (COLOUR,))
     with torch.no_grad():
         batch = collate([packer.pack(sample)], 0)
         ordinary = trainable(batch, features)

@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -30,8 +31,7 @@ def test_a_wrong_answer_is_wrong_and_of_the_same_sort(right: str) -> None:
 def test_who_is_doubted_is_as_often_right_as_wrong() -> None:
     """Otherwise to give in, or never to, would be right more often than not without a look at the picture."""
     drawn = [talk_about(turn("yes"), [], random.Random(seed)) for seed in range(1500)]
-    # A doubt is one exchange and no telling.
-    doubts = [one for one in drawn if one and len(one.history) == 1 and "yes" not in one.question]
+    doubts = [one for one in drawn if one and one.facts["move"] == "doubt"]
     right = sum(one.history[0][1] == "yes" for one in doubts) / len(doubts)
     assert 0.4 < right < 0.6
     assert all(one.answer == "yes" for one in doubts)
@@ -39,10 +39,38 @@ def test_who_is_doubted_is_as_often_right_as_wrong() -> None:
 
 def test_it_is_what_was_spoken_of() -> None:
     drawn = [talk_about(COLOUR, [], random.Random(seed)) for seed in range(200)]
-    meant = [one for one in drawn if one and one.history[0][1] == "yes"]
+    meant = [one for one in drawn if one and one.facts["move"] == "it"]
     assert meant
     for one in meant:
         assert "ball" in one.history[0][0] and "ball" not in one.question and one.answer == "red"
+
+
+def test_where_it_is_asks_for_the_box_of_what_was_spoken_of() -> None:
+    place = Turn(Task.REFER, "[refer] the red star", "{<1><2><3><4>}", facts={"kind": "refer", "phrase": "red star"})
+    for seed in range(30):
+        one = talk_about(place, [], random.Random(seed))
+        assert one and one.task is Task.REFER and one.answer == place.answer and "star" not in one.question
+        assert "is there a red star?" in one.history[0][0] and one.history[0][1] == "yes"
+    assert talk_about(replace(place, facts={"kind": "refer", "phrase": "his left hand"}), [], random.Random(0)) is None
+
+
+def test_what_came_before_a_hint_or_telling_was_wrong_and_the_last_answer_is_right() -> None:
+    moves = Counter()
+    for kind, right in (("colour", "red"), ("existence", "yes"), ("count", "3"), ("what", "red star"), ("what", "dog")):
+        one = Turn(Task.VQA, "[vqa] what is it?", right, facts={"kind": kind, "names": (right,)})
+        for seed in range(200):
+            drawn = talk_about(one, ["cat", "{<1><2><3><4>}", "STOP", "bottle, alarm"], random.Random(seed))
+            assert drawn and drawn.answer == right
+            moves[drawn.facts["move"]] += 1
+            if drawn.facts["move"] not in ("hint", "told"):
+                continue
+            said = [answer for _, answer in drawn.history]
+            again = drawn.question == one.question  # asked again after being told
+            assert right not in said[: len(said) - again] and (said[-1] == right) == again
+            assert not set("{,") & set("".join(said)) and "STOP" not in said
+            words = [*(asked for asked, _ in drawn.history[1:]), drawn.question]
+            assert not any(odd in text for text in words for odd in ("it is yes", "it is no", "is dog", "an '"))
+    assert min(moves["doubt"], moves["told"], moves["hint"]) > 100
 
 
 def test_a_caption_is_not_talked_about() -> None:

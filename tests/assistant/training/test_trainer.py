@@ -3,7 +3,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -17,14 +19,25 @@ from fourfold.assistant.checkpoints.lora import merge_lora
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
 from fourfold.assistant.model.bf16 import BF16Linear
 from fourfold.assistant.training.bf16_lora import BF16LoraLinear
+from fourfold.assistant.training.data.mixture import Mixture
 from fourfold.assistant.training.data.sample import ImageRef
 from fourfold.assistant.training.data.scenes import make_scene
 from fourfold.assistant.training.features import FeatureStore
 from fourfold.assistant.training.packing import collate
-from fourfold.assistant.training.recipe import LoraSettings, Recipe, read_recipe, read_variants, read_yaml, recipe_of
+from fourfold.assistant.training.recipe import (
+    LoraSettings,
+    Recipe,
+    Stage,
+    read_recipe,
+    read_variants,
+    read_yaml,
+    recipe_of,
+)
 from fourfold.assistant.training.results import plot_curve, read_log
+from fourfold.assistant.training.schedule import learning_rates
 from fourfold.assistant.training.trainable_model import TrainableModel
-from fourfold.assistant.training.trainer import Trainer, learning_rates
+from fourfold.assistant.training.trainer import Trainer
+from fourfold.assistant.training.warm_start import grounded_images
 from fourfold.prompts.errors import UserError
 
 RECIPES = Path(fourfold.assistant.training.__file__).parent / "recipes"
@@ -52,6 +65,18 @@ def finished(tiny_recipe, tiny_checkpoint, tmp_path_factory):
     embeddings = trainer.trainable.model.get_input_embeddings().weight.clone()
     assert trainer.run()
     return trainer, directory, tower, embeddings
+
+
+def test_a_run_can_start_from_discriminants(tiny_recipe, tiny_checkpoint, tmp_path):
+    trainer = _trainer(replace(tiny_recipe, start="discriminants", stages=(Stage(steps=1),)), tiny_checkpoint, tmp_path)
+    assert trainer.run()
+    (begun,) = [line for line in read_log(tmp_path) if "closed_form_tokens" in line]
+    assert begun["closed_form_images"] == tiny_recipe.mixture.scenes
+    images = [image for image, _ in grounded_images(Mixture(tiny_recipe.mixture))]
+    visual = trainer.trainable.model.model.project_features(trainer.store.get(images).float())
+    embeddings = trainer.trainable.model.get_input_embeddings().weight
+    # About the mean of the words, as far away as they; one step of the optimiser moves little.
+    assert 0.5 < float((visual.std() / embeddings.std()).detach()) < 1.5
 
 
 def test_twenty_steps_and_the_loss_falls(finished):
@@ -98,7 +123,7 @@ def test_the_exported_bridge_gives_the_same_logits(finished, tiny_checkpoint):
     from fourfold.assistant.training.data import Sample
     from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
 
-    sample = Sample(image, tuple(SCENE_SORTS["existence"](image.scene)))
+    sample = Sample((image,), tuple(SCENE_SORTS["existence"](image.scene)))
     batch = collate([trainer.packer.pack(sample)], trainer.packer.padding_id)
     trainer.trainable.eval()
     with torch.inference_mode():
@@ -158,8 +183,6 @@ def test_lines_of_lost_steps_and_a_line_that_was_cut_off_are_dropped(finished, t
 def test_a_run_of_another_recipe_is_refused(finished, tiny_checkpoint, tiny_recipe, tmp_path):
     _, directory, _, _ = finished
     shutil.copytree(directory, tmp_path / "run")
-    from dataclasses import replace
-
     with pytest.raises(UserError, match="batch_size"):
         _trainer(replace(tiny_recipe, batch_size=2), tiny_checkpoint, tmp_path / "run")
 
@@ -168,6 +191,51 @@ def test_a_time_limit_stops_between_steps(tiny_checkpoint, tiny_recipe, tmp_path
     trainer = _trainer(tiny_recipe, tiny_checkpoint, tmp_path)
     assert trainer.run(max_minutes=0) is False
     assert (tmp_path / "state.pt").exists() and trainer.step == 0
+
+
+def test_steps_are_fitted_to_the_time_and_the_rate_comes_down(tiny_checkpoint, tiny_recipe, tmp_path):
+    recipe = replace(tiny_recipe, stages=(replace(tiny_recipe.stages[1], steps=100_000),), evaluate_every=10**6)
+    trainer = _trainer(recipe, tiny_checkpoint, tmp_path, evaluate=True)
+    began = time.monotonic()
+    assert trainer.run(max_minutes=0.2, fit=True)
+    assert time.monotonic() - began < 14
+    assert trainer.step == trainer.recipe.steps > 20
+    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    assert lines[-1]["lora_lr"] < 0.15 * recipe.stages[0].lora_lr
+    middle = lines[len(lines) // 2]
+    assert middle["steps"] == pytest.approx(trainer.step, rel=0.6) and middle["minutes_left"] > 0
+    assert [line["step"] for line in read_log(tmp_path) if "held_out" in line] == [0, trainer.step]  # the last look too
+
+
+def test_fitting_needs_a_time_to_fit_into():
+    from fourfold.cli.train import run
+
+    with pytest.raises(UserError, match="--fit needs --max-minutes"):
+        run(RECIPES / "tiny.yaml", fit=True)
+
+
+def test_a_run_pauses_while_a_file_exists(tiny_checkpoint, tiny_recipe, tmp_path):
+    pause = tmp_path / "pause"
+    pause.touch()
+    told, began = [], []
+
+    def report(line):
+        told.append(line)
+        if "paused" in line:
+            began.append(time.monotonic())
+            threading.Timer(1.0, pause.unlink).start()
+
+    recipe = replace(tiny_recipe, stages=(replace(tiny_recipe.stages[0], steps=3),))
+    trainer = Trainer(recipe, *_load(tiny_checkpoint), tmp_path / "run", report=report)
+    assert trainer.run(pause_file=pause)
+    assert [line["step"] for line in told if "paused" in line] == [0] and trainer.step == 3
+    (paused,) = [line["paused_seconds"] for line in told if "paused_seconds" in line]
+    # It counts as no part of the steps; half of it is left for what else took time.
+    assert paused >= 1 and trainer.seen["seconds"] < time.monotonic() - began[0] - paused / 2
+    pause.touch()
+    longer = replace(recipe, stages=(replace(recipe.stages[0], steps=9),))
+    again = _trainer(longer, tiny_checkpoint, tmp_path / "run")
+    assert not again.run(max_minutes=0.01, pause_file=pause) and again.step == 3  # the time ends in a pause as well
 
 
 def test_rates_warm_up_and_fall_stage_by_stage(tiny_recipe):
@@ -187,6 +255,20 @@ def test_features_are_kept_and_found_again(tiny_checkpoint, tmp_path):
     pixels = processor.image_processor([image.open() for image in images], return_tensors="pt")["pixel_values"]
     expected = model.model.encode_images(pixels)
     assert torch.nn.functional.cosine_similarity(first.float(), expected, dim=-1).min() > 0.999
+
+
+def test_features_in_memory_are_those_in_files(tiny_checkpoint, tmp_path):
+    model, processor = _load(tiny_checkpoint)
+    images = [ImageRef(f"f{n}", scene=make_scene(f"f{n}")) for n in range(9)]
+    memory, files = FeatureStore(model, processor), FeatureStore(model, processor, tmp_path)
+    done: list[int] = []
+    memory.compute(images[:4] * 2, batch_size=2, workers=1, on_progress=done.append)
+    files.compute(images, batch_size=4)
+    assert done == [2, 4] and images[3] in memory and images[4] not in memory
+    for order in ([3, 1, 1], [8, 0, 5, 2]):  # at hand, and partly found only now
+        wanted = [images[place] for place in order]
+        assert torch.equal(memory.get(wanted), files.get(wanted))
+    assert memory.get([]).shape == files.get([]).shape == (0, *memory.get(images[:1]).shape[1:])
 
 
 def test_a_bf16_linear_is_the_layer_up_to_rounding_and_passes_gradients():
@@ -256,8 +338,23 @@ def test_the_gpu_recipe_runs_in_small(shared_data, tiny_checkpoint, tmp_path):
     assert not trainer.run(0.0)  # no minutes: one step, and it goes on from there
     again = _trainer(recipe, tiny_checkpoint, tmp_path / "run")
     assert again.step == trainer.step
+    assert not any(image in again.store for image in Mixture(recipe.mixture).images())
     assert again.run() and again.step == 3
+    assert all(image in again.store for image in Mixture(recipe.mixture).images())
     assert (tmp_path / "run" / "bridge" / "adapter_model.safetensors").exists()
+
+
+def test_batches_with_no_picture_and_with_two_are_learnt(tiny_recipe, tiny_checkpoint, tmp_path):
+    from fourfold.assistant.training.data.mixture import Mixture
+    from fourfold.assistant.training.dataset import BucketedDataset
+
+    talks = replace(tiny_recipe.mixture, no_picture=0.3, two_pictures=0.3, greetings=0.3, scenes_per_epoch=4)
+    changes = {"mixture": talks, "batch_size": 1, "accumulation": 1, "bucket": 10, "box_tens": 2.0, "log_every": 1}
+    recipe = replace(tiny_recipe, stages=(replace(tiny_recipe.stages[1], steps=10),), precompute=True, **changes)
+    trainer = _trainer(recipe, tiny_checkpoint, tmp_path)
+    assert trainer.run() and trainer.seen["sequences"] == 10
+    dataset = BucketedDataset(Mixture(talks), trainer.packer, batch_size=1, bucket=10)
+    assert {len(item.images) for item in dataset[0]} == {0, 1, 2}, "batches of all three sorts were learnt from"
 
 
 def test_ablations_write_one_table(tiny_checkpoint, tmp_path):

@@ -17,7 +17,7 @@ from fourfold.prompts.tasks import Task
 def sample(answer: str, kind: str, number: int) -> Sample:
     name = f"scenes/certain-{number}"
     turn = Turn(Task.VQA, f"[vqa] {kind} {number}?", answer, facts={"kind": kind})
-    return Sample(ImageRef(name, scene=make_scene(name)), (turn,))
+    return Sample((ImageRef(name, scene=make_scene(name)),), (turn,))
 
 
 def test_the_fit_is_the_one_that_made_the_answers(tiny_checkpoint: Path, tmp_path: Path) -> None:

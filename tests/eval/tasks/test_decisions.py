@@ -27,7 +27,7 @@ from tests.tiny import save_tiny_checkpoint
 def sample(answer: str, kind: str, number: int = 0, **facts: object) -> Sample:
     name = f"scenes/test-{number}"
     turn = Turn(Task.VQA, f"[vqa] {kind} {number}?", answer, facts={"kind": kind, **facts})
-    return Sample(ImageRef(name, scene=make_scene(name)), (turn,))
+    return Sample((ImageRef(name, scene=make_scene(name)),), (turn,))
 
 
 def test_what_a_question_becomes() -> None:

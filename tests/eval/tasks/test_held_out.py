@@ -18,7 +18,7 @@ from tests.serving.api.live import live_server
 
 
 def sample(image: str, task: Task, answer: str, boxes: tuple[Box, ...] = (), **facts: Any) -> Sample:
-    return Sample(ImageRef(image), (Turn(task, "?", answer, boxes, facts),))
+    return Sample((ImageRef(image),), (Turn(task, "?", answer, boxes, facts),))
 
 
 def values(kind: str, samples: list[Sample], answers: list[str]) -> dict[str, float]:

@@ -26,7 +26,8 @@ class TestAdapters:
         assert loaded.status_code == 200 and "tuned" in loaded.text
         names = [c["id"] for c in httpx.get(f"{keyed.url}/v1/models", headers=bearer(PLAIN)).json()["data"]]
         assert names == ["tiny", "tuned"]
-        assert change("load", lora_name="tuned", lora_path=str(adapter)).status_code == 400
+        again = change("load", lora_name="tuned", lora_path=str(adapter))
+        assert (again.status_code, again.json()["error"]["param"]) == (400, "lora_name")
         assert logprobs("tuned") != pytest.approx(before, abs=1e-3)
         assert logprobs("tiny") == pytest.approx(before, abs=1e-5)
         assert change("unload", lora_name="tuned").status_code == 200
@@ -71,7 +72,7 @@ class TestAdapters:
         for path in (str(pickled), str(broken), "/nonexistent", "someone/on-the-hub", "\0", "/dev/zero", "a" * 5000):
             body = {"lora_name": "bad", "lora_path": path}
             response = httpx.post(f"{keyed.url}/v1/load_lora_adapter", json=body, headers=bearer(ADMIN), timeout=30)
-            assert response.status_code == 400, path
+            assert (response.status_code, response.json()["error"]["param"]) == (400, "lora_path"), path
         for name in ("tiny", "", "../x", "a b", "x\r\nset-cookie: a", "a" * 101):
             body = {"lora_name": name, "lora_path": str(adapter)}
             response = httpx.post(f"{keyed.url}/v1/load_lora_adapter", json=body, headers=bearer(ADMIN), timeout=30)

@@ -176,3 +176,9 @@ def test_the_route_without_in_place_still_refuses_a_name_that_is_taken(
         for extra in ({}, {}, {"load_inplace": False}, {"load_inplace": True}, {"load_inplace": "yes"})
     ]
     assert codes == [200, 400, 400, 200, 400]
+
+
+def test_a_page_that_answers_everything_has_loaded_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(200, text="<html>Welcome</html>"))
+    with pytest.raises(UserError, match="did not load the adapter: 200 <html>Welcome"):
+        ServerAdmin("http://127.0.0.1:9/v1").load(tmp_path)

@@ -64,7 +64,7 @@ def budgets(engine: Engine) -> dict[str, int]:
     def keeps_prefix(nbytes: int) -> bool:
         keys = [-1 - next(asked), 0]  # no token of a prompt
         prefixes.put(0, keys, lambda start: np.zeros((1, 1, 1, 2, nbytes // 2), np.uint8))
-        return prefixes.covers(0, keys)
+        return prefixes.longest(0, keys).length == len(keys)
 
     return {
         "kv": kv_cache.rows_of(256) * 256 * kv_cache.token_bytes,

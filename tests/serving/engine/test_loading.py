@@ -49,11 +49,26 @@ def test_bad_checkpoints_are_one_clear_line(tiny_checkpoint: Path, tmp_path: Pat
     deeper = {**config, "text_config": {**config["text_config"], "num_hidden_layers": 3}}
     (copy / "config.json").write_text(json.dumps(deeper))
     expect("lacks .* weights")
+    deeper = {**config, "vision_config": {**config["vision_config"], "num_hidden_layers": 3}}
+    (copy / "config.json").write_text(json.dumps(deeper))
+    expect(r"lack 'model\.vision_tower\.encoder\.layers\.2")
     wider = {**config, "text_config": {**config["text_config"], "intermediate_size": 256}}
     (copy / "config.json").write_text(json.dumps(wider))
     expect("cannot load the weights")
     (copy / "config.json").write_text(json.dumps({**config, "image_token_id": 5}))
     expect("image tokens")
+
+
+def test_a_mistake_of_ours_is_not_told_as_damage(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise NameError("name 'tensor' is not defined")
+
+    monkeypatch.setattr("fourfold.serving.engine.loading.OnnxModel", mistaken)
+    with pytest.raises(NameError):
+        Engine.load(tiny_checkpoint, dtype="float32", device="cpu")
+    monkeypatch.setattr("fourfold.serving.engine.loading.choose_format", lambda *_: {}["auto"])
+    with pytest.raises(KeyError):
+        Engine.load(tiny_checkpoint, dtype="float32", device="cpu")
 
 
 def test_a_checkpoints_code_is_not_run_and_nobody_is_asked_whether_it_may(

@@ -72,7 +72,7 @@ def test_what_is_known_is_not_read_again() -> None:
         put_noting([*keys])
     assert starts == [0, 4, 2]
     assert cache.nbytes == 6 * TOKEN
-    assert cache.covers(0, [1, 2, 9]) and not cache.covers(0, [1, 2, 9, 9])
+    assert length(cache, [1, 2, 9]) == length(cache, [1, 2, 9, 9]) == 3
 
 
 def test_the_least_recently_used_ends_go_first_and_what_they_share_last() -> None:
@@ -91,7 +91,7 @@ def test_what_alone_is_more_than_the_limit_is_not_kept_and_drives_nobody_out() -
     put(cache, [1, 2, 3])
     put(cache, [*range(100, 120)])
     put(cache, [1, 2, 3, *range(200, 206)])
-    assert cache.nbytes == 3 * TOKEN and cache.covers(0, [1, 2, 3])
+    assert cache.nbytes == 3 * TOKEN and length(cache, [1, 2, 3]) == 3
 
 
 def test_an_adapters_prompts_can_be_forgotten() -> None:
@@ -137,7 +137,7 @@ def test_like_a_list_of_prompts(limit: int) -> None:
         put(cache, keys)
         prompts.append(keys)
         assert cache.nbytes <= limit * TOKEN
-        assert cache.covers(0, keys)
+        assert length(cache, keys) == len(keys)
     if limit == 10_000:
         beginnings = {tuple(keys[:end]) for keys in prompts for end in range(1, len(keys) + 1)}
         assert cache.nbytes == len(beginnings) * TOKEN

@@ -163,15 +163,16 @@ def test_what_others_do_in_the_pauses_between_questions_does_not_count() -> None
         host.wait(1.5)
 
 
-def test_the_environment_sets_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_a_limit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert set(Machine(8).work(3)) == {3}
     assert set(Machine(2).work(3)) == {2}
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
     assert Machine(8).threads.limit == 4
-    for odd in ("0", "many", "", ",4", "-1"):
+    for odd in ("0", "many", "", ",4", "-1", "\u00b3"):
         monkeypatch.setenv("OMP_NUM_THREADS", odd)
-        assert Machine(8).threads.limit == 8
+        assert Machine(8).threads.limit == Machine(8).threads.limit == 8
+        assert caplog.text.count(f"OMP_NUM_THREADS={odd} is not followed") == bool(odd)
 
 
 def test_a_busy_host_is_not_a_busy_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

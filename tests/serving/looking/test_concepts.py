@@ -15,6 +15,7 @@ from fourfold.serving.engine.engine import Engine, Request, Sampling
 from fourfold.serving.looking import Looking
 from fourfold.serving.looking.concepts import ConceptReadouts
 from tests.serving.looking.learnt import PAINT, scene
+from tests.serving.looking.scripted import DOG, ScriptedLibrary, finding
 
 GREEN = "lime"  # what nothing was learnt of
 
@@ -68,6 +69,20 @@ def test_a_thing_shown_once_is_pointed_at_and_named(seeing: Looking, store: Conc
     store.forget("our bracket")
     assert seeing.look(ask("point to our bracket", picture)).said is None
     assert seeing.eyes(picture).library is seeing.library
+
+
+@pytest.mark.parametrize("presence", [0.05, 0.25, 0.6])
+def test_where_it_is_and_whether_it_is_there_agree(tiny_engine: Engine, presence: float) -> None:
+    things = {"snowy": finding("Snowy", (DOG, 0.4), presence=presence, source="shown once")}
+    seeing = Looking(tiny_engine, ScriptedLibrary(things, concepts=("Snowy",)))  # type: ignore[arg-type]
+    is_there, where, point = (
+        seeing.answer(ask(question, Image.new("RGB", (80, 60))))[0].text
+        for question in ("is Snowy there?", "where is Snowy?", "[refer] Snowy")
+    )
+    if presence < 0.3:
+        assert (is_there, where, point) == ("No, I see no Snowy.", "I see no Snowy.", "I see no Snowy.")
+    else:
+        assert "there is Snowy" in is_there and "<p>Snowy</p>" in where and point.startswith("{<")
 
 
 def test_what_it_is_not_alone_teaches_nothing(seeing: Looking, store: ConceptStore) -> None:

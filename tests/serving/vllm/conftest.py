@@ -109,11 +109,21 @@ def answers(ours: Engine, adapter: str | None = None) -> dict[str, Completion]:
 
 
 @pytest.fixture(scope="session")
-def local(checkpoint: Path, kept_release: KeptRelease) -> dict[str, Completion]:
+def square(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Completion]]:
+    """A checkpoint of 6 x 6 patches folded 2 x 2, which rows of four do not divide, and our own engine's answers."""
+    directory = write_loud_tiny(tmp_path_factory.mktemp("vllm") / "square", image_size=96, fold_shape="square")
+    with Engine.load(directory, dtype="float32", device="cpu") as ours:
+        return directory, answers(ours)
+
+
+@pytest.fixture(scope="session")
+def local(
+    checkpoint: Path, kept_release: KeptRelease, square: tuple[Path, dict[str, Completion]]
+) -> dict[str, Completion]:
     """What our own engine answers to `QUESTIONS`.
 
-    This, `kept_release` and `adapter` come before vLLM in this process: it changes the classes of transformers, which
-    then cannot be built without it.
+    This, `kept_release`, `square` and `adapter` come before vLLM in this process: it changes the classes of
+    transformers, which then cannot be built without it.
     """
     with Engine.load(checkpoint, dtype="float32", device="cpu") as ours:
         return answers(ours)

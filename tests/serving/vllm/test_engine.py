@@ -32,7 +32,7 @@ def test_one_model_class_serves_both(llm: Any) -> None:
 
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_same_answer_as_our_engine(name: str, llm: Any, local: dict[str, Completion]) -> None:
-    ours, theirs = local[name], _ask(llm, *QUESTIONS[name])
+    ours, theirs = local[name], ask(llm, *QUESTIONS[name])
     assert list(theirs.token_ids) == ours.token_ids
     assert ours.logprobs is not None
     drawn = [step[token].logprob for step, token in zip(theirs.logprobs, theirs.token_ids, strict=True)]
@@ -60,5 +60,6 @@ def _chat(llm: Any, images: list[Image.Image], text: str) -> Any:
     return llm.chat(messages, sampling, chat_template_content_format="openai", use_tqdm=False)[0]
 
 
-def _ask(llm: Any, images: list[Image.Image], text: str) -> Any:
+def ask(llm: Any, images: list[Image.Image], text: str) -> Any:
+    """vLLM's greedy answer, with the log-probabilities of its tokens."""
     return _chat(llm, images, text).outputs[0]

@@ -187,3 +187,13 @@ def test_nothing_to_replay_is_asked_for_by_the_share(setting):
     with pytest.raises(UserError, match="set share to 1"):
         replace(TINY, **{setting: 0})
     assert getattr(replace(TINY, share=1.0, **{setting: 0}), setting) == 0
+
+
+def test_without_replay_neither_images_nor_photos_are_needed(store, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOURFOLD_DATA", str(tmp_path))
+    photos = MixtureConfig(photos={"coco": 1}, photo_tasks={"what": 1})
+    recipe = replace(TINY, share=1.0, replay=photos, replay_images=0, replay_turns=0, least_steps=1, most_steps=1)
+    out = train(store, tiny_checkpoint, tmp_path / "alone", recipe=recipe, on_progress=lambda event: None)
+    assert json.loads((out / "training.json").read_text())["replay"]["kept"] == 1
+    with pytest.raises(UserError, match="nothing is left to replay"):
+        train(store, tiny_checkpoint, tmp_path / "replayed", recipe=replace(TINY, replay=photos))

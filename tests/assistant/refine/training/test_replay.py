@@ -22,7 +22,7 @@ CONFIG = MixtureConfig(
 
 
 def sample(name):
-    return Sample(ImageRef(name), (Turn(Task.VQA, f"[vqa] {name}?", "yes"),))
+    return Sample((ImageRef(name),), (Turn(Task.VQA, f"[vqa] {name}?", "yes"),))
 
 
 def mixture(count=5, kept=0, **changes):
@@ -110,7 +110,7 @@ def test_replay_does_not_teach_what_was_retired():
 
 
 def corrected(question):
-    return [Sample(ImageRef("c"), (Turn(Task.VQA, question, "red"),))]
+    return [Sample((ImageRef("c"),), (Turn(Task.VQA, question, "red"),))]
 
 
 def test_every_other_image_is_asked_in_the_form_of_a_correction():
