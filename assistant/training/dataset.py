@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from fourfold.assistant.training.data.mixture import MixtureConfig
 from fourfold.assistant.training.data.sample import ImageRef, Sample
 from fourfold.assistant.training.packing import Batch, Packer, collate
+from fourfold.prompts.errors import UserError
 
 
 class Source(Protocol):
@@ -40,6 +41,9 @@ class BucketedDataset(Dataset):
     Of `world` processes each draws and packs every world-th bucket, from number `rank` on. All put the batches of their
     buckets in one order, by length and then as the number of the round says, so that those which they work on at one
     time are of about one length and none waits.
+
+    Raises:
+        UserError: there are no samples, or a bucket's samples have no turn.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class BucketedDataset(Dataset):
         self._batch_size = batch_size
         self._world, self._rank = world, rank
         size = len(source.epoch(0))
+        if not size:
+            raise UserError("nothing would be learnt: give the mixture photos, or scenes and scenes_per_epoch")
         self._size = min(size, batch_size * bucket)  # a mixture smaller than a bucket is one bucket
         self.batches_per_bucket = max(1, self._size // batch_size)
         self._buckets_per_epoch = max(1, size // self._size)
@@ -62,6 +68,8 @@ class BucketedDataset(Dataset):
         entries = self._source.epoch(epoch)[place * self._size : (place + 1) * self._size]
         samples = [self._source.draw(entry, epoch) for entry in entries]
         packed = [(self._packer.pack(sample), sample.images) for sample in samples if sample.turns]
+        if not packed:
+            raise UserError(f"none of the mixture's tasks can be asked about any of {len(samples)} images: add tasks")
         packed.sort(key=lambda pair: len(pair[0]))
         step = max(1, -(-len(packed) // self.batches_per_bucket))
         batches = [packed[i * step : (i + 1) * step] or packed[-1:] for i in range(self.batches_per_bucket)]

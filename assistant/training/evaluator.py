@@ -96,7 +96,8 @@ class Evaluator:
             hidden = trainable.hidden(batch, features)
             # The first answer token of each row is predicted at the row's first target.
             first = [int((batch.rows == row).nonzero()[0]) for row in range(len(part))]
-            logits = trainable.model.lm_head(hidden[batch.rows[first], batch.columns[first]])
+            with torch.autocast(trainable.model.device.type, enabled=False):  # rounded, the two would often be equal
+                logits = trainable.model.lm_head(hidden[batch.rows[first], batch.columns[first]].float())
             says_yes = (logits[:, yes] > logits[:, no]).tolist()
             right += [said == (item.turns[0].answer == "yes") for said, item in zip(says_yes, part, strict=True)]
         return fmean(right)

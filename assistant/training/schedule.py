@@ -50,21 +50,35 @@ def with_steps(recipe: Recipe, done: int, steps: int) -> Recipe:
 
 
 class Pace:
-    """Seconds that a step takes, by the last legs; the first one, in which much starts, says nothing."""
+    """Seconds that the parts of a run take, by the last of each: steps, evaluations and checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
         self._began = False
         self._legs: deque[tuple[int, float]] = deque(maxlen=_LEGS)
+        self._evaluations: dict[bool, float] = {}  # with and without boxes
+        self.checkpoint = 1.0
 
     def add(self, steps: int, seconds: float) -> None:
+        """Steps since the last call; the first of these legs, in which much starts, says nothing."""
         if self._began:
             self._legs.append((steps, seconds))
         self._began = True
 
+    def evaluated(self, seconds: float, *, boxes: bool) -> None:
+        """An evaluation was made."""
+        self._evaluations[boxes] = seconds
+
     @property
-    def seconds(self) -> float | None:
-        """None before the second leg."""
+    def evaluation(self) -> float:
+        """With boxes; one without them takes a third of the time, or less."""
+        return self._evaluations.get(True, 3 * self._evaluations.get(False, 0.0))
+
+    @property
+    def step(self) -> float | None:
+        """With its part of the evaluations and of the checkpoints; None before the second leg."""
         if not self._legs:
             return None
         steps, seconds = (sum(leg) for leg in zip(*self._legs, strict=True))
-        return seconds / steps
+        beside = self.evaluation / self._recipe.evaluate_every + self.checkpoint / self._recipe.checkpoint_every
+        return seconds / steps + beside

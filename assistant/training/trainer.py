@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 
 from fourfold.assistant.files import replacing, write_text
 from fourfold.assistant.model import MiniGPTv2ForConditionalGeneration, MiniGPTv2Processor
@@ -72,9 +72,8 @@ class Trainer:
         self._report = report
         # Not its mixed precision: the model itself says what is in bfloat16, and casts no frozen matrix in every step.
         self._accelerator = Accelerator(gradient_accumulation_steps=recipe.accumulation, mixed_precision="no")
-        if (
-            self._accelerator.device.type == "cuda"
-        ):  # cuDNN's attention makes a plan for each new length: up to a second
+        if self._accelerator.device.type == "cuda":
+            # cuDNN's attention makes a plan for each new length: up to a second.
             torch.backends.cuda.enable_cudnn_sdp(False)
         model.to(self._accelerator.device)
         torch.manual_seed(recipe.seed)
@@ -103,9 +102,7 @@ class Trainer:
         self.seen = {"sequences": 0, "tokens": 0, "seconds": 0.0}
         self.figures: dict[str, float] = {}
         self._end: float | None = None  # of the time that `run` may take
-        self._pace = Pace()
-        self._looks: dict[bool, float] = {}  # seconds of the last look with and without boxes
-        self._saving = 1.0  # seconds of a checkpoint
+        self._pace = Pace(recipe)
         self._is_compiled = False
         directory.mkdir(parents=True, exist_ok=True)
         self._state_path, self._log_path = directory / "state.pt", directory / "log.jsonl"
@@ -119,12 +116,12 @@ class Trainer:
         return self.step >= self.recipe.steps
 
     def run(self, max_minutes: float | None = None, fit: bool = False, pause_file: Path | None = None) -> bool:
-        """Train until the end, or until the time is over.
+        """Train until the end, or until the time is over. Several processes stop and pause at lines of the log only.
 
         Args:
-            max_minutes: the time, features, start, looks and pauses included; None for no limit.
-            fit: make it as many steps as fit into the time before the last look, whatever number the recipe has, so
-                that the learning rate comes down just then. Set anew with every line of the log.
+            max_minutes: the time, features, start, evaluations and pauses included; None for no limit.
+            fit: make it as many steps as fit into the time before the last evaluation, whatever number the recipe has,
+                so that the learning rate comes down just then. Set anew with every line of the log.
             pause_file: no step is made while this file exists.
 
         Returns:
@@ -155,10 +152,11 @@ class Trainer:
         tokens = sequences = 0
         last, clock = self.step, time.monotonic()
         while not self.finished:
-            if pause_file is not None and pause_file.exists():
-                clock += self._pause(pause_file)
-            if self._end is not None and time.monotonic() > self._end and not fit:
-                break
+            if world == 1 or self.step % recipe.log_every == 0:
+                if pause_file is not None and self._agreed(pause_file.exists()):
+                    clock += self._pause(pause_file)
+                if self._end is not None and not fit and self._agreed(time.monotonic() > self._end):
+                    break
             rates = learning_rates(self.recipe, self.step)
             for group, value in zip(self._optimizer.param_groups, rates, strict=True):
                 group["lr"] = value
@@ -174,8 +172,8 @@ class Trainer:
                 loss = float(torch.stack(losses).mean())  # which waits for the device
                 seconds = time.monotonic() - clock
                 self._pace.add(self.step - last, seconds)
-                if fit and not self.finished and (each := self._seconds_per_step()):
-                    self._fit(int(self._seconds_for_steps() / each))
+                if fit and not self.finished and (each := self._pace.step):
+                    self._fit(max(0, int(self._seconds_for_steps() / each)))
                 new = {"sequences": sequences * world, "tokens": tokens * world, "seconds": seconds}
                 self.seen = {name: value + new[name] for name, value in self.seen.items()}
                 self._log(
@@ -196,36 +194,30 @@ class Trainer:
             if self.step % recipe.checkpoint_every == 0 and not self.finished:
                 began = time.monotonic()
                 self._save()
-                self._saving = time.monotonic() - began
-                clock += self._saving
-
-    def _seconds_per_step(self) -> float | None:
-        """With its part of the looks and of the checkpoints; None before that is known."""
-        if (each := self._pace.seconds) is None:
-            return None
-        return each + self._looking() / self.recipe.evaluate_every + self._saving / self.recipe.checkpoint_every
-
-    def _looking(self) -> float:
-        """Seconds of a look that decodes boxes; the first one does not, and takes a third of the time, or less."""
-        return self._looks[True] if True in self._looks else 3 * self._looks.get(False, 0.0)
+                self._pace.checkpoint = time.monotonic() - began
+                clock += self._pace.checkpoint
 
     def _seconds_for_steps(self) -> float:
-        """Left of the time, but for the last look and the last files."""
+        """Left of the time, but for the last evaluation and the last files."""
         assert self._end is not None
-        return self._end - time.monotonic() - self._looking() - 2 * self._saving - 1
+        return self._end - time.monotonic() - self._pace.evaluation - 2 * self._pace.checkpoint - 1
 
     def _minutes_left(self) -> dict[str, float]:
         """An estimate, without pauses, once there is one."""
-        if (each := self._seconds_per_step()) is None:
+        if (each := self._pace.step) is None:
             return {}
-        last = 0.0 if self.step % self.recipe.evaluate_every == 0 else self._looking()
+        last = 0.0 if self.step % self.recipe.evaluate_every == 0 else self._pace.evaluation
         return {"minutes_left": ((self.recipe.steps - self.step) * each + last) / 60}
 
     def _fit(self, more: int) -> None:
-        """Make `more` steps the last ones. The processes of a run go by the first one's clock."""
+        """Make `more` steps the last ones."""
+        self.recipe = with_steps(self.recipe, self.step, self.step + self._agreed(more))
+
+    def _agreed(self, said: int) -> int:
+        """What the first process says: several that went by clocks of their own would wait for each other in vain."""
         if self._accelerator.num_processes > 1:
-            (more,) = broadcast_object_list([more])
-        self.recipe = with_steps(self.recipe, self.step, self.step + more)
+            (said,) = broadcast_object_list([said])
+        return said
 
     def _pause(self, file: Path) -> float:
         """Wait while the file exists and there is time; how many seconds."""
@@ -265,7 +257,7 @@ class Trainer:
         self._log(step=self.step, features_seconds=time.monotonic() - began)
 
     def _begin(self) -> None:
-        """What else comes before the first step: the projector's start and a first look."""
+        """What else comes before the first step: the projector's start and a first evaluation."""
         if self.recipe.start != "random":
             assert isinstance(self._source, Mixture)  # only there is it known what lies where in an image
             images = grounded_images(self._source)
@@ -276,6 +268,8 @@ class Trainer:
             began = time.monotonic()
             start = discriminant_projector if self.recipe.start == "discriminants" else closed_form_projector
             count = start(self.trainable.model, self.packer.tokenizer, self.store, images)
+            for parameter in self.trainable.model.model.projector.parameters():
+                broadcast(parameter.data)  # each process had its own, up to rounding or to what was cached
             seconds = time.monotonic() - began
             self._log(step=0, closed_form_tokens=count, closed_form_images=len(images), closed_form_seconds=seconds)
         self._evaluate()
@@ -295,7 +289,8 @@ class Trainer:
                 loss = self._module(batch, features).value
                 self._accelerator.backward(loss)
             except Exception as error:
-                if not self._is_compiled:
+                # Of several processes one cannot begin anew: the others wait for its gradients.
+                if not self._is_compiled or self._accelerator.num_processes > 1:
                     raise
                 uncompile(self.trainable)
                 self._is_compiled = False
@@ -313,7 +308,8 @@ class Trainer:
         if self._evaluator is not None and self._accelerator.is_main_process:
             began = time.monotonic()
             self.figures = self._evaluator.evaluate(self.trainable, boxes=self.step > 0)
-            seconds = self._looks[self.step > 0] = time.monotonic() - began
+            seconds = time.monotonic() - began
+            self._pace.evaluated(seconds, boxes=self.step > 0)
             self._log(step=self.step, held_out=self.figures, held_out_seconds=seconds)
 
     def _log(self, **line: Any) -> None:

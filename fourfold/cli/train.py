@@ -182,7 +182,7 @@ def calibrate(
     ),
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
 ) -> None:
-    """Fit on photos that are not held out how far the model's probabilities can be believed.
+    """Fit on photos that it was not shown how far the model's probabilities can be believed.
 
     Temperatures of `POST /v1/decisions` and `fourfold decide` (calibration.json), and from when on the loop says
     "Not sure" before an answer of the model's own (`certainty` in card.json).
@@ -203,8 +203,8 @@ def calibrate(
     directory = resolve_model(model)
     story = directory / "bridge.json"
     bridge = json.loads(story.read_text(encoding="utf-8")) if story.is_file() else {}
-    samples, unseen = calibration_samples(bridge, limit)
-    told = {"photos": "training split, never shown to this model" if unseen else "training split, shown in training"}
+    samples, photos = calibration_samples(bridge, limit)
+    told = {"photos": photos}
     with EngineModel(directory) as asked, EvalLog(log, {"suite": "calibration", "model": asked.identity}) as answers:
         closed = {sort: found for sort, found in samples.items() if sort not in OPEN}
         calibration = fit_calibration(asked, closed, answers, told)
@@ -216,7 +216,7 @@ def calibrate(
     for name, (slope, bias) in certainty.items():
         counts = {key: value for key, value in fitted[name].items() if key != "reliability"}
         _print_line({"slope": slope, "bias": bias, **counts}, kind=name)
-    _say(f"fitted on photos of the {told['photos']}; wrote {path}")
+    _say(f"fitted on photos of the {photos}; wrote {path}")
 
 
 def _trainer(recipe: "Recipe", base: str | None, out: Path, features: Path | None, report: "Report") -> "Trainer":

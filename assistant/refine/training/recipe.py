@@ -116,7 +116,7 @@ def read_refinement(path: Path | None = None) -> Refinement:
 def replay_of(model_directory: Path, refinement: Refinement, seed: int) -> MixtureConfig:
     """What to replay: the refinement's mixture, or the one that the model was taught (its `bridge.json`).
 
-    Photos whose files are not on this machine are left out; rendered scenes are always there.
+    Photos and pseudo-labels whose files are not on this machine are left out; rendered scenes are always there.
 
     Raises:
         UserError: something is to be replayed, and neither photos nor scenes are left.
@@ -127,7 +127,11 @@ def replay_of(model_directory: Path, refinement: Refinement, seed: int) -> Mixtu
         raise UserError(
             "nothing is left to replay: the photos are not here (FOURFOLD_DATA) and the mixture has no scenes"
         )
-    return replace(mixture, photos=photos, turns=min(mixture.turns, refinement.replay_turns), multi_turn=0.0, seed=seed)
+    labels = mixture.pseudo_labels
+    if labels and not (photos and (photos_directory() / labels).is_file()):
+        labels = None
+    turns = min(mixture.turns, refinement.replay_turns)
+    return replace(mixture, photos=photos, pseudo_labels=labels, turns=turns, multi_turn=0.0, seed=seed)
 
 
 def _own_mixture(model_directory: Path) -> MixtureConfig | None:

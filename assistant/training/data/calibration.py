@@ -1,10 +1,12 @@
-"""Questions about photos that are neither held out nor, as far as that can be known, were shown to the model."""
+"""Questions about photos that a model was not shown, to fit on how far it can be believed."""
 
 import math
 import random
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from fourfold.assistant.english import words_in
 from fourfold.assistant.training.data import photo_tasks
 from fourfold.assistant.training.data.heldout import existence_tables
-from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
+from fourfold.assistant.training.data.mixture import TWO_PICTURES, Mixture, MixtureConfig
 from fourfold.assistant.training.data.photos import Photo, read_photos
 from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, photos_directory
 from fourfold.prompts.errors import UserError
@@ -42,39 +44,45 @@ def photos_shown(bridge: Mapping[str, Any]) -> set[str] | None:
         left = math.ceil(1.1 * int(bridge["trained_on"]["sequences"]))
     except (KeyError, TypeError, ValueError, ValidationError, UserError):
         return None
-    mixture, shown, epoch = Mixture(config), set[str](), 0
+    # Their file may not be here, and which photos are shown does not follow from it.
+    mixture, shown, epoch = Mixture(replace(config, pseudo_labels=None)), set[str](), 0
     while left > 0:
         entries = mixture.epoch(epoch)
         if not entries:
             break
-        shown |= {name for name, _ in entries[:left] if name != "scene"}
+        for entry in entries[:left]:
+            shown |= (
+                {image.id for image in mixture.draw(entry, epoch).images} if entry[0] == TWO_PICTURES else {entry[0]}
+            )
         left -= len(entries)
         epoch += 1
     return shown
 
 
-def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) -> tuple[dict[str, list[Sample]], bool]:
-    """Closed questions for a model, by sort, at most `limit` of each; and whether it has seen none of the photos.
+def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) -> tuple[dict[str, list[Sample]], str]:
+    """Closed questions for a model, by sort, at most `limit` of each; and of which photos they are, in words.
 
-    Where everything was shown, or nobody knows what was, the photos are any of the training split: a model is surer
-    about these, so its temperatures come out too low.
+    Photos of the training split that the model has not been shown. Where everything was shown, or nobody knows what
+    was, every other held-out photo: about what it has learnt by heart a model is surer, and rightly so.
 
     Raises:
         UserError: the photos are not there.
     """
-    kept = [photo for photo in read_photos(photos_directory()) if not photo.held_out]
+    photos = read_photos(photos_directory())
     shown = photos_shown(bridge)
-    unseen = [] if shown is None else [photo for photo in kept if photo.id not in shown]
-    fresh = len(unseen) >= limit
+    chosen = [] if shown is None else [photo for photo in photos if not photo.held_out and photo.id not in shown]
+    told = "training split, never shown to this model"
+    if len(chosen) < limit:
+        chosen = [photo for photo in photos if photo.held_out and zlib.crc32(photo.id.encode()) % 2]
+        told = "held-out split, every other photo"
     rng = random.Random(f"calibration {seed}")
-    chosen = unseen if fresh else kept
     rng.shuffle(chosen)
     samples: dict[str, list[Sample]] = {"existence": _existence(chosen[: 4 * limit], limit, seed)}
     for sort in ("colour", "count", "relation", "what"):
         samples[sort] = _of_sort(sort, chosen, round(limit * SHARES.get(sort, 1)), rng)
     for sort in OPEN:  # drawn last, so that those above stay what they were
         samples[sort] = _doing(chosen, limit, rng) if sort == "doing" else _of_sort(sort, chosen, limit, rng)
-    return samples, fresh
+    return samples, told
 
 
 def _existence(chosen: Sequence[Photo], limit: int, seed: int) -> list[Sample]:

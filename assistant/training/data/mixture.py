@@ -18,7 +18,7 @@ from fourfold.assistant.training.data.pseudo_labels import read_pseudo_labels, w
 from fourfold.assistant.training.data.sample import WHOLE, ImageRef, Sample, Turn, View, photos_directory
 from fourfold.assistant.training.data.scene_tasks import SCENE_SORTS
 from fourfold.assistant.training.data.scenes import make_scene
-from fourfold.assistant.training.data.small_talk import beside_a_picture, without_picture
+from fourfold.assistant.training.data.small_talk import as_typed, beside_a_picture, without_picture
 from fourfold.assistant.training.data.talk import TALKED_OF, talk_about
 from fourfold.assistant.training.data.two_pictures import photo_pair, scene_pair
 from fourfold.assistant.validation import FORBID_UNKNOWN
@@ -29,9 +29,9 @@ AtLeast0 = Annotated[int, Field(ge=0, strict=True)]
 AtLeast1 = Annotated[int, Field(ge=1, strict=True)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Weights = Mapping[str, Annotated[float, Field(ge=0)]]
-# How often one sample may hold a sort of question; the others twice.
 TALK = "talk"
-_NO_PICTURE, _TWO_PICTURES = "no picture", "two pictures"  # in an epoch's plan
+_NO_PICTURE, TWO_PICTURES = "no picture", "two pictures"  # in an epoch's plan
+# How often one sample may hold a sort of question; the others twice.
 _MOST = {"caption": 2, "grounding": 1, "existence": 3, "what": 1, "annotated": 5, "absent": 1, TALK: 3}
 
 
@@ -55,6 +55,7 @@ class MixtureConfig:
     no_picture: Part = 0.0  # of greetings and questions without a picture, answered in words
     two_pictures: Part = 0.0  # of two photos, or of two scenes
     greetings: Part = 0.0  # part of the samples of one picture that get a greeting, thanks or the like as one more turn
+    typed: Part = 0.0  # part of the caption and refer questions in words that people type, most of them without a tag
     untagged: Part = 0.1  # part of the vqa and caption questions that stand without their tag, as people type them
     # sorts of questions: `PHOTO_SORTS`, `SCENE_SORTS`, and "talk" about the answer to one of the others
     photo_tasks: Weights = field(default_factory=dict)  # weight of each sort of question about photos
@@ -150,7 +151,7 @@ class Mixture:
         first = config.scenes_per_epoch * epoch
         plan += [("scene", number) for number in range(first, first + config.scenes_per_epoch)]
         ordinary, rest = len(plan), 1 - config.no_picture - config.two_pictures
-        for name, part in ((_NO_PICTURE, config.no_picture), (_TWO_PICTURES, config.two_pictures)):
+        for name, part in ((_NO_PICTURE, config.no_picture), (TWO_PICTURES, config.two_pictures)):
             plan += [(name, number) for number in range(round(ordinary * part / rest))]
         random.Random(f"epoch {config.seed} {epoch}").shuffle(plan)
         return plan
@@ -162,7 +163,7 @@ class Mixture:
         if name == _NO_PICTURE:
             said = {turn.question: turn for turn in (without_picture(rng) for _ in range(self.config.turns))}
             return Sample((), tuple(said.values()), multi_turn=rng.random() < self.config.multi_turn)
-        if name == _TWO_PICTURES:
+        if name == TWO_PICTURES:
             return self._two_pictures(rng)
         if name == "scene":
             image = self.scene_image(number % self.config.scenes)
@@ -233,6 +234,8 @@ class Mixture:
                 continue
             if sort != TALK and turn.task in (Task.VQA, Task.CAPTION) and rng.random() < self.config.untagged:
                 turn = replace(turn, question=turn.question.removeprefix(turn.task.tag).strip())
+            if sort != TALK and self.config.typed and rng.random() < self.config.typed:
+                turn = as_typed(turn, rng)
             turns.append(turn)
         return tuple(turns)
 

@@ -255,11 +255,11 @@ def counts(photo: Photo, view: View, rng: random.Random | None = None) -> list[T
         if 0 < number <= _MOST_BOXES:
             turns.append(_count(noun, number, rng))
     if photo.detected:
-        for label, number in photo.detected.numbers.items():
+        for label, told in photo.detected.numbers.items():
             theirs = photo.detected.all_of.get(label, ())
             # Where not everything is boxed, only the whole photo surely shows it.
-            if number <= _MOST_COUNTED and (boxes_in(view, theirs) is not None if theirs else view.crop == WHOLE.crop):
-                turns.append(_count(_NOUNS.get(label, label), number, rng))
+            if told <= _MOST_COUNTED and (boxes_in(view, theirs) is not None if theirs else view.crop == WHOLE.crop):
+                turns.append(_count(_NOUNS.get(label, label), told, rng))
         if rng is not None:
             turns = [turn for turn in turns if rng.random() < _KEPT_COUNTS.get(turn.answer, 1.0)]
     return turns

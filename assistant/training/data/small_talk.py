@@ -3,6 +3,7 @@ general knowledge; and what to answer to a question about a picture that nobody 
 """
 
 import random
+from dataclasses import replace
 from functools import cache
 
 from fourfold.assistant.english import NUMBERS, with_article
@@ -37,16 +38,22 @@ _WHAT_CAN = (
     "what do you do?", "how do I use you?",
 )  # fmt: skip
 
+# What people type about any picture. With a picture it is asked in these words too (`as_typed`), or the words alone
+# would tell that there is none.
 _OF_PICTURES = (
     "what is in the picture?", "what do you see?", "describe the picture", "describe this image briefly",
-    "what does this picture show?", "what is this?", "what is in this image?", "how many people are there?",
-    "tell me what is in this image", "what is happening in the picture?", "who is in the photo?", "what can you see?",
-    "give a short caption for this image", "look at the picture. what is it?", "what colours are in the picture?",
+    "what does this picture show?", "what is in this image?", "tell me about this picture", "describe", "caption this",
+    "tell me what is in this image", "what is happening in the picture?", "what can you see?", "what is going on here?",
+    "give a short caption for this image", "look at the picture. what is it?", "what's happening here?",
+    "describe this image in detail", "what is shown here?", "read the picture to me", "explain this photo",
+)  # fmt: skip
+_OF_PLACES = (
+    "where is {}?", "find {}", "find {} in this image", "show me {}", "point to {}", "point at {}", "locate {}",
+    "where can I see {}?", "mark {}", "can you find {}?",
 )  # fmt: skip
 _OF_THINGS = (
-    "is there {a} in the picture?", "where is the {thing}?", "what colour is the {thing} in the picture?",
-    "can you see {a}?", "point to the {thing}", "how many {thing}s are there?", "find the {thing} in this image",
-    "is the {thing} on the left?",
+    "is there {a} in the picture?", "what colour is the {thing} in the picture?", "can you see {a}?",
+    "how many {thing}s are there?", "is the {thing} on the left?", "what is the {thing} doing?",
 )  # fmt: skip
 _THINGS = (
     "dog", "cat", "car", "bicycle", "tree", "ball", "table", "chair", "bird", "horse", "boat", "house", "hat", "cup",
@@ -107,9 +114,8 @@ def general_questions() -> tuple[tuple[str, str], ...]:
     pairs += [(f"what colour {thing}?", colour) for thing, colour in _COLOURS.items()]
     for one, other in (pair.split() for pair in _OPPOSITES):
         both = ((one, other), (other, one))
-        pairs += [
-            (f"what is the opposite of {word}?", said) for word, said in both if word != "light"
-        ]  # of dark, and of heavy
+        # Light is the opposite of both dark and heavy, so it is not asked about.
+        pairs += [(f"what is the opposite of {word}?", said) for word, said in both if word != "light"]
     pairs += [(f"what is the capital of {country}?", city) for country, city in _CAPITALS.items()]
     for a in range(1, 11):
         pairs += [(f"what is {a} plus {b}?", str(a + b)) for b in range(1, 11)]
@@ -157,18 +163,42 @@ def _greeting(rng: random.Random, hello: str) -> tuple[str, str]:
     return rng.choice(questions), answer
 
 
-def _about_a_picture(rng: random.Random) -> str:
-    if rng.random() < 0.5:
+def as_typed(turn: Turn, rng: random.Random) -> Turn:
+    """A caption or a place asked for in words that people type; any other turn as it is."""
+    if turn.task is Task.CAPTION:
         question = rng.choice(_OF_PICTURES)
+        question = with_tag(turn.task, question) if rng.random() < 0.2 else question
+    elif turn.task is Task.REFER and (phrase := str(turn.facts.get("phrase", ""))):
+        if phrase.split()[0] not in ("a", "an", "the", "his", "her", "their", "its") and rng.random() < 0.6:
+            phrase = f"the {phrase}"
+        bare = rng.random() < 0.25
+        question = phrase if bare else rng.choice(_OF_PLACES).format(phrase)
+        question = with_tag(turn.task, question) if bare or rng.random() < 0.3 else question
     else:
-        thing = rng.choice(_THINGS)
-        question = rng.choice(_OF_THINGS).format(thing=thing, a=with_article(thing))
-    return with_tag(rng.choice((Task.VQA, Task.CAPTION)), question) if rng.random() < 0.1 else question
+        return turn
+    return replace(turn, question=_by_hand(question, rng))
 
 
-def _turn(question: str, answer: str, rng: random.Random) -> Turn:
-    if rng.random() < 0.4:  # as people type: with a capital, with or without a sign at the end
+def _about_a_picture(rng: random.Random) -> str:
+    thing = rng.choice(_THINGS)
+    kind = rng.randrange(4)
+    if kind < 2:
+        question, tag = rng.choice(_OF_PICTURES), Task.CAPTION
+    elif kind == 2:
+        question, tag = rng.choice(_OF_PLACES).format(f"the {thing}"), Task.REFER
+    else:
+        question, tag = rng.choice(_OF_THINGS).format(thing=thing, a=with_article(thing)), Task.VQA
+    return with_tag(tag, question) if rng.random() < 0.2 else question
+
+
+def _by_hand(question: str, rng: random.Random) -> str:
+    """With a capital, with or without a sign at the end."""
+    if rng.random() < 0.4:
         question = question[:1].upper() + question[1:]
     if rng.random() < 0.2:
         question = question.rstrip("?") if question.endswith("?") else f"{question}{rng.choice('.!')}"
-    return Turn(Task.VQA, question, answer, facts={"kind": "small talk"})
+    return question
+
+
+def _turn(question: str, answer: str, rng: random.Random) -> Turn:
+    return Turn(Task.VQA, _by_hand(question, rng), answer, facts={"kind": "small talk"})

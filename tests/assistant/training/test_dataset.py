@@ -6,6 +6,7 @@ import torch
 from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
 from fourfold.assistant.training.dataset import BucketedDataset, batches
 from fourfold.assistant.training.packing import Packer
+from fourfold.prompts.errors import UserError
 from tests.tiny import tiny_processor
 
 TASKS = {"caption": 1, "existence": 1, "colour": 1}
@@ -69,6 +70,19 @@ def test_images_of_a_batch_are_those_of_its_placeholders(packer: Packer) -> None
         found = (made.batch.ids == placeholder).sum(1)
         assert found.tolist() == (made.batch.images * tiny_processor().num_image_tokens).tolist()
     assert counts == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (MixtureConfig(), "nothing would be learnt"),
+        (MixtureConfig(scenes=4, scene_tasks=TASKS), "scenes_per_epoch"),
+        (MixtureConfig(scenes=4, scenes_per_epoch=4, scene_tasks={"talk": 1}), "can be asked about any of 4"),
+    ],
+)
+def test_a_mixture_that_asks_nothing_is_refused(packer: Packer, config: MixtureConfig, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        BucketedDataset(Mixture(config), packer, batch_size=2, bucket=2)[0]
 
 
 def test_workers_hand_over_what_is_made_here(packer: Packer) -> None:

@@ -38,11 +38,16 @@ def test_the_rate_is_at_its_lowest_at_the_new_end():
         assert learning_rates(fitted, steps - 1)[1] == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_first_leg_says_nothing_of_the_pace():
-    pace = Pace()
-    assert pace.seconds is None
+def test_a_step_bears_its_part_of_what_comes_between_and_the_first_leg_says_nothing():
+    pace = Pace(replace(read_recipe(TINY), evaluate_every=10, checkpoint_every=20))
+    assert pace.step is None
     pace.add(10, 100.0)
-    assert pace.seconds is None
+    assert pace.step is None
     pace.add(10, 5.0)
     pace.add(30, 25.0)
-    assert pace.seconds == pytest.approx(30 / 40)
+    pace.checkpoint = 4.0
+    assert pace.step == pytest.approx(30 / 40 + 4 / 20)
+    pace.evaluated(2.0, boxes=False)
+    assert pace.step == pytest.approx(30 / 40 + 4 / 20 + 6 / 10)  # what boxes take is guessed
+    pace.evaluated(3.0, boxes=True)
+    assert pace.step == pytest.approx(30 / 40 + 4 / 20 + 3 / 10)

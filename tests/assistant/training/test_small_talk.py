@@ -6,8 +6,15 @@ import pytest
 
 from fourfold.assistant.training.data.mixture import Mixture, MixtureConfig
 from fourfold.assistant.training.data.page import write_page
-from fourfold.assistant.training.data.small_talk import beside_a_picture, general_questions, without_picture
+from fourfold.assistant.training.data.sample import Turn
+from fourfold.assistant.training.data.small_talk import (
+    as_typed,
+    beside_a_picture,
+    general_questions,
+    without_picture,
+)
 from fourfold.prompts.errors import UserError
+from fourfold.prompts.tasks import Task
 
 SCENES = MixtureConfig(
     scenes=60, scenes_per_epoch=50, scene_tasks={"existence": 1, "colour": 1, "caption": 1}, multi_turn=0.3, seed=4
@@ -46,6 +53,31 @@ def test_a_question_about_a_picture_that_is_not_there_asks_for_one() -> None:
     # With a picture there nobody is told that there is none.
     beside = [beside_a_picture(random.Random(seed)).answer for seed in range(500)]
     assert not any("no picture" in answer or "Add a picture" in answer for answer in beside)
+
+
+def test_places_and_captions_are_asked_for_as_people_type() -> None:
+    place = Turn(Task.REFER, "[refer] red star", "{<1><2><3><4>}", facts={"kind": "refer", "phrase": "red star"})
+    caption = Turn(Task.CAPTION, "[caption]", "a red star", facts={"kind": "caption"})
+    other = Turn(Task.VQA, "[vqa] is there a star?", "yes", facts={"kind": "existence"})
+    for turn, most_tagged in ((place, 0.6), (caption, 0.3)):
+        typed = [as_typed(turn, random.Random(seed)) for seed in range(300)]
+        assert all(replace(one, question=turn.question) == turn for one in typed), "nothing but the question changes"
+        assert 0.1 < sum(turn.task.tag in one.question for one in typed) / len(typed) < most_tagged
+        assert len({one.question for one in typed}) > 20
+    asked = [as_typed(place, random.Random(seed)).question for seed in range(300)]
+    assert all("red star" in question.lower() for question in asked)
+    assert not {"red star", "the red star"} & {question.lower().rstrip(".!") for question in asked}, "what of it?"
+    # The same words stand with a picture and without one, or they would tell which it is.
+    alone = {without_picture(random.Random(seed)).question for seed in range(3000)}
+    captions = {as_typed(caption, random.Random(seed)).question for seed in range(300)}
+    assert len(captions & alone) > 20
+    assert as_typed(other, random.Random(0)) == other
+    tagged = []
+    for mixture in (Mixture(SCENES), Mixture(replace(SCENES, typed=1.0))):
+        drawn = [turn for entry in mixture.epoch(0) for turn in mixture.draw(entry, 0).turns]
+        captioned = [turn.question.startswith("[caption]") for turn in drawn if turn.task is Task.CAPTION]
+        tagged.append(sum(captioned) / len(captioned))
+    assert tagged[0] > 0.7 and tagged[1] < 0.4, "a mixture has them so where it says so"
 
 
 def test_an_epoch_has_the_declared_parts_and_the_other_samples_stay_as_they_were() -> None:

@@ -178,6 +178,14 @@ def test_the_default_recipe_can_be_read_and_replays_what_the_model_was_taught(tm
     }
     (tmp_path / "bridge.json").write_text(json.dumps({"recipe": {"mixture": own}}))
     assert replay_of(tmp_path, refinement, seed=9).scenes == 3
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "coco.jsonl").touch()
+    (tmp_path / "bridge.json").write_text(json.dumps({"recipe": {"mixture": own | {"pseudo_labels": "found.jsonl"}}}))
+    mixture = replay_of(tmp_path, refinement, seed=9)
+    assert mixture.photos and mixture.pseudo_labels is None, "taught with labels that are not on this machine"
+    (photos / "found.jsonl").touch()
+    assert replay_of(tmp_path, refinement, seed=9).pseudo_labels == "found.jsonl"
     with pytest.raises(UserError, match="share"):
         replace(refinement, share=2.0)
 
