@@ -175,8 +175,8 @@ class Packer:
         if self._box_tens != 1.0 and (tens := self._tens(tokens, answer)):
             share = len(answered) / (len(answered) + (self._box_tens - 1) * len(tens))  # the sum stays what it was
             weights = [weight * share for weight in weights]
-            for place in tens:
-                weights[place] *= self._box_tens
+            for ten in tens:
+                weights[ten] *= self._box_tens
         packed.ids.extend(asked + answered)
         packed.positions.extend(range(place, place + length))
         packed.groups.extend([group] * length)
