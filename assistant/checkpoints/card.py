@@ -99,7 +99,8 @@ def write_certainty(directory: Path, certainty: Mapping[str, tuple[float, float]
     path = directory / CARD_FILE
     read_card(directory)
     told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    told["certainty"] = {kind: list(pair) for kind, pair in certainty.items()}
+    fitted = {kind: list(pair) for kind, pair in certainty.items()}
+    told["certainty"] = {**told.get("certainty", {}), **fitted}  # a kind that was not asked about stays as it was
     write_text(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return path
 

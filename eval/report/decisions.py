@@ -28,7 +28,7 @@ def decisions_markdown(decisions: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     if temperatures:
         told = ", ".join(f"{kind} {value:.2f}" for kind, value in temperatures.items())
-        yield f"Temperatures, fitted on photos that are not held out: {told}."
+        yield f"Temperatures, of the checkpoint: {told}."
     else:
         yield "This checkpoint has no temperatures: its probabilities are raw (`fourfold train calibrate` fits them)."
     yield (

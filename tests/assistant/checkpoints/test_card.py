@@ -76,5 +76,5 @@ def test_the_default_model_has_one() -> None:
     card = read_card(BRIDGE)
     assert card is not None and not card.talks
     assert card.alone is not None and card.eyes is not None and len(card.eyes.line) <= 140
-    assert card.eyes.tasks[Task.REFER].level == "good" and card.alone.tasks[Task.REFER].level == "poor"
+    assert card.eyes.tasks[Task.REFER].level == "good" and card.alone.tasks[Task.REFER].level == "unsure"
     assert {"what", "yes or no", "caption"} <= set(card.certainty)
