@@ -21,6 +21,7 @@ from fourfold.serving.engine.requests import EngineClosed, QueueFull
 from fourfold.serving.engine.sampling.draw import draw_tokens
 from fourfold.serving.engine.sampling.structured_outputs import GrammarError
 from fourfold.serving.engine.sequence import Sequence
+from fourfold.serving.engine.threads import threads
 from fourfold.serving.engine.torch_backend.lora_manager import LoRAManager
 
 T = TypeVar("T")
@@ -151,8 +152,9 @@ class Scheduler:
         while self._wait():
             self._answer_calls()
             try:
-                if not (self._rows or self._waiting):
-                    self._read_ahead()
+                if self._answered and not (self._rows or self._waiting):
+                    with threads.unwatched():
+                        self._read_ahead()
                 self._drop_cancelled()
                 self._evict_idle()
                 self._admit()
@@ -316,8 +318,6 @@ class Scheduler:
 
     def _read_ahead(self) -> None:
         """Read the last answer as part of the prompt that it will be of a question which follows it."""
-        if not self._answered:
-            return
         lora_id, prompt = self._answered.pop()
         known = self.prefix_cache.longest(lora_id, prompt.keys)
         left = prompt.keys[known.length :]

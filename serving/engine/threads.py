@@ -5,12 +5,13 @@ done than with half the threads each. So an engine leaves to others what they us
 No answer depends on it: results of the graphs are the same to the last bit for any number of threads.
 """
 
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,15 @@ class Threads:
 
         if torch.get_num_threads() != (number := self.now()):
             torch.set_num_threads(number)
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """For what is done between questions: what others use meanwhile says nothing of the next question."""
+        self._due = math.inf
+        try:
+            yield
+        finally:
+            self._at = self._due = -math.inf
 
     def _watch(self) -> None:
         self._seen, self._used, self._at = self._shares(), self._own(), self._clock()

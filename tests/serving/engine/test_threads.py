@@ -163,6 +163,17 @@ def test_what_others_do_in_the_pauses_between_questions_does_not_count() -> None
         host.wait(1.5)
 
 
+def test_what_others_do_while_the_engine_reads_ahead_does_not_count() -> None:
+    """Of servers that are asked in turn one still reads ahead while the next one answers on all cores."""
+    host = Machine(2)
+    for _ in range(10):
+        host.others = [0.0]
+        assert set(host.work(1)) == {2}
+        host.others = [2.0]
+        with host.threads.unwatched():
+            assert set(host.work(0.5)) == {2}
+
+
 def test_the_environment_sets_a_limit(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert set(Machine(8).work(3)) == {3}
