@@ -51,12 +51,12 @@ def photos_shown(bridge: Mapping[str, Any]) -> set[str] | None:
         if not entries:
             break
         for entry in entries[:left]:
-            shown |= (
-                {image.id for image in mixture.draw(entry, epoch).images} if entry[0] == TWO_PICTURES else {entry[0]}
-            )
+            shown.add(entry[0])
+            if entry[0] == TWO_PICTURES:
+                shown |= {image.id for image in mixture.draw(entry, epoch).images}
         left -= len(entries)
         epoch += 1
-    return shown
+    return shown & {photo.id for photos in mixture.photos.values() for photo in photos}
 
 
 def calibration_samples(bridge: Mapping[str, Any], limit: int, seed: int = 0) -> tuple[dict[str, list[Sample]], str]:
